@@ -1,0 +1,37 @@
+"""The errors a user can cause. Each says what was expected, what was found, where, and what to do."""
+
+
+class GrowError(Exception):
+    """Base of every error that is reported as one paragraph and an exit code instead of a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(GrowError):
+    """The configuration asks for something impossible; nothing was started."""
+
+    exit_code = 2
+
+
+class GrowthError(GrowError):
+    """This source cannot be grown into this target in the way that was asked."""
+
+    exit_code = 2
+
+
+class DataError(GrowError):
+    """Token shards or texts are missing, damaged, or do not fit the model."""
+
+    exit_code = 77
+
+
+class CheckpointError(GrowError):
+    """A model or checkpoint directory is missing, incomplete or damaged."""
+
+    exit_code = 77
+
+
+class DivergedError(GrowError):
+    """The loss is no longer finite; starting the same run again would end the same way."""
+
+    exit_code = 76

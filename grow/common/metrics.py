@@ -1,0 +1,11 @@
+"""Metric names, in one place. They are a contract: dashboards and reports look for these strings."""
+
+TRAIN_LOSS = "train/loss"
+TRAIN_TOKENS = "train/tokens"
+VAL_LOSS = "val/loss"
+LEARNING_RATE = "optim/lr"
+GRAD_NORM = "optim/grad_norm"
+TOKENS_PER_SEC = "throughput/tokens_per_sec"
+MFU = "perf/mfu"
+MAX_LOGIT_DIFF = "growth/max_logit_diff"
+TOKENS_TO_TARGET = "speedup/tokens_to_target"

@@ -1,0 +1,107 @@
+"""Where a run and its weights come from: run.json, lineage, digests, atomic files."""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from grow.common.errors import CheckpointError
+
+LINEAGE_FILE = "lineage.json"
+RUN_FILE = "run.json"
+METRICS_FILE = "metrics.jsonl"
+GROWTH_FILE = "growth.json"
+
+_RECORDED_PACKAGES = ("torch", "transformers", "lightning", "deepspeed", "tokenizers", "safetensors", "numpy")
+
+
+@dataclass(kw_only=True, slots=True)
+class Lineage:
+    """What was spent on a model before this run: by its source, and by the source's sources.
+
+    A cost that nobody recorded (a hub checkpoint's, say) is None, never 0.
+    """
+
+    source: str
+    digest: str
+    """SHA-256 over the source's weight files."""
+    tokens: int | None
+    flops: int | None
+    seconds: float | None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of one."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(partial, path)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of ours.
+
+    Raises:
+        CheckpointError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: expected this file, found none. Is the directory complete?") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: expected JSON, found {error}. The file is damaged; make it again.") from None
+
+
+def digest_files(paths: list[Path]) -> str:
+    """SHA-256 over the names and contents of files, in the order of their names."""
+    total = hashlib.sha256()
+    for path in sorted(paths, key=lambda path: path.name):
+        with path.open("rb") as file:
+            total.update(path.name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
+
+
+def digest_json(content: Any) -> str:
+    """SHA-256 of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def read_lineage(model_dir: Path) -> Lineage | None:
+    """What was spent on the model in a directory, or None where nobody recorded it."""
+    path = model_dir / LINEAGE_FILE
+    return Lineage(**read_json(path)) if path.exists() else None
+
+
+def write_lineage(model_dir: Path, lineage: Lineage) -> None:
+    """Record with a model directory what was spent on it."""
+    write_json(model_dir / LINEAGE_FILE, asdict(lineage))
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a run's numbers."""
+    found = {"python": platform.python_version()}
+    for package in _RECORDED_PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit of the working tree this file belongs to, with a trailing + where it was changed since."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return described.stdout.strip()

@@ -1,0 +1,254 @@
+"""The typed composition root: every configuration is registered, composed and parsed here and nowhere else.
+
+`DictConfig` stops in this file. A run is `parse(cfg) -> RunConfig`: real dataclasses, checked before anything
+heavy is imported.
+"""
+
+import difflib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+from grow.common.errors import ConfigError, GrowError
+from grow.common.provenance import digest_json
+from grow.data.settings import DataSettings
+from grow.families.settings import (
+    GptNeoxSettings,
+    LlamaSettings,
+    ModelSettings,
+    Olmo2Settings,
+    OlmoSettings,
+    OptSettings,
+)
+from grow.growth.settings import GrowthSettings
+from grow.training.settings import (
+    CheckpointSettings,
+    ObjectiveSettings,
+    OptimizerSettings,
+    ScheduleSettings,
+    StrategySettings,
+    TrainerSettings,
+)
+
+CONFIG_DIR = Path(__file__).parents[1] / "configs"
+MODEL_SETTINGS = (OptSettings, GptNeoxSettings, OlmoSettings, Olmo2Settings, LlamaSettings)
+Config = TypeVar("Config")
+
+
+@dataclass(kw_only=True, slots=True)
+class RunConfig:
+    """One training run: an architecture, what it starts from, and what it learns."""
+
+    model: ModelSettings
+    growth: GrowthSettings | None
+    data: DataSettings
+    optimizer: OptimizerSettings
+    schedule: ScheduleSettings
+    objective: ObjectiveSettings
+    strategy: StrategySettings
+    trainer: TrainerSettings
+    checkpoint: CheckpointSettings
+    seed: int
+    run_dir: str | None
+    """Directory of the run; null derives it from the configuration, so that the same command finds it again."""
+
+    def __post_init__(self) -> None:
+        sequence = self.data.sequence_length
+        if sequence > self.model.max_positions:
+            raise ConfigError(
+                f"data.sequence_length={sequence} is longer than model.max_positions={self.model.max_positions} "
+                f"of model={self.model.name}. Shorten the sequence or choose a model with more positions."
+            )
+        micro_tokens = self.trainer.micro_batch * sequence
+        if self.trainer.tokens_per_step % micro_tokens:
+            raise ConfigError(
+                f"trainer.tokens_per_step={self.trainer.tokens_per_step} is not a multiple of trainer.micro_batch x "
+                f"data.sequence_length = {self.trainer.micro_batch} x {sequence} = {micro_tokens}."
+            )
+        if self.trainer.max_tokens < self.trainer.tokens_per_step:
+            raise ConfigError(
+                f"trainer.max_tokens={self.trainer.max_tokens} is less than one step of "
+                f"trainer.tokens_per_step={self.trainer.tokens_per_step}."
+            )
+        if self.growth is not None and self.growth_source is None:
+            raise ConfigError(
+                f"growth={self.growth.name} needs a model to grow from, and model={self.model.name} names none. "
+                "Add growth.source=DIRECTORY_OR_HUB_ID, or use growth=none to start from noise."
+            )
+
+    @property
+    def growth_source(self) -> str | None:
+        """The checkpoint to grow from, if any."""
+        return None if self.growth is None else self.growth.source or self.model.grown_from
+
+    @property
+    def directory(self) -> Path:
+        """The run directory: `run_dir`, or a name that the same configuration always gets."""
+        if self.run_dir is not None:
+            return Path(self.run_dir)
+        start = "noise" if self.growth is None else self.growth.name
+        digest = digest_json({key: value for key, value in asdict(self).items() if key != "run_dir"})
+        return Path("outputs") / f"{self.model.name}-{start}-seed{self.seed}-{digest[:8]}"
+
+
+@dataclass(kw_only=True, slots=True)
+class ScaleSettings:
+    """By how much each size of a source is multiplied where no target model is named."""
+
+    embed: int = 2
+    heads: int = 2
+    kv_heads: int | None = None
+    """null: as `heads`, but a single key-value head stays single."""
+    head_dim: int = 1
+    ffn: int = 2
+    layers: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("embed", "heads", "head_dim", "ffn", "layers"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"scale.{name}={getattr(self, name)}: expected a whole factor of at least 1.")
+
+
+@dataclass(kw_only=True, slots=True)
+class GrowCheckpointConfig:
+    """scripts/grow_checkpoint.py: one checkpoint directory in, a bigger one out."""
+
+    source: str
+    output: str
+    growth: GrowthSettings
+    model: ModelSettings | None = None
+    scale: ScaleSettings = field(default_factory=ScaleSettings)
+
+
+def register() -> None:
+    """Give Hydra the schema of every group; idempotent."""
+    store = ConfigStore.instance()
+    store.store(name="run_schema", node=RunConfig)
+    store.store(name="grow_checkpoint_schema", node=GrowCheckpointConfig)
+    for settings in MODEL_SETTINGS:
+        store.store(group="model", name=f"{settings.family}_schema", node=settings)
+    for group, settings in (
+        ("growth", GrowthSettings),
+        ("data", DataSettings),
+        ("optimizer", OptimizerSettings),
+        ("schedule", ScheduleSettings),
+        ("objective", ObjectiveSettings),
+        ("strategy", StrategySettings),
+        ("trainer", TrainerSettings),
+        ("checkpoint", CheckpointSettings),
+    ):
+        store.store(group=group, name=f"{group}_schema", node=settings)
+
+
+def parse(cfg: DictConfig, schema: type[Config] = RunConfig) -> Config:  # type: ignore[assignment]
+    """Turn a composed configuration into typed objects.
+
+    Raises:
+        ConfigError: a key is unknown or missing, a value has the wrong type, or values contradict each other.
+    """
+    try:
+        config = OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as error:
+        raise _explain(error) from None
+    except TypeError as error:  # a key added with + that no slotted dataclass takes
+        raise ConfigError(f"{error}. Remove the key, or check its spelling (see --cfg job).") from None
+    if not isinstance(config, schema):
+        raise ConfigError(f"expected a configuration of {schema.__name__}, found {type(config).__name__}.")
+    return config
+
+
+def compose(overrides: list[str], config_name: str = "train", schema: type[Config] = RunConfig) -> Config:  # type: ignore[assignment]
+    """The configuration that a command line with these overrides would get.
+
+    Raises:
+        ConfigError: as `parse`.
+    """
+    register()
+    with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        try:
+            return parse(hydra.compose(config_name, overrides), schema)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise _explain(error) from None
+
+
+def entry_point(config_name: str, schema: type[Config]) -> Callable[[Callable[[Config], None]], Callable[[], None]]:
+    """Make a command out of a task: compose, parse, run, and turn a user's mistakes into one paragraph.
+
+    Exit codes are those of `grow.common.errors`; 130 is an interrupt from the keyboard.
+    """
+
+    def decorate(task: Callable[[Config], None]) -> Callable[[], None]:
+        def command() -> None:
+            register()
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of exiting with its own code
+            launch = hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)
+            try:
+                launch(lambda cfg: _attempt(task, cfg, schema))()
+            except (HydraException, OmegaConfBaseException) as error:
+                _fail(_explain(error))
+            except KeyboardInterrupt:
+                print("\nInterrupted. The same command continues from the last checkpoint.", file=sys.stderr)
+                sys.exit(130)
+
+        command.__doc__ = task.__doc__
+        return command
+
+    return decorate
+
+
+def _attempt(task: Callable[[Config], None], cfg: DictConfig, schema: type[Config]) -> None:
+    try:
+        task(parse(cfg, schema))
+    except GrowError as error:  # caught inside Hydra, which would print a line of its own above ours
+        _fail(error)
+
+
+def _fail(error: GrowError) -> None:
+    print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    sys.exit(error.exit_code)
+
+
+def _explain(error: BaseException) -> ConfigError:
+    """One paragraph for a user out of what Hydra and OmegaConf raise."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
+        group, _, wrong = error.missing_cfg_file.rpartition("/")
+        options = [option for option in error.options if not option.endswith("_schema")]
+        return ConfigError(f"{group}={wrong}: no such option. {_nearest(wrong, options)}Options: {', '.join(options)}.")
+    cause = error.__cause__ if isinstance(error, ConfigCompositionException) and error.__cause__ else error
+    if isinstance(cause, MissingMandatoryValue):
+        return ConfigError(f"{cause.full_key or cause.msg} has no value. Give one on the command line: KEY=VALUE.")
+    if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and cause.key is not None:
+        known = _known_keys(cause)
+        where = f" in {cause.object_type.__name__}" if isinstance(cause.object_type, type) else ""
+        return ConfigError(f"{cause.full_key}: no such key{where}. {_nearest(str(cause.key), known)}"
+                           f"Keys: {', '.join(known) or 'see --cfg job'}.")
+    return ConfigError(" ".join(str(cause).split()))
+
+
+def _known_keys(error: OmegaConfBaseException) -> list[str]:
+    fields = getattr(error.object_type, "__dataclass_fields__", None)
+    return sorted(fields) if fields else []
+
+
+def _nearest(wrong: str, options: list[str]) -> str:
+    close = difflib.get_close_matches(wrong, options, n=1)
+    return f"Did you mean {close[0]}? " if close else ""
+
+
+def resolved(config: Any) -> dict[str, Any]:
+    """The configuration as plain data, for run.json; dataclass nodes carry their class's name under `_type`."""
+    plain = asdict(config)
+    for key in plain:
+        value = getattr(config, key)
+        if hasattr(value, "__dataclass_fields__"):
+            plain[key] = {"_type": type(value).__name__, **plain[key]}
+    return plain

@@ -1,0 +1,1 @@
+"""Model families: one axis table each over the stock transformers classes."""

@@ -1,0 +1,116 @@
+"""Configuration of a model: one dataclass a family, sizes in Grow's own words. Imports nothing heavy."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from grow.common.errors import ConfigError
+
+
+@dataclass(kw_only=True, slots=True)
+class ModelSettings:
+    """An architecture: what all families have in common."""
+
+    family: ClassVar[str] = ""  # transformers' model_type
+
+    name: str
+    vocab_size: int
+    max_positions: int
+    layers: int
+    embed: int
+    """Width of the residual stream."""
+    heads: int
+    head_dim: int
+    ffn: int
+    """Width inside a feed-forward block (of each of gate and up, where there are two)."""
+    tied_head: bool
+    """Whether the unembedding is the embedding table."""
+    init_std: float = 0.02
+    bos_id: int | None = None
+    eos_id: int | None = None
+    pad_id: int | None = None
+    grown_from: str | None = None
+    """Hub id or checkpoint directory of the model this one grows from, unless `growth.source` names another."""
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "max_positions", "layers", "embed", "heads", "head_dim", "ffn"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"model.{name}={getattr(self, name)}: expected at least 1.")
+        if self.family != "llama" and self.embed != self.heads * self.head_dim:
+            raise ConfigError(
+                f"model.embed={self.embed}: a {self.family} model needs heads x head_dim = "
+                f"{self.heads} x {self.head_dim} = {self.heads * self.head_dim}. Change one of the three."
+            )
+
+
+def _check_groups(model: "OlmoSettings | Olmo2Settings | LlamaSettings") -> None:
+    if model.kv_heads < 1 or model.heads % model.kv_heads:
+        raise ConfigError(f"model.kv_heads={model.kv_heads}: expected a divisor of model.heads={model.heads}.")
+
+
+@dataclass(kw_only=True, slots=True)
+class OptSettings(ModelSettings):
+    """OPT (arXiv 2205.01068): learned positions, ReLU, biases, LayerNorm."""
+
+    family: ClassVar[str] = "opt"
+
+    pre_norm: bool = True
+    """False for the hub's opt-350m, which normalises after each residual addition and has no final norm."""
+    word_embed: int | None = None
+    """Width of the embedding table where it differs from `embed` (hub opt-350m: 512, with projections in and out)."""
+    dropout: float = 0.1
+
+
+@dataclass(kw_only=True, slots=True)
+class GptNeoxSettings(ModelSettings):
+    """GPT-NeoX as in Pythia (arXiv 2304.01373): fused QKV, parallel residual, partial rotary, biases."""
+
+    family: ClassVar[str] = "gpt_neox"
+
+    rotary_fraction: float = 0.25
+    """Share of head_dim that is rotated."""
+    rope_theta: float = 10_000.0
+
+
+@dataclass(kw_only=True, slots=True)
+class OlmoSettings(ModelSettings):
+    """OLMo-1 (arXiv 2402.00838): LayerNorm without gain or bias, SwiGLU, no biases."""
+
+    family: ClassVar[str] = "olmo"
+
+    kv_heads: int
+    clip_qkv: float | None = None
+    rope_theta: float = 10_000.0
+
+    def __post_init__(self) -> None:
+        ModelSettings.__post_init__(self)
+        _check_groups(self)
+
+
+@dataclass(kw_only=True, slots=True)
+class Olmo2Settings(ModelSettings):
+    """OLMo-2 (arXiv 2501.00656): RMSNorm on each sublayer's output and on whole queries and keys."""
+
+    family: ClassVar[str] = "olmo2"
+
+    kv_heads: int
+    norm_eps: float = 1e-6
+    rope_theta: float = 500_000.0
+
+    def __post_init__(self) -> None:
+        ModelSettings.__post_init__(self)
+        _check_groups(self)
+
+
+@dataclass(kw_only=True, slots=True)
+class LlamaSettings(ModelSettings):
+    """Llama (arXiv 2302.13971): RMSNorm, SwiGLU, rotary positions, grouped queries; head_dim is free."""
+
+    family: ClassVar[str] = "llama"
+
+    kv_heads: int
+    norm_eps: float = 1e-5
+    rope_theta: float = 10_000.0
+
+    def __post_init__(self) -> None:
+        ModelSettings.__post_init__(self)
+        _check_groups(self)

@@ -1,0 +1,140 @@
+"""Configuration of the training package. Imports nothing heavy."""
+
+from dataclasses import dataclass, field
+
+from grow.common.errors import ConfigError
+
+SCHEDULES = ("paper", "cosine", "wsd")
+STRATEGIES = ("single", "ddp")
+PRECISIONS = ("fp32", "bf16")
+COMPILE_MODES = ("none", "block", "model")
+
+
+def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{key}={value!r}: expected one of {', '.join(allowed)}.")
+
+
+def _positive(key: str, value: float) -> None:
+    if value <= 0:
+        raise ConfigError(f"{key}={value}: expected a number above 0.")
+
+
+@dataclass(kw_only=True, slots=True)
+class OptimizerSettings:
+    """AdamW with decoupled decay on matrices only (Loshchilov & Hutter, arXiv 1711.05101)."""
+
+    name: str
+    lr: float
+    """Peak learning rate."""
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    """Applied to matrices; biases, norm gains and embedding or position tables are not decayed."""
+    max_grad_norm: float = 1.0
+    """Global gradient norm above which gradients are scaled down; 0 never clips."""
+    divide_grown_lr: bool = False
+    """Divide a grown weight's learning rate by how often its inputs were repeated, and multiply its decay by as much."""
+
+    def __post_init__(self) -> None:
+        _positive("optimizer.lr", self.lr)
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"optimizer.betas={self.betas}: expected two numbers in [0, 1).")
+        if self.max_grad_norm < 0 or self.weight_decay < 0:
+            raise ConfigError("optimizer.max_grad_norm and optimizer.weight_decay: expected 0 or more.")
+
+
+@dataclass(kw_only=True, slots=True)
+class ScheduleSettings:
+    """Learning rate against tokens, as a multiple of the peak. Lengths are shares of trainer.max_tokens or tokens."""
+
+    name: str
+    kind: str
+    """paper: linear warm-up, cosine decay to `final_fraction`, then constant. cosine: decay over the whole rest of
+    the run. wsd: constant after warm-up, linear decay at the end."""
+    warmup_tokens: int | None = None
+    warmup_fraction: float = 0.01
+    """Used where warmup_tokens is null: share of trainer.max_tokens."""
+    decay_tokens: int | None = None
+    decay_fraction: float = 1.0
+    """Used where decay_tokens is null. paper, cosine: share of the run at which the decay ends; wsd: share it takes."""
+    final_fraction: float = 0.1
+    """What is left of the peak after the decay."""
+
+    def __post_init__(self) -> None:
+        _one_of("schedule.kind", self.kind, SCHEDULES)
+        for name in ("warmup_fraction", "decay_fraction", "final_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"schedule.{name}={getattr(self, name)}: expected a share between 0 and 1.")
+        for name in ("warmup_tokens", "decay_tokens"):
+            if (getattr(self, name) or 0) < 0:
+                raise ConfigError(f"schedule.{name}={getattr(self, name)}: expected 0 or more tokens, or null.")
+
+
+@dataclass(kw_only=True, slots=True)
+class ObjectiveSettings:
+    """The loss: next-token cross-entropy, computed over chunks of rows so that full logits never exist."""
+
+    name: str
+    chunk_rows: int = 512
+    """Token rows whose logits exist at one time; 0 computes plain full logits."""
+
+    def __post_init__(self) -> None:
+        if self.chunk_rows < 0:
+            raise ConfigError(f"objective.chunk_rows={self.chunk_rows}: expected 0 or more rows.")
+
+
+@dataclass(kw_only=True, slots=True)
+class StrategySettings:
+    """How a run is spread over processes. Ranks are started from outside, by torchrun or srun."""
+
+    name: str
+    kind: str
+
+    def __post_init__(self) -> None:
+        _one_of("strategy.kind", self.kind, STRATEGIES)
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainerSettings:
+    """Length of a run, its batch, and how often it looks up from the work. Everything is counted in tokens."""
+
+    name: str
+    max_tokens: int
+    tokens_per_step: int
+    """Tokens one optimizer step sees, over all ranks; accumulation is derived from it."""
+    micro_batch: int
+    """Sequences one rank computes at a time."""
+    accelerator: str = "auto"
+    precision: str = "fp32"
+    """fp32, or bf16: float32 weights, bfloat16 matrix products."""
+    compile: str = "none"
+    """none, block (compile each decoder block: seconds of start-up) or model (the whole trunk: minutes, fastest)."""
+    log_every_steps: int = 10
+    val_every_tokens: int
+    val_tokens: int
+    """Tokens of the held-out split that one validation reads; always the same ones."""
+    threads: int | None = None
+    """CPU threads a rank may use; null leaves it to torch."""
+
+    def __post_init__(self) -> None:
+        _one_of("trainer.precision", self.precision, PRECISIONS)
+        _one_of("trainer.compile", self.compile, COMPILE_MODES)
+        _one_of("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu"))
+        for name in ("max_tokens", "tokens_per_step", "micro_batch", "log_every_steps", "val_every_tokens", "val_tokens"):
+            _positive(f"trainer.{name}", getattr(self, name))
+
+
+@dataclass(kw_only=True, slots=True)
+class CheckpointSettings:
+    """Checkpoints inside a run, from which the same command continues."""
+
+    name: str
+    every_tokens: int | None
+    """Tokens between two checkpoints; null writes none."""
+    keep_last: int = 2
+
+    def __post_init__(self) -> None:
+        if self.every_tokens is not None:
+            _positive("checkpoint.every_tokens", self.every_tokens)
+        _positive("checkpoint.keep_last", self.keep_last)
