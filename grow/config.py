@@ -159,8 +159,8 @@ def parse(cfg: DictConfig, schema: type[Config] = RunConfig) -> Config:  # type:
         config = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
         raise _explain(error) from None
-    except TypeError as error:  # a key added with + that no slotted dataclass takes
-        raise ConfigError(f"{error}. Remove the key, or check its spelling (see --cfg job).") from None
+    except AttributeError as error:  # a key added with +, which a slotted dataclass refuses
+        raise ConfigError(f"{error}. Remove the + and check the spelling: --cfg job prints every key.") from None
     if not isinstance(config, schema):
         raise ConfigError(f"expected a configuration of {schema.__name__}, found {type(config).__name__}.")
     return config
@@ -195,6 +195,12 @@ def entry_point(config_name: str, schema: type[Config]) -> Callable[[Callable[[C
                 launch(lambda cfg: _attempt(task, cfg, schema))()
             except (HydraException, OmegaConfBaseException) as error:
                 _fail(_explain(error))
+            except AssertionError as error:
+                if not _raised_by_omegaconf(error):
+                    raise
+                _fail(ConfigError(
+                    "growth.*: growth=none takes no settings. Choose a preset too, e.g. growth=hyperclone_noisy."
+                ))
             except KeyboardInterrupt:
                 print("\nInterrupted. The same command continues from the last checkpoint.", file=sys.stderr)
                 sys.exit(130)
@@ -232,6 +238,14 @@ def _explain(error: BaseException) -> ConfigError:
         return ConfigError(f"{cause.full_key}: no such key{where}. {_nearest(str(cause.key), known)}"
                            f"Keys: {', '.join(known) or 'see --cfg job'}.")
     return ConfigError(" ".join(str(cause).split()))
+
+
+def _raised_by_omegaconf(error: BaseException) -> bool:
+    """OmegaConf asserts, instead of raising an error of its own, when a key below a null node is set."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("omegaconf")
 
 
 def _known_keys(error: OmegaConfBaseException) -> list[str]:

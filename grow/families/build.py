@@ -1,0 +1,80 @@
+"""Stock transformers models: from noise, from a directory, and what their parameters count."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from grow.common.clock import flops_per_token
+from grow.common.errors import CheckpointError
+from grow.families.registry import family_of
+
+transformers_logging.disable_progress_bar()
+
+
+def model_from_noise(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
+    """A float32 model with the stock initialisation, the same for the same seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+
+
+def model_on_meta(config: PreTrainedConfig) -> PreTrainedModel:
+    """A model without storage, to be counted or looked at."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+def load_model(directory: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The model in a stock checkpoint directory.
+
+    Raises:
+        CheckpointError: the directory holds no complete model.
+    """
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            directory, dtype=dtype, attn_implementation="sdpa", local_files_only=True, output_loading_info=True
+        )
+    except Exception as error:  # transformers, safetensors and the system each raise their own kinds
+        raise CheckpointError(f"{directory}: cannot be loaded as a model: {' '.join(str(error).split())}") from None
+    if info["missing_keys"] or info["mismatched_keys"]:
+        wrong = sorted(map(str, {*info["missing_keys"], *info["mismatched_keys"]}))
+        raise CheckpointError(f"{directory}: {len(wrong)} tensors are missing or have another shape: {wrong[:3]} ...")
+    return model
+
+
+def load_config(directory: Path) -> PreTrainedConfig:
+    """The stock configuration in a checkpoint directory.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    if not (directory / "config.json").is_file():
+        raise CheckpointError(
+            f"{directory}: expected a model directory with a config.json, found "
+            f"{'none in it' if directory.is_dir() else 'no such directory'}. Give a directory that "
+            "save_pretrained wrote, such as outputs/RUN/model."
+        )
+    try:
+        return AutoConfig.from_pretrained(directory, local_files_only=True)
+    except Exception as error:  # json, value and key errors alike
+        raise CheckpointError(f"{directory}/config.json: {' '.join(str(error).split())}") from None
+
+
+def parameter_count(model: nn.Module) -> int:
+    """All parameters, a tied head counted once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def training_flops_per_token(model: PreTrainedModel, sequence_length: int) -> int:
+    """FLOPs of forward and backward a token, by the convention of `grow.common.clock`."""
+    sizes = family_of(model.config.model_type).sizes(model.config)
+    matmul = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
+    return flops_per_token(
+        matmul_parameters=matmul,
+        layers=sizes["layers"],
+        attention_width=sizes["heads"] * sizes["head_dim"],
+        sequence_length=sequence_length,
+    )

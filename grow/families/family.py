@@ -1,0 +1,71 @@
+"""What a family is to the rest of Grow: its axis table, its size names, and its stock configuration class."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from grow.common.errors import GrowthError
+from grow.families.table import Parameter
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+Sizes = dict[str, int]
+"""embed, word, heads, kv_heads, head_dim, ffn, layers, vocab, positions: lengths and counts of one model."""
+
+_NOT_THE_FUNCTION = {
+    # What may differ between a source and its target without changing what the model computes.
+    *("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache", "pretraining_tp"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "initializer_range", "init_std", "tie_word_embeddings"),
+    *("dropout", "attention_dropout", "activation_dropout", "hidden_dropout", "classifier_dropout", "layerdrop"),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Family:
+    """One model family over its stock transformers classes."""
+
+    model_type: str
+    table: tuple[Parameter, ...]
+    attributes: Mapping[str, str]
+    """Size name -> attribute of the stock configuration. A size that is missing here follows from the others."""
+    stock_config: Callable[[Any], "PreTrainedConfig"]
+    """Stock configuration of a ModelSettings of this family."""
+    rotary_dims: Callable[["PreTrainedConfig"], int] = field(default=lambda config: 0)
+    """Rotated elements of each head, in half-split pairs; 0 without rotary positions."""
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """Checkpoint name -> name in the stock module, where the two differ."""
+
+    def sizes(self, config: "PreTrainedConfig") -> Sizes:
+        """The sizes of a stock configuration."""
+        found = {size: getattr(config, attribute) for size, attribute in self.attributes.items()}
+        found.setdefault("word", found["embed"])
+        if found.get("kv_heads") is None:
+            found["kv_heads"] = found["heads"]
+        if found.get("head_dim") is None:
+            found["head_dim"] = found["embed"] // found["heads"]
+        return found
+
+    def resize(self, config: "PreTrainedConfig", sizes: Sizes) -> "PreTrainedConfig":
+        """A copy of a stock configuration with other sizes.
+
+        Raises:
+            GrowthError: the family cannot have these sizes together.
+        """
+        values = {attribute: sizes[size] for size, attribute in self.attributes.items()}
+        resized = type(config).from_dict({**config.to_dict(), **values})
+        found = self.sizes(resized)
+        wrong = {size: found[size] for size in found if found[size] != sizes[size]}
+        if wrong:
+            raise GrowthError(
+                f"a {self.model_type} model of embed={sizes['embed']} and {sizes['heads']} heads has {wrong}, but "
+                f"{ {size: sizes[size] for size in wrong} } was asked for: its embed is heads x head_dim. "
+                "Scale embed by scale.heads x scale.head_dim."
+            )
+        return resized
+
+    def differences(self, source: "PreTrainedConfig", target: "PreTrainedConfig") -> dict[str, tuple[Any, Any]]:
+        """Attributes that make the two compute different functions whatever their sizes: name -> (source, target)."""
+        declared = type(source)().to_dict().keys() - _NOT_THE_FUNCTION - set(self.attributes.values())
+        pairs = {name: (getattr(source, name, None), getattr(target, name, None)) for name in sorted(declared)}
+        return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}

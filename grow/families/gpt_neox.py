@@ -1,0 +1,76 @@
+"""GPT-NeoX as in Pythia: QKV fused head by head, parallel residual, partial rotary (arXiv 2304.01373)."""
+
+from typing import TYPE_CHECKING
+
+from grow.families.family import Family
+from grow.families.settings import GptNeoxSettings
+from grow.families.table import parse_table
+
+if TYPE_CHECKING:
+    from transformers import GPTNeoXConfig, PreTrainedConfig
+
+TABLE = parse_table("""
+    gpt_neox.embed_in.weight                                  vocab, embed
+    gpt_neox.layers.{layer}.input_layernorm.weight            embed
+    gpt_neox.layers.{layer}.input_layernorm.bias              embed
+    gpt_neox.layers.{layer}.attention.query_key_value.weight  heads*(query|key|value) <- embed
+    gpt_neox.layers.{layer}.attention.query_key_value.bias    heads*(query|key|value)
+    gpt_neox.layers.{layer}.attention.dense.weight            embed <- heads*value
+    gpt_neox.layers.{layer}.attention.dense.bias              embed
+    gpt_neox.layers.{layer}.post_attention_layernorm.weight   embed
+    gpt_neox.layers.{layer}.post_attention_layernorm.bias     embed
+    gpt_neox.layers.{layer}.mlp.dense_h_to_4h.weight          ffn <- embed
+    gpt_neox.layers.{layer}.mlp.dense_h_to_4h.bias            ffn
+    gpt_neox.layers.{layer}.mlp.dense_4h_to_h.weight          embed <- ffn
+    gpt_neox.layers.{layer}.mlp.dense_4h_to_h.bias            embed
+    gpt_neox.final_layer_norm.weight                          head_in
+    gpt_neox.final_layer_norm.bias                            head_in
+    embed_out.weight                                          vocab <- head_in
+""")
+
+
+def stock_config(model: GptNeoxSettings) -> "GPTNeoXConfig":
+    """The transformers configuration of a GPT-NeoX of these sizes."""
+    from transformers import GPTNeoXConfig
+
+    return GPTNeoXConfig(
+        vocab_size=model.vocab_size,
+        max_position_embeddings=model.max_positions,
+        num_hidden_layers=model.layers,
+        hidden_size=model.embed,
+        num_attention_heads=model.heads,
+        intermediate_size=model.ffn,
+        rope_parameters={
+            "rope_type": "default",
+            "rope_theta": model.rope_theta,
+            "partial_rotary_factor": model.rotary_fraction,
+        },
+        tie_word_embeddings=model.tied_head,
+        initializer_range=model.init_std,
+        bos_token_id=model.bos_id,
+        eos_token_id=model.eos_id,
+        pad_token_id=model.pad_id,
+    )
+
+
+def rotary_dims(config: "PreTrainedConfig") -> int:
+    """Rotated elements at the front of each head."""
+    head_dim = config.hidden_size // config.num_attention_heads
+    return int(head_dim * config.rope_parameters.get("partial_rotary_factor", 1.0))
+
+
+GPT_NEOX = Family(
+    model_type="gpt_neox",
+    table=TABLE,
+    attributes={
+        "vocab": "vocab_size",
+        "positions": "max_position_embeddings",
+        "layers": "num_hidden_layers",
+        "embed": "hidden_size",
+        "heads": "num_attention_heads",
+        "ffn": "intermediate_size",
+    },
+    stock_config=stock_config,
+    rotary_dims=rotary_dims,
+    renamed={"embed_out.weight": "lm_head.weight"},
+)

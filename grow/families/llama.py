@@ -1,0 +1,73 @@
+"""Llama: RMSNorm before each sublayer, SwiGLU, rotary positions, grouped queries (arXiv 2302.13971)."""
+
+from typing import TYPE_CHECKING
+
+from grow.families.family import Family
+from grow.families.settings import LlamaSettings
+from grow.families.table import parse_table
+
+if TYPE_CHECKING:
+    from transformers import LlamaConfig
+
+TABLE = parse_table("""
+    model.embed_tokens.weight                             vocab, embed
+    model.layers.{layer}.input_layernorm.weight           embed
+    model.layers.{layer}.self_attn.q_proj.weight          heads*query <- embed
+    model.layers.{layer}.self_attn.q_proj.bias            heads*query
+    model.layers.{layer}.self_attn.k_proj.weight          kv_heads*key <- embed
+    model.layers.{layer}.self_attn.k_proj.bias            kv_heads*key
+    model.layers.{layer}.self_attn.v_proj.weight          kv_heads*value <- embed
+    model.layers.{layer}.self_attn.v_proj.bias            kv_heads*value
+    model.layers.{layer}.self_attn.o_proj.weight          embed <- heads*value
+    model.layers.{layer}.self_attn.o_proj.bias            embed
+    model.layers.{layer}.post_attention_layernorm.weight  embed
+    model.layers.{layer}.mlp.gate_proj.weight             ffn <- embed
+    model.layers.{layer}.mlp.gate_proj.bias               ffn
+    model.layers.{layer}.mlp.up_proj.weight               ffn <- embed
+    model.layers.{layer}.mlp.up_proj.bias                 ffn
+    model.layers.{layer}.mlp.down_proj.weight             embed <- ffn
+    model.layers.{layer}.mlp.down_proj.bias               embed
+    model.norm.weight                                     head_in
+    lm_head.weight                                        vocab <- head_in
+""")
+
+
+def stock_config(model: LlamaSettings) -> "LlamaConfig":
+    """The transformers configuration of a Llama of these sizes."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=model.vocab_size,
+        max_position_embeddings=model.max_positions,
+        num_hidden_layers=model.layers,
+        hidden_size=model.embed,
+        num_attention_heads=model.heads,
+        num_key_value_heads=model.kv_heads,
+        head_dim=model.head_dim,
+        intermediate_size=model.ffn,
+        rms_norm_eps=model.norm_eps,
+        rope_parameters={"rope_type": "default", "rope_theta": model.rope_theta},
+        tie_word_embeddings=model.tied_head,
+        initializer_range=model.init_std,
+        bos_token_id=model.bos_id,
+        eos_token_id=model.eos_id,
+        pad_token_id=model.pad_id,
+    )
+
+
+LLAMA = Family(
+    model_type="llama",
+    table=TABLE,
+    attributes={
+        "vocab": "vocab_size",
+        "positions": "max_position_embeddings",
+        "layers": "num_hidden_layers",
+        "embed": "hidden_size",
+        "heads": "num_attention_heads",
+        "kv_heads": "num_key_value_heads",
+        "head_dim": "head_dim",
+        "ffn": "intermediate_size",
+    },
+    stock_config=stock_config,
+    rotary_dims=lambda config: config.head_dim,
+)

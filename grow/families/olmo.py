@@ -1,0 +1,68 @@
+"""OLMo-1: LayerNorm without gain or bias, SwiGLU, rotary positions (arXiv 2402.00838).
+
+No parameter writes the axis that the head reads, so nothing can absorb the 1/n of a tied head: a grown OLMo is untied.
+"""
+
+from typing import TYPE_CHECKING
+
+from grow.families.family import Family
+from grow.families.settings import OlmoSettings
+from grow.families.table import parse_table
+
+if TYPE_CHECKING:
+    from transformers import OlmoConfig
+
+TABLE = parse_table("""
+    model.embed_tokens.weight                     vocab, embed
+    model.layers.{layer}.self_attn.q_proj.weight  heads*query <- embed
+    model.layers.{layer}.self_attn.q_proj.bias    heads*query
+    model.layers.{layer}.self_attn.k_proj.weight  kv_heads*key <- embed
+    model.layers.{layer}.self_attn.k_proj.bias    kv_heads*key
+    model.layers.{layer}.self_attn.v_proj.weight  kv_heads*value <- embed
+    model.layers.{layer}.self_attn.v_proj.bias    kv_heads*value
+    model.layers.{layer}.self_attn.o_proj.weight  embed <- heads*value
+    model.layers.{layer}.self_attn.o_proj.bias    embed
+    model.layers.{layer}.mlp.gate_proj.weight     ffn <- embed
+    model.layers.{layer}.mlp.up_proj.weight       ffn <- embed
+    model.layers.{layer}.mlp.down_proj.weight     embed <- ffn
+    lm_head.weight                                vocab <- head_in
+""")
+
+
+def stock_config(model: OlmoSettings) -> "OlmoConfig":
+    """The transformers configuration of an OLMo-1 of these sizes."""
+    from transformers import OlmoConfig
+
+    return OlmoConfig(
+        vocab_size=model.vocab_size,
+        max_position_embeddings=model.max_positions,
+        num_hidden_layers=model.layers,
+        hidden_size=model.embed,
+        num_attention_heads=model.heads,
+        num_key_value_heads=model.kv_heads,
+        intermediate_size=model.ffn,
+        clip_qkv=model.clip_qkv,
+        rope_parameters={"rope_type": "default", "rope_theta": model.rope_theta},
+        tie_word_embeddings=model.tied_head,
+        initializer_range=model.init_std,
+        bos_token_id=model.bos_id,
+        eos_token_id=model.eos_id,
+        pad_token_id=model.pad_id,
+    )
+
+
+OLMO = Family(
+    model_type="olmo",
+    table=TABLE,
+    attributes={
+        "vocab": "vocab_size",
+        "positions": "max_position_embeddings",
+        "layers": "num_hidden_layers",
+        "embed": "hidden_size",
+        "heads": "num_attention_heads",
+        "kv_heads": "num_key_value_heads",
+        "ffn": "intermediate_size",
+    },
+    stock_config=stock_config,
+    rotary_dims=lambda config: config.hidden_size // config.num_attention_heads,
+)

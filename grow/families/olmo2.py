@@ -1,0 +1,70 @@
+"""OLMo-2: RMSNorm on each sublayer's output and on whole queries and keys (arXiv 2501.00656).
+
+Queries are normalised after their projection, so the projection repeats them plainly (the map of the keys) and the
+gain behind it carries the scale that keeps the attention scores.
+"""
+
+from typing import TYPE_CHECKING
+
+from grow.families.family import Family
+from grow.families.settings import Olmo2Settings
+from grow.families.table import parse_table
+
+if TYPE_CHECKING:
+    from transformers import Olmo2Config
+
+TABLE = parse_table("""
+    model.embed_tokens.weight                               vocab, embed
+    model.layers.{layer}.self_attn.q_proj.weight            heads*key <- embed
+    model.layers.{layer}.self_attn.q_norm.weight            heads*query
+    model.layers.{layer}.self_attn.k_proj.weight            kv_heads*key <- embed
+    model.layers.{layer}.self_attn.k_norm.weight            kv_heads*key
+    model.layers.{layer}.self_attn.v_proj.weight            kv_heads*value <- embed
+    model.layers.{layer}.self_attn.o_proj.weight            embed <- heads*value
+    model.layers.{layer}.post_attention_layernorm.weight    embed
+    model.layers.{layer}.mlp.gate_proj.weight               ffn <- embed
+    model.layers.{layer}.mlp.up_proj.weight                 ffn <- embed
+    model.layers.{layer}.mlp.down_proj.weight               embed <- ffn
+    model.layers.{layer}.post_feedforward_layernorm.weight  embed
+    model.norm.weight                                       head_in
+    lm_head.weight                                          vocab <- head_in
+""")
+
+
+def stock_config(model: Olmo2Settings) -> "Olmo2Config":
+    """The transformers configuration of an OLMo-2 of these sizes."""
+    from transformers import Olmo2Config
+
+    return Olmo2Config(
+        vocab_size=model.vocab_size,
+        max_position_embeddings=model.max_positions,
+        num_hidden_layers=model.layers,
+        hidden_size=model.embed,
+        num_attention_heads=model.heads,
+        num_key_value_heads=model.kv_heads,
+        intermediate_size=model.ffn,
+        rms_norm_eps=model.norm_eps,
+        rope_parameters={"rope_type": "default", "rope_theta": model.rope_theta},
+        tie_word_embeddings=model.tied_head,
+        initializer_range=model.init_std,
+        bos_token_id=model.bos_id,
+        eos_token_id=model.eos_id,
+        pad_token_id=model.pad_id,
+    )
+
+
+OLMO2 = Family(
+    model_type="olmo2",
+    table=TABLE,
+    attributes={
+        "vocab": "vocab_size",
+        "positions": "max_position_embeddings",
+        "layers": "num_hidden_layers",
+        "embed": "hidden_size",
+        "heads": "num_attention_heads",
+        "kv_heads": "num_key_value_heads",
+        "ffn": "intermediate_size",
+    },
+    stock_config=stock_config,
+    rotary_dims=lambda config: config.hidden_size // config.num_attention_heads,
+)

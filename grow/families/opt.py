@@ -1,0 +1,78 @@
+"""OPT: learned positions, ReLU, biases, LayerNorm before or after each sublayer (arXiv 2205.01068).
+
+`word` is the width of the embedding table. In hub opt-350m it differs from `embed`: project_in reads it, and
+project_out writes `head_in`, so that projection, not the head, absorbs the 1/n of a grown residual stream.
+"""
+
+from typing import TYPE_CHECKING
+
+from grow.families.family import Family
+from grow.families.settings import OptSettings
+from grow.families.table import parse_table
+
+if TYPE_CHECKING:
+    from transformers import OPTConfig
+
+TABLE = parse_table("""
+    model.decoder.embed_tokens.weight                         vocab, word
+    model.decoder.embed_positions.weight                      positions, embed
+    model.decoder.project_in.weight                           embed <- word
+    model.decoder.layers.{layer}.self_attn_layer_norm.weight  embed
+    model.decoder.layers.{layer}.self_attn_layer_norm.bias    embed
+    model.decoder.layers.{layer}.self_attn.q_proj.weight      heads*query <- embed
+    model.decoder.layers.{layer}.self_attn.q_proj.bias        heads*query
+    model.decoder.layers.{layer}.self_attn.k_proj.weight      heads*key <- embed
+    model.decoder.layers.{layer}.self_attn.k_proj.bias        heads*key
+    model.decoder.layers.{layer}.self_attn.v_proj.weight      heads*value <- embed
+    model.decoder.layers.{layer}.self_attn.v_proj.bias        heads*value
+    model.decoder.layers.{layer}.self_attn.out_proj.weight    embed <- heads*value
+    model.decoder.layers.{layer}.self_attn.out_proj.bias      embed
+    model.decoder.layers.{layer}.final_layer_norm.weight      embed
+    model.decoder.layers.{layer}.final_layer_norm.bias        embed
+    model.decoder.layers.{layer}.fc1.weight                   ffn <- embed
+    model.decoder.layers.{layer}.fc1.bias                     ffn
+    model.decoder.layers.{layer}.fc2.weight                   embed <- ffn
+    model.decoder.layers.{layer}.fc2.bias                     embed
+    model.decoder.final_layer_norm.weight                     head_in
+    model.decoder.final_layer_norm.bias                       head_in
+    model.decoder.project_out.weight                          head_in <- embed
+    lm_head.weight                                            vocab <- head_in
+""")
+
+
+def stock_config(model: OptSettings) -> "OPTConfig":
+    """The transformers configuration of an OPT of these sizes."""
+    from transformers import OPTConfig
+
+    return OPTConfig(
+        vocab_size=model.vocab_size,
+        max_position_embeddings=model.max_positions,
+        num_hidden_layers=model.layers,
+        hidden_size=model.embed,
+        num_attention_heads=model.heads,
+        ffn_dim=model.ffn,
+        do_layer_norm_before=model.pre_norm,
+        word_embed_proj_dim=model.word_embed or model.embed,
+        dropout=model.dropout,
+        tie_word_embeddings=model.tied_head,
+        init_std=model.init_std,
+        bos_token_id=model.bos_id,
+        eos_token_id=model.eos_id,
+        pad_token_id=model.pad_id,
+    )
+
+
+OPT = Family(
+    model_type="opt",
+    table=TABLE,
+    attributes={
+        "vocab": "vocab_size",
+        "positions": "max_position_embeddings",
+        "layers": "num_hidden_layers",
+        "embed": "hidden_size",
+        "word": "word_embed_proj_dim",
+        "heads": "num_attention_heads",
+        "ffn": "ffn_dim",
+    },
+    stock_config=stock_config,
+)

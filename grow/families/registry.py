@@ -1,0 +1,36 @@
+"""Every family Grow knows, found by transformers' model_type."""
+
+from typing import TYPE_CHECKING
+
+from grow.common.errors import GrowthError
+from grow.families.family import Family
+from grow.families.gpt_neox import GPT_NEOX
+from grow.families.llama import LLAMA
+from grow.families.olmo import OLMO
+from grow.families.olmo2 import OLMO2
+from grow.families.opt import OPT
+from grow.families.settings import ModelSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+FAMILIES = {family.model_type: family for family in (OPT, GPT_NEOX, OLMO, OLMO2, LLAMA)}
+
+
+def family_of(model_type: str) -> Family:
+    """The family of a model type.
+
+    Raises:
+        GrowthError: Grow has no axis table for it.
+    """
+    if model_type not in FAMILIES:
+        raise GrowthError(
+            f"model_type={model_type!r}: Grow has no axis table for this family. It knows {', '.join(FAMILIES)}; "
+            "CONTRIBUTING.md says how to add one."
+        )
+    return FAMILIES[model_type]
+
+
+def stock_config(model: ModelSettings) -> "PreTrainedConfig":
+    """The transformers configuration of a configured model."""
+    return family_of(model.family).stock_config(model)
