@@ -30,6 +30,7 @@ from grow.families.settings import (
     OptSettings,
 )
 from grow.growth.settings import GrowthSettings
+from grow.report.settings import ReportConfig
 from grow.training.settings import (
     CheckpointSettings,
     ObjectiveSettings,
@@ -134,6 +135,7 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="run_schema", node=RunConfig)
     store.store(name="grow_checkpoint_schema", node=GrowCheckpointConfig)
+    store.store(name="report_schema", node=ReportConfig)
     for settings in MODEL_SETTINGS:
         store.store(group="model", name=f"{settings.family}_schema", node=settings)
     for group, settings in (

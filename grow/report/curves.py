@@ -1,0 +1,83 @@
+"""A validation curve: held-out loss against what was spent, and the arithmetic on several seeds of it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Axis = Literal["tokens", "flops", "seconds"]
+AXES: tuple[Axis, ...] = ("tokens", "flops", "seconds")
+SEEDS_FOR_INTERVAL = 3
+_RESAMPLES = 1000
+
+Numbers = NDArray[np.float64]
+Interval = tuple[float, float]
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Curve:
+    """Validation points of one run, oldest first; the costs are those of that run alone, its source's not included."""
+
+    tokens: Numbers
+    flops: Numbers
+    seconds: Numbers
+    loss: Numbers
+    """Mean cross-entropy on the held-out split, in nats a token."""
+
+    def __post_init__(self) -> None:
+        for name in (*AXES, "loss"):
+            setattr(self, name, np.asarray(getattr(self, name), dtype=np.float64))
+
+    def along(self, axis: Axis) -> Numbers:
+        """What was spent at each point, in tokens, FLOPs or seconds."""
+        return {"tokens": self.tokens, "flops": self.flops, "seconds": self.seconds}[axis]
+
+    def loss_at(self, cost: float, axis: Axis) -> float:
+        """Loss in nats after spending `cost`, by linear interpolation between the points around it."""
+        return float(np.interp(cost, self.along(axis), self.loss))
+
+    @property
+    def final_loss(self) -> float:
+        return float(self.loss[-1])
+
+
+def mean_curve(curves: Sequence[Curve]) -> Curve:
+    """The pointwise mean of several seeds, at the token counts that all of them validated at."""
+    return _mean(_align(curves))
+
+
+def interval(
+    statistic: Callable[[Curve, Curve], float], first: Sequence[Curve], second: Sequence[Curve]
+) -> Interval | None:
+    """95 % bootstrap interval (percentiles over seeds) of a statistic of two mean curves.
+
+    Both groups are resampled, each on its own. None where `first` has fewer than three seeds: too few to tell.
+    The statistic may return infinities; ends of the interval are values that occurred, never interpolated.
+    """
+    if len(first) < SEEDS_FOR_INTERVAL:
+        return None
+    first, second = _align(first), _align(second)
+    random = np.random.default_rng(0)
+    values = [statistic(_mean(_resample(first, random)), _mean(_resample(second, random))) for _ in range(_RESAMPLES)]
+    low, high = np.quantile(values, (0.025, 0.975), method="inverted_cdf")
+    return float(low), float(high)
+
+
+def _align(curves: Sequence[Curve]) -> list[Curve]:
+    common: Any = reduce(np.intersect1d, [curve.tokens for curve in curves])
+    return [_select(curve, np.isin(curve.tokens, common)) for curve in curves]
+
+
+def _select(curve: Curve, kept: NDArray[np.bool_]) -> Curve:
+    return Curve(**{name: getattr(curve, name)[kept] for name in (*AXES, "loss")})
+
+
+def _mean(aligned: Sequence[Curve]) -> Curve:
+    return Curve(**{name: np.mean([getattr(curve, name) for curve in aligned], axis=0) for name in (*AXES, "loss")})
+
+
+def _resample(curves: Sequence[Curve], random: np.random.Generator) -> list[Curve]:
+    return [curves[index] for index in random.integers(len(curves), size=len(curves))]

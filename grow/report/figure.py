@@ -1,0 +1,105 @@
+"""Draws the curves: held-out loss against tokens, FLOPs and seconds, and where each arm meets the baseline's end."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from grow.report.arms import Arm
+from grow.report.curves import AXES, Axis
+from grow.report.verdict import Verdict
+from grow.report.wording import scale
+
+_BASELINE = ("#000000", "o")
+_CONTINUED = ("#7F7F7F", "s")
+_ARMS = [  # Okabe & Ito 2008: told apart by colour-blind readers; markers tell them apart in print
+    ("#0072B2", "D"), ("#D55E00", "^"), ("#009E73", "v"), ("#CC79A7", "P"), ("#E69F00", "X"), ("#56B4E9", "h"),
+]  # fmt: skip
+_STYLE: Any = {
+    "font.size": 12,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#E6E6E6",
+    "text.parse_math": False,
+}
+_AXIS_TITLES: dict[Axis, str] = {
+    "tokens": "tokens of this run",
+    "flops": "FLOPs of this run",
+    "seconds": "training time of this run",
+}
+
+
+def draw(verdict: Verdict, path: Path) -> None:
+    """Write the figure as PNG: thin lines are seeds, thick ones their mean, rings the crossings of the target.
+
+    In the FLOPs panel a faint copy of each mean is shifted by its source's FLOPs, where they are known.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(16, 5.6), layout="constrained")
+        panels = figure.subplots(1, len(AXES), sharey=True)
+        for panel, axis in zip(panels, AXES, strict=True):
+            _draw_panel(panel, axis, verdict)
+        panels[0].set_ylabel("validation loss (nats a token)")
+        panels[0].set_ylim(*_loss_range(verdict))
+        handles, labels = panels[1].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), frameon=False)
+        figure.savefig(path, dpi=110)
+
+
+def _styled(verdict: Verdict) -> Iterator[tuple[Arm, str, str]]:
+    """Every arm with its colour and marker, those on top last."""
+    if verdict.baseline is not None:
+        yield verdict.baseline, *_BASELINE
+    if verdict.continued is not None:
+        yield verdict.continued, *_CONTINUED
+    for index, judged in enumerate(verdict.arms):
+        yield judged.arm, *_ARMS[index % len(_ARMS)]
+
+
+def _draw_panel(panel: Any, axis: Axis, verdict: Verdict) -> None:
+    arms = list(_styled(verdict))
+    divisor, unit = scale(axis, max(arm.curve.along(axis)[-1] for arm, _, _ in arms))
+    for arm, colour, marker in arms:
+        _draw_arm(panel, axis, arm, divisor, {"color": colour, "marker": marker})
+    if verdict.baseline is not None:
+        target = verdict.baseline.curve.final_loss
+        panel.axhline(target, color="black", linestyle="--", linewidth=1.2, label="where training from noise ended")
+        _mark_crossings(panel, axis, verdict, divisor)
+    panel.set_xlabel(f"{_AXIS_TITLES[axis]} ({unit})")
+    panel.set_xlim(left=0)
+
+
+def _draw_arm(panel: Any, axis: Axis, arm: Arm, divisor: float, style: dict[str, str]) -> None:
+    for curve in arm.curves if len(arm.curves) > 1 else ():
+        panel.plot(curve.along(axis) / divisor, curve.loss, color=style["color"], linewidth=0.8, alpha=0.5)
+    costs, loss = arm.curve.along(axis) / divisor, arm.curve.loss
+    panel.plot(costs, loss, **style, linewidth=2.4, markersize=5, markevery=max(1, len(loss) // 10), label=arm.label)
+    source = arm.source_cost(axis) if axis == "flops" else None
+    if source:
+        label = f"{arm.label}, source's FLOPs included"
+        panel.plot(costs + source / divisor, loss, color=style["color"], linewidth=2.4, alpha=0.3, label=label)
+
+
+def _mark_crossings(panel: Any, axis: Axis, verdict: Verdict, divisor: float) -> None:
+    colours = {arm.label: colour for arm, colour, _ in _styled(verdict)}
+    for index, judged in enumerate(verdict.arms):
+        found = (judged.speedups or {})[axis, "F"].speedup
+        if found.cost_run is None:
+            continue
+        colour, place = colours[judged.arm.label], (found.cost_run / divisor, found.target_loss)
+        panel.plot(*place, marker="o", markersize=12, fillstyle="none", markeredgewidth=2, color=colour, clip_on=False)
+        text = f"{found.speedup:.2f}x" if found.speedup else "from the start"
+        above = {"xytext": (6, 9 + 15 * index), "textcoords": "offset points"}
+        panel.annotate(text, place, **above, color=colour, weight="bold")
+
+
+def _loss_range(verdict: Verdict) -> tuple[float, float]:
+    """Room for everything after the first steep stretch: from noise, a loss starts far above all that matters."""
+    curves = [arm.curve for arm, _, _ in _styled(verdict)]
+    top = max(curve.loss_at(0.06 * curve.tokens[-1], "tokens") for curve in curves)
+    bottom = min(float(curve.loss.min()) for curve in curves)
+    margin = 0.06 * (top - bottom) or 0.1
+    return bottom - margin, top + margin

@@ -1,0 +1,131 @@
+"""Writes a verdict down: speedup.json, speedup.md, speedup.png and one self-contained report.html."""
+
+import base64
+import html
+import json
+import math
+from dataclasses import asdict
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import ChainableUndefined, Environment
+from rich.table import Table
+from rich.text import Text
+
+from grow.common.errors import ConfigError
+from grow.common.metrics import TOKENS_TO_TARGET
+from grow.common.provenance import write_json
+from grow.report import wording
+from grow.report.arms import Arm
+from grow.report.figure import draw
+from grow.report.verdict import Advantage, ArmVerdict, Measured, Verdict
+
+
+def publish(verdict: Verdict, output: Path) -> list[Path]:
+    """Write the four files into a directory, made if needed, and return their paths.
+
+    Raises:
+        ConfigError: the directory cannot be made or written to.
+    """
+    paths = [output / name for name in ("speedup.json", "speedup.md", "speedup.png", "report.html")]
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        write_json(paths[0], as_json(verdict))
+        paths[1].write_text(as_markdown(verdict))
+        draw(verdict, paths[2])
+        paths[3].write_text(as_html(verdict, paths[2].read_bytes()))
+    except OSError as error:
+        raise ConfigError(f"output={output}: expected a directory to write to, found {error.strerror}.") from None
+    return paths
+
+
+def as_json(verdict: Verdict) -> dict[str, Any]:
+    """The numbers; null stands for what is not known or does not exist, its outcome says which."""
+    return {
+        "amortised_over": verdict.amortised_over,
+        "baseline": _arm_json(verdict.baseline),
+        "continued": _arm_json(verdict.continued),
+        "arms": [_judged_json(judged) for judged in verdict.arms],
+    }
+
+
+def _arm_json(arm: Arm | None) -> dict[str, Any] | None:
+    if arm is None:
+        return None
+    return {
+        "label": arm.label,
+        "final_loss": arm.curve.final_loss,
+        "seeds": [run.seed for run in arm.runs],
+        "runs": [run.name for run in arm.runs],
+    }
+
+
+def _judged_json(judged: ArmVerdict) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for (axis, accounting), measured in (judged.speedups or {}).items():
+        found.setdefault(axis, {})[accounting] = _measured_json(measured)
+    return {
+        **(_arm_json(judged.arm) or {}),
+        TOKENS_TO_TARGET: found["tokens"]["F"]["cost_run"] if found else None,
+        "speedup": found or None,
+        "against_continued": judged.advantages and [_advantage_json(found) for found in judged.advantages],
+        "notes": judged.notes,
+    }
+
+
+def _measured_json(measured: Measured) -> dict[str, Any]:
+    return {**asdict(measured.speedup), "interval": _ends(measured.interval)}
+
+
+def _advantage_json(advantage: Advantage) -> dict[str, Any]:
+    verdict = wording.advantage_sentence(advantage)
+    return {**asdict(advantage), "interval": _ends(advantage.interval), "verdict": verdict}
+
+
+def _ends(interval: tuple[float, float] | None) -> list[float | str] | None:
+    return interval and ["at no cost" if math.isinf(end) else end for end in interval]
+
+
+def as_markdown(verdict: Verdict) -> str:
+    """Both tables with what they are measured against."""
+    parts = ["# Speed-up", wording.target_sentence(verdict), _markdown_table(*wording.speedup_table(verdict))]
+    parts += [wording.continued_sentence(verdict), _markdown_table(*wording.continued_table(verdict))]
+    notes = [f"- {_markdown(judged.arm.label)}: {_markdown(note)}" for judged in verdict.arms for note in judged.notes]
+    return "\n\n".join([*parts, "\n".join(notes)]).rstrip() + "\n"
+
+
+def _markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *([_markdown(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _markdown(text: str) -> str:
+    return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|")
+
+
+def as_tables(verdict: Verdict) -> list[Table]:
+    """Both tables for a terminal."""
+    tables = []
+    for title, (header, rows) in (
+        (wording.target_sentence(verdict), wording.speedup_table(verdict)),
+        (wording.continued_sentence(verdict), wording.continued_table(verdict)),
+    ):
+        table = Table(*header, title=Text(title), title_justify="left", show_lines=False)
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row), end_section=row is rows[-1])
+        tables.append(table)
+    return tables
+
+
+def as_html(verdict: Verdict, figure_png: bytes) -> str:
+    """One page that needs nothing else; everything that comes from a run is escaped."""
+    template = resources.files("grow.report").joinpath("report.html.j2").read_text()
+    environment = Environment(autoescape=True, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(template).render(
+        verdict=verdict,
+        wording=wording,
+        figure=base64.b64encode(figure_png).decode(),
+        arms=[arm for arm in (verdict.baseline, verdict.continued) if arm] + [judged.arm for judged in verdict.arms],
+        pretty=lambda value: json.dumps(value, indent=1),
+    )

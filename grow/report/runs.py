@@ -1,0 +1,137 @@
+"""Reads a run directory: what was trained, from what, and its validation curve."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from grow.common.errors import CheckpointError, DataError
+from grow.common.metrics import VAL_LOSS
+from grow.common.provenance import GROWTH_FILE, METRICS_FILE, RUN_FILE, Lineage, read_json
+from grow.report.curves import AXES, Curve
+
+FROM_NOISE = "from noise"
+SOURCE_TRAINED_ON = "source trained on"
+
+
+@dataclass(kw_only=True, slots=True)
+class Run:
+    """One finished (or stopped) run, as its directory tells it."""
+
+    directory: Path
+    name: str
+    label: str
+    """The recipe in words: how the run started."""
+    curve: Curve
+    config: dict[str, Any]
+    model: dict[str, Any]
+    """parameters, flops_per_token, sequence_length."""
+    lineage: Lineage | None
+    """None: started from noise."""
+    growth: dict[str, Any] | None
+    """The growth check of growth.json, where there was a growth."""
+    versions: dict[str, str]
+    git_commit: str | None
+
+    @property
+    def seed(self) -> Any:
+        return self.config.get("seed")
+
+
+def read_run(directory: Path) -> Run:
+    """Read one run directory.
+
+    Raises:
+        CheckpointError: the directory, run.json or growth.json is missing, damaged or lacks a key.
+        DataError: metrics.jsonl is missing, damaged, or holds no validation from the first step on.
+    """
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory}: expected a run directory, found none. Check the path.")
+    path = directory / RUN_FILE
+    content = read_json(path)
+    try:
+        config, lineage = content["config"], content["lineage"]
+        return Run(
+            directory=directory,
+            name=str(content["name"]),
+            label=_label(config, lineage),
+            curve=_curve(directory / METRICS_FILE),
+            config=config,
+            model={key: content["model"][key] for key in ("parameters", "flops_per_token", "sequence_length")},
+            lineage=None if lineage is None else Lineage(**lineage),
+            growth=_growth(directory / GROWTH_FILE),
+            versions=content.get("versions") or {},
+            git_commit=content.get("git_commit"),
+        )
+    except KeyError as error:
+        raise CheckpointError(f"{path}: expected the key {error}, found none. Was it written by train.py?") from None
+    except (TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: expected what train.py writes, found another shape ({error}).") from None
+
+
+def _label(config: dict[str, Any], lineage: Any) -> str:
+    growth = config.get("growth")
+    if growth is None:
+        return FROM_NOISE if lineage is None else SOURCE_TRAINED_ON
+    return SOURCE_TRAINED_ON if growth["name"] == "identity" else str(growth["name"])
+
+
+def _growth(path: Path) -> dict[str, Any] | None:
+    return read_json(path) if path.exists() else None
+
+
+def _curve(path: Path) -> Curve:
+    rows = _validations(path)
+    if not rows:
+        raise DataError(
+            f"{path}: expected rows with {VAL_LOSS}, found none. Validate during the run (trainer.val_every_tokens)."
+        )
+    points = [rows[step] for step in sorted(rows)]
+    if points[0]["tokens"] != 0:
+        raise DataError(
+            f"{path}: expected the first validation at tokens=0, found it at {points[0]['tokens']}. Without the start "
+            "of the curve it cannot be told where it crosses a loss; run the training again."
+        )
+    columns = {axis: np.array([row[axis] for row in points]) for axis in AXES}
+    return Curve(loss=np.array([row[VAL_LOSS] for row in points]), **columns)
+
+
+def _validations(path: Path) -> dict[int, dict[str, float]]:
+    """Validation rows by step; where a resumed run wrote a step again, the last row written stands."""
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except OSError:
+        raise DataError(f"{path}: expected the run's metrics, found no readable file. Has the run started?") from None
+    rows = {}
+    for number, line in enumerate(lines, start=1):
+        row = _row(line, torn_allowed=number == len(lines), where=f"{path}, line {number}")
+        if VAL_LOSS in row:
+            _check(row, where=f"{path}, line {number}")
+            rows[row["step"]] = row
+    return rows
+
+
+def _row(line: str, *, torn_allowed: bool, where: str) -> dict[str, Any]:
+    """One flat JSON object; where a killed run tore a row, the resumed run's row may follow it on the same line."""
+    try:
+        row = json.loads(line[line.rfind("{") :])
+    except json.JSONDecodeError as error:
+        if torn_allowed or not line.strip():
+            return {}
+        raise DataError(f"{where}: expected one JSON object, found {error}. Repair or remove the line.") from None
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: expected one JSON object, found {line!r}. Repair or remove the line.")
+    return row
+
+
+def _check(row: dict[str, Any], *, where: str) -> None:
+    for key in ("step", *AXES, VAL_LOSS):
+        value = row.get(key)
+        if not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise DataError(
+                f"{where}: expected a finite number for {key}, found {value!r}. If the run diverged, "
+                "leave it out and say so."
+            )

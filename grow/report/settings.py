@@ -1,0 +1,42 @@
+"""Configuration of the report. Imports nothing heavy."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from grow.common.errors import ConfigError
+
+
+@dataclass(kw_only=True, slots=True)
+class ReportConfig:
+    """scripts/report.py: runs in, speed-up table, figure and page out. A directory stands for a list of one."""
+
+    runs: Any
+    """Run directories to judge; runs of one recipe with other seeds become one arm."""
+    baseline: Any = None
+    """The same architecture from noise: run directories, one a seed. null: the report says that it is missing."""
+    continued: Any = None
+    """The source itself trained on (growth=identity): run directories. null: the report says that it is missing."""
+    output: str
+    """Directory for speedup.json, speedup.md, speedup.png and report.html."""
+    amortised_over: int = 4
+    """m: number of targets that share the source's cost in the amortised accounting."""
+
+    def __post_init__(self) -> None:
+        for name in ("runs", "baseline", "continued"):
+            setattr(self, name, _directories(name, getattr(self, name)))
+        if not self.runs:
+            raise ConfigError("runs=[]: expected at least one run directory. Give runs='[DIR,DIR]'.")
+        every = [Path(directory).resolve() for directory in (*self.runs, *self.baseline, *self.continued)]
+        twice = sorted({str(directory) for directory in every if every.count(directory) > 1})
+        if twice:
+            raise ConfigError(f"{', '.join(twice)}: named more than once. A run counts once, in one role.")
+        if self.amortised_over < 1:
+            raise ConfigError(f"amortised_over={self.amortised_over}: expected a number of targets of at least 1.")
+
+
+def _directories(key: str, value: Any) -> list[str]:
+    directories = [] if value is None else value if isinstance(value, list) else [value]
+    if not all(isinstance(directory, str) and directory for directory in directories):
+        raise ConfigError(f"{key}={value!r}: expected a run directory or a list of them: {key}='[DIR,DIR]'.")
+    return directories

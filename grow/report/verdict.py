@@ -1,0 +1,174 @@
+"""Judges arms against both baselines: the same architecture from noise, and the source itself trained on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from grow.report.arms import Arm, differences, read_arms, read_baseline
+from grow.report.curves import AXES, SEEDS_FOR_INTERVAL, Axis, Curve, Interval, interval
+from grow.report.runs import FROM_NOISE, SOURCE_TRAINED_ON
+from grow.report.speedup import ACCOUNTINGS, Speedup, source_share, speedup
+
+_SAME_LOSS_KEYS = ("model", "data", "trainer.val_tokens")
+"""Config keys, or beginnings of them, that have to agree for two losses to be comparable."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Measured:
+    """The speed-up of an arm's mean curve, and how sure its seeds make it."""
+
+    speedup: Speedup
+    interval: Interval | None
+    """95 % interval of `Speedup.as_ratio`: 0 stands for never reached, infinity for no cost at all."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Advantage:
+    """An arm against the source trained on, after spending the same in this run alone."""
+
+    axis: Axis
+    cost: float
+    """Where they are compared: the end of the arm, or of the source trained on where that ended earlier."""
+    nats: float
+    """Loss of the source trained on minus loss of the arm; above 0 the growth paid."""
+    interval: Interval | None
+    at_end_of_arm: bool
+
+
+@dataclass(kw_only=True, slots=True)
+class ArmVerdict:
+    """All that the report says about one arm. None stands for a baseline that was not given."""
+
+    arm: Arm
+    speedups: dict[tuple[Axis, str], Measured] | None
+    """By axis and accounting (F, I, A)."""
+    advantages: list[Advantage] | None
+    notes: list[str]
+
+
+@dataclass(kw_only=True, slots=True)
+class Verdict:
+    """Everything the report shows."""
+
+    arms: list[ArmVerdict]
+    baseline: Arm | None
+    continued: Arm | None
+    amortised_over: int
+
+
+def judge(
+    runs: Sequence[str], *, baseline: Sequence[str] = (), continued: Sequence[str] = (), amortised_over: int = 4
+) -> Verdict:
+    """Read run directories and judge them.
+
+    Args:
+        runs: directories of the runs to judge; seeds of one recipe become one arm.
+        baseline: directories of the same architecture from noise, one a seed.
+        continued: directories of the source itself trained on, one a seed.
+        amortised_over: m, the number of targets that share the source's cost in accounting A.
+
+    Raises:
+        ConfigError: a baseline did not start the way a baseline has to.
+        CheckpointError, DataError: a run cannot be read, or the baseline never learned.
+    """
+    noise = read_baseline("baseline", baseline, FROM_NOISE)
+    trained_on = read_baseline("continued", continued, SOURCE_TRAINED_ON)
+    arms = read_arms(runs)
+    return Verdict(
+        arms=[
+            ArmVerdict(
+                arm=arm,
+                speedups=None if noise is None else _speedups(arm, noise, amortised_over),
+                advantages=None if trained_on is None else [_advantage(arm, trained_on, axis) for axis in AXES[:2]],
+                notes=_notes(arm, noise, trained_on),
+            )
+            for arm in arms
+        ],
+        baseline=noise,
+        continued=trained_on,
+        amortised_over=amortised_over,
+    )
+
+
+def _speedups(arm: Arm, baseline: Arm, amortised_over: int) -> dict[tuple[Axis, str], Measured]:
+    found = {}
+    for axis in AXES:
+        for accounting in ACCOUNTINGS:
+            cost = source_share(accounting, arm.source_cost(axis), amortised_over)
+            found[axis, accounting] = _measure(arm, baseline, axis, cost)
+    return found
+
+
+def _measure(arm: Arm, baseline: Arm, axis: Axis, source_cost: float | None) -> Measured:
+    def ratio(run: Curve, noise: Curve) -> float:
+        return speedup(run, noise, axis=axis, source_cost=source_cost).as_ratio
+
+    return Measured(
+        speedup=speedup(arm.curve, baseline.curve, axis=axis, source_cost=source_cost),
+        interval=None if source_cost is None else interval(ratio, arm.curves, baseline.curves),
+    )
+
+
+def _advantage(arm: Arm, continued: Arm, axis: Axis) -> Advantage:
+    end = arm.curve.along(axis)[-1]
+    cost = float(min(end, continued.curve.along(axis)[-1]))
+
+    def nats(run: Curve, trained_on: Curve) -> float:
+        return trained_on.loss_at(cost, axis) - run.loss_at(cost, axis)
+
+    return Advantage(
+        axis=axis,
+        cost=cost,
+        nats=nats(arm.curve, continued.curve),
+        interval=interval(nats, arm.curves, continued.curves),
+        at_end_of_arm=bool(cost == end),
+    )
+
+
+def _notes(arm: Arm, baseline: Arm | None, continued: Arm | None) -> list[str]:
+    """What a reader has to know before believing the arm's numbers."""
+    notes = [*_unfinished(arm), *_repeated_seeds(arm)]
+    if len(arm.runs) < SEEDS_FOR_INTERVAL:
+        notes.append(f"n={len(arm.runs)}, no interval: fewer than {SEEDS_FOR_INTERVAL} seeds.")
+    if baseline is not None:
+        notes += [*_unlike(arm, baseline), *_unfinished(baseline, "the baseline's run ")]
+        if len(baseline.runs) < len(arm.runs):
+            notes.append(f"The baseline has n={len(baseline.runs)}: intervals hold little or none of its own spread.")
+    if continued is not None:
+        notes += _other_source(arm, continued)
+    return notes
+
+
+def _unfinished(arm: Arm, whose: str = "") -> list[str]:
+    notes = []
+    for run in arm.runs:
+        trainer = run.config.get("trainer") or {}
+        planned, tokens = trainer.get("max_tokens"), run.curve.tokens[-1]
+        if planned and tokens + trainer.get("tokens_per_step", 0) < planned:
+            notes.append(f"Unfinished: {whose}{run.name} was validated up to {tokens:,.0f} of {planned:,} tokens.")
+    return notes
+
+
+def _repeated_seeds(arm: Arm) -> list[str]:
+    seeds = [(run.seed, run.lineage and run.lineage.digest) for run in arm.runs]
+    return ["Runs share a seed and a source: they count as several seeds but are not."] * (len(set(seeds)) < len(seeds))
+
+
+def _unlike(arm: Arm, baseline: Arm) -> list[str]:
+    """Where the recipe leaves the baseline's: the change under test, or a reason not to compare at all."""
+    found = differences(arm.runs[0], baseline.runs[0])
+    unfair = {key: pair for key, pair in found.items() if key.startswith(_SAME_LOSS_KEYS)}
+    other = {key: pair for key, pair in found.items() if key not in unfair and not key.startswith(("growth", "source"))}
+    notes = [f"NOT COMPARABLE with the baseline: {_spelled(unfair)}."] if unfair else []
+    return notes + ([f"Differs from the baseline also in {_spelled(other)}."] if other else [])
+
+
+def _spelled(pairs: dict[str, tuple[Any, Any]]) -> str:
+    return ", ".join(f"{key}={here} (baseline {there})" for key, (here, there) in pairs.items())
+
+
+def _other_source(arm: Arm, continued: Arm) -> list[str]:
+    here, there = ({run.lineage.digest for run in group.runs if run.lineage} for group in (arm, continued))
+    if here and not here & there:
+        return ["The source trained on is another one than this arm grew from (their digests differ)."]
+    return []

@@ -1,0 +1,137 @@
+"""Says a verdict in words and table cells, the same ones in the terminal, in Markdown and on the page."""
+
+import math
+
+from grow.report.arms import Arm
+from grow.report.curves import AXES, SEEDS_FOR_INTERVAL, Axis, Interval
+from grow.report.speedup import ACCOUNTINGS, Outcome, Speedup
+from grow.report.verdict import Advantage, ArmVerdict, Measured, Verdict
+
+NO_BASELINE = "baseline missing (baseline=DIR)"
+NO_CONTINUED = "missing (continued=DIR)"
+AXIS_NAMES: dict[Axis, str] = {"tokens": "tokens", "flops": "FLOPs", "seconds": "seconds"}
+
+_SCALES: dict[Axis, list[tuple[float, str]]] = {
+    "tokens": [(1e12, "T tokens"), (1e9, "B tokens"), (1e6, "M tokens"), (1e3, "k tokens"), (1, "tokens")],
+    "flops": [(10.0 ** (3 * power), f"e{3 * power} FLOPs") for power in range(9, 0, -1)] + [(1, "FLOPs")],
+    "seconds": [(3600, "h"), (60, "min"), (1, "s")],
+}
+
+
+def accounting_names(amortised_over: int) -> dict[str, str]:
+    """Each accounting letter in a few words."""
+    return {
+        "F": "F: source free",
+        "I": "I: source included",
+        "A": f"A: source shared by {amortised_over}",
+    }
+
+
+def scale(axis: Axis, largest: float) -> tuple[float, str]:
+    """The unit in which numbers up to `largest` read best, as what to divide by and its name."""
+    return next((unit for unit in _SCALES[axis] if largest >= unit[0]), _SCALES[axis][-1])
+
+
+def cost(axis: Axis, value: float) -> str:
+    """A cost with its unit: `1.31M tokens`, `2.40e15 FLOPs`, `3.5 min`."""
+    divisor, name = scale(axis, value)
+    separator = "" if name[0] in "TBMke" and axis != "seconds" else " "
+    return f"{value / divisor:.3g}{separator}{name}"
+
+
+def speedup_cell(measured: Measured | None) -> str:
+    """One cell: `2.10x [1.90, 2.31], saves 52 %`, or why there is no number."""
+    if measured is None:
+        return NO_BASELINE
+    found = measured.speedup
+    if found.outcome is Outcome.UNKNOWN:
+        return "unknown: nobody recorded the source's cost"
+    if found.outcome is Outcome.NEVER_REACHED:
+        return f"never reached, {found.gap:.3f} nats short{_ratio_interval(measured.interval)}"
+    if found.speedup is None:
+        return f"{found.outcome}, at no cost{_ratio_interval(measured.interval)}"
+    there = f", {found.outcome}" if found.outcome is Outcome.ALREADY_THERE else ""
+    return f"{found.speedup:.2f}x{_ratio_interval(measured.interval)}, {_saving(found)}{there}"
+
+
+def _saving(found: Speedup) -> str:
+    saving = found.saving or 0.0
+    return f"saves {saving:.0%}" if saving >= 0 else f"costs {-saving:.0%} more"
+
+
+def _ratio_interval(ends: Interval | None) -> str:
+    if ends is None:
+        return ""
+    words = {0.0: "never", math.inf: "at no cost"}
+    return " [" + ", ".join(words.get(end, f"{end:.2f}") for end in ends) + "]"
+
+
+def seeds(arm: Arm) -> str:
+    """`n=3`, or that there are too few for an interval."""
+    count = len(arm.runs)
+    return f"n={count}" if count >= SEEDS_FOR_INTERVAL else f"n={count}, no interval"
+
+
+def target_sentence(verdict: Verdict) -> str:
+    """What the speed-ups are measured against."""
+    if verdict.baseline is None:
+        return "No baseline from noise was given (baseline=DIR): there is no target loss and no speed-up."
+    target = f"Target: {verdict.baseline.curve.final_loss:.4f} nats, where training from noise ended"
+    return f"{target} ({seeds(verdict.baseline)}) after {_spent(verdict.baseline)}."
+
+
+def continued_sentence(verdict: Verdict) -> str:
+    """What the grown models are compared with besides."""
+    if verdict.continued is None:
+        return "No run of the source trained on was given (continued=DIR): whether growing paid at all is not known."
+    ended = f"The source itself, trained on, ended at {verdict.continued.curve.final_loss:.4f} nats"
+    return f"{ended} ({seeds(verdict.continued)}) after {_spent(verdict.continued)}."
+
+
+def _spent(arm: Arm) -> str:
+    return ", ".join(cost(axis, arm.curve.along(axis)[-1]) for axis in AXES)
+
+
+def advantage_sentence(advantage: Advantage) -> str:
+    """Whether growing beat training the source on, in one sentence."""
+    equal = f"at equal {AXIS_NAMES[advantage.axis]}"
+    if not advantage.at_end_of_arm:
+        equal += f" (read at {cost(advantage.axis, advantage.cost)}, where the source trained on ended)"
+    ends = "" if advantage.interval is None else " [{:+.3f}, {:+.3f}]".format(*advantage.interval)
+    if advantage.interval is not None and advantage.interval[0] <= 0 <= advantage.interval[1]:
+        return f"no clear difference from simply training the source on {equal}: {advantage.nats:+.3f} nats{ends}"
+    if advantage.nats > 0:
+        return f"beats simply training the source on by {advantage.nats:.3f} nats{ends} {equal}"
+    return f"gained nothing: {-advantage.nats:.3f} nats{ends} worse than simply training the source on {equal}"
+
+
+def headline(verdict: ArmVerdict, amortised_over: int) -> str:
+    """One line on an arm: its speed-up in tokens under each accounting."""
+    if verdict.speedups is None:
+        return f"{verdict.arm.label}: {NO_BASELINE}."
+    names = accounting_names(amortised_over)
+    parts = [f"{names[key][3:]} {speedup_cell(verdict.speedups['tokens', key])}" for key in ACCOUNTINGS]
+    return f"{verdict.arm.label}, tokens to the target: {'; '.join(parts)}."
+
+
+def speedup_table(verdict: Verdict) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: three rows an arm, one for each accounting."""
+    header = ["arm", "seeds", "final loss", "accounting", *(AXIS_NAMES[axis] for axis in AXES)]
+    rows = []
+    for judged in verdict.arms:
+        arm, found = judged.arm, judged.speedups
+        for key, name in accounting_names(verdict.amortised_over).items():
+            first = [arm.label, seeds(arm), f"{arm.curve.final_loss:.4f}"] if key == "F" else ["", "", ""]
+            cells = [speedup_cell(found[axis, key] if found else None) for axis in AXES]
+            rows.append([*first, name, *cells])
+    return header, rows
+
+
+def continued_table(verdict: Verdict) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: each arm against the source trained on."""
+    header = ["arm", "against the source trained on, equal tokens", "equal FLOPs"]
+    rows = []
+    for judged in verdict.arms:
+        sentences = [advantage_sentence(advantage) for advantage in judged.advantages or ()]
+        rows.append([judged.arm.label, *(sentences or [NO_CONTINUED, NO_CONTINUED])])
+    return header, rows
