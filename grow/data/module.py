@@ -1,0 +1,117 @@
+"""Shards to batches under Lightning: no workers, no state; resuming is starting at another sequence.
+
+Position p of a run reads window `order(p)` of the training split. Micro-step m of rank r of W reads the positions
+start_sequence + (m*W + r) * micro_batch + [0, micro_batch): the global order is one, whatever W and micro_batch are.
+"""
+
+import itertools
+from collections.abc import Iterator
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from grow.common.errors import DataError
+from grow.data.order import order
+from grow.data.shards import TokenShards, Windows
+
+VALIDATION_SEED = 0  # of the order validation windows are chosen in; not the run's, so that all runs read the same
+POSITIONS_A_BLOCK = 4096  # ordered at a time: the permutation costs a fixed time a call
+
+
+class TokenDataModule(L.LightningDataModule):
+    """Batches of int64 tokens, (micro_batch, sequence_length + 1): the inputs and, shifted by one, the targets.
+
+    Args:
+        shards: opened token shards.
+        sequence_length: tokens the model sees a sequence.
+        micro_batch: sequences a batch.
+        seed: of the order.
+        val_tokens: validation reads the first val_tokens // sequence_length windows of a fixed order; 0 reads none.
+        rank: of this process, in [0, world_size).
+        world_size: processes that share the data.
+        start_sequence: sequences that all ranks together have read before.
+
+    Raises:
+        DataError: a split has fewer tokens than one training window or `val_tokens`.
+    """
+
+    def __init__(
+        self,
+        shards: TokenShards,
+        *,
+        sequence_length: int,
+        micro_batch: int,
+        seed: int,
+        val_tokens: int,
+        rank: int = 0,
+        world_size: int = 1,
+        start_sequence: int = 0,
+    ) -> None:
+        super().__init__()
+        self._micro_batch, self._seed = micro_batch, seed
+        self._rank, self._world_size, self._start = rank, world_size, start_sequence
+        self._val_windows = val_tokens // sequence_length
+        self._train = shards.windows("train", sequence_length)
+        self._validation = shards.windows("validation", sequence_length)
+        for split, windows, needed in (
+            ("train", self._train, 1),
+            ("validation", self._validation, self._val_windows),
+        ):
+            if len(windows) < needed:
+                raise DataError(
+                    f"{shards.path}: expected {needed} windows of {sequence_length} tokens in the {split} split, found "
+                    f"{len(windows)} ({shards.tokens(split)} tokens). "
+                    + (
+                        f"Set trainer.val_tokens={len(windows) * sequence_length} or less."
+                        if split == "validation"
+                        else "Shorten data.sequence_length or prepare more text."
+                    )
+                )
+
+    def train_dataloader(self) -> DataLoader[Tensor]:
+        """Endless batches in the run's order, from `start_sequence` on."""
+        first = self._start + self._rank * self._micro_batch
+        stride = self._world_size * self._micro_batch
+        return _loader(TrainBatches(self._train, self._micro_batch, first=first, stride=stride, seed=self._seed))
+
+    def val_dataloader(self) -> DataLoader[Tensor]:
+        """This rank's share of the validation windows, in batches of at most micro_batch; always the same ones."""
+        chosen = order(np.arange(self._val_windows), max(len(self._validation), 1), VALIDATION_SEED)
+        share = np.array_split(chosen, self._world_size)[self._rank]
+        return _loader(ValidationBatches(self._validation, self._micro_batch, share))
+
+
+class TrainBatches(IterableDataset[Tensor]):
+    """Batches at positions first + k * stride + [0, micro_batch) for k = 0, 1, ..., endlessly."""
+
+    def __init__(self, windows: Windows, micro_batch: int, *, first: int, stride: int, seed: int) -> None:
+        self._windows, self._micro_batch = windows, micro_batch
+        self._first, self._stride, self._seed = first, stride, seed
+
+    def __iter__(self) -> Iterator[Tensor]:
+        steps = max(POSITIONS_A_BLOCK // self._micro_batch, 1)
+        block = self._stride * np.arange(steps)[:, None] + np.arange(self._micro_batch)  # (steps, micro_batch)
+        for start in itertools.count(self._first, self._stride * steps):
+            for indices in order(start + block, len(self._windows), self._seed):
+                yield torch.from_numpy(self._windows.take(indices))
+
+
+class ValidationBatches(IterableDataset[Tensor]):
+    """The windows of `indices`, micro_batch at a time."""
+
+    def __init__(self, windows: Windows, micro_batch: int, indices: np.ndarray) -> None:
+        self._windows, self._micro_batch, self._indices = windows, micro_batch, indices
+
+    def __len__(self) -> int:
+        return -(-len(self._indices) // self._micro_batch)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for start in range(0, len(self._indices), self._micro_batch):
+            yield torch.from_numpy(self._windows.take(self._indices[start : start + self._micro_batch]))
+
+
+def _loader(batches: IterableDataset[Tensor]) -> DataLoader[Tensor]:
+    return DataLoader(batches, batch_size=None, num_workers=0, pin_memory=torch.cuda.is_available())

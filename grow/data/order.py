@@ -1,0 +1,52 @@
+"""The order of the data: a keyed permutation, so that position p of a run is a formula and not a list to lose.
+
+An alternating Feistel network permutes the b-bit numbers, b the fewest bits that hold n; what lands at n or above
+is permuted again until it is below (cycle walking: Black & Rogaway, "Ciphers with arbitrary finite domains", 2002).
+Both steps are invertible, so each epoch visits everything once, with no memory and from any position.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+ROUNDS = 4
+Words = NDArray[np.uint64]
+
+
+def order(positions: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
+    """Which of `n` items is read at each position of an endless run; every epoch of `n` is a new permutation.
+
+    Args:
+        positions: 0 or more, of any shape.
+        n: number of items, at least 1.
+        seed: 0 or more.
+
+    Returns:
+        int64 in [0, n), of the shape of `positions`.
+    """
+    epochs, values = np.divmod(np.asarray(positions, np.uint64).ravel(), np.uint64(n))
+    keys = _mix(_mix(np.full(1, seed, np.uint64)) + epochs)
+    bits = (n - 1).bit_length()
+    values = _permute(values, keys, bits)
+    while (outside := np.flatnonzero(values >= n)).size:
+        values[outside] = _permute(values[outside], keys[outside], bits)
+    return values.astype(np.int64).reshape(np.shape(positions))
+
+
+def _permute(values: Words, keys: Words, bits: int) -> Words:
+    """A permutation of the numbers below 2**bits for each key."""
+    low_bits = np.uint64(bits // 2)
+    low_mask = np.uint64((1 << (bits // 2)) - 1)
+    high_mask = np.uint64((1 << (bits - bits // 2)) - 1)
+    high, low = values >> low_bits, values & low_mask
+    for step in range(ROUNDS):
+        high ^= _mix(keys + (low << np.uint64(8)) + np.uint64(2 * step)) & high_mask
+        low ^= _mix(keys + (high << np.uint64(8)) + np.uint64(2 * step + 1)) & low_mask
+    return (high << low_bits) | low
+
+
+def _mix(words: Words) -> Words:
+    """SplitMix64's output function (Steele, Lea & Flood, 2014): every input bit reaches every output bit."""
+    words = words + np.uint64(0x9E3779B97F4A7C15)
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))

@@ -1,0 +1,242 @@
+"""Token shards on disk: raw little-endian memory maps beside a manifest.json that says how to read them.
+
+DIRECTORY/manifest.json          dtype, vocabulary, end-of-text id, tokenizer digest, every shard with its digest
+DIRECTORY/tokenizer/             what AutoTokenizer loads
+DIRECTORY/train/*.npy            token ids and nothing else, as Dolma and OLMo write them; an eos ends a document
+DIRECTORY/validation/*.npy       documents that are never trained on
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from grow.common.errors import DataError
+from grow.common.provenance import write_json
+
+MANIFEST_FILE = "manifest.json"
+TOKENIZER_DIR = "tokenizer"
+FORMAT = "grow-token-shards"
+VERSION = 1
+DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
+SPLITS = ("train", "validation")
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Shard:
+    """Consecutive tokens of one file that belong to one split and one source."""
+
+    file: str
+    """Path below the directory of the shards."""
+    split: str
+    source: str
+    start: int
+    """Tokens of the file before the first of these."""
+    tokens: int
+    sha256: str
+    """Digest of these tokens' bytes."""
+
+
+class Windows:
+    """All training sequences of one split: window i holds the tokens [i*T, i*T + T], and shares its last with the next.
+
+    Windows never cross a file; what is left at the end of a file is dropped.
+    """
+
+    def __init__(self, arrays: list[NDArray[Any]], sequence_length: int) -> None:
+        width = sequence_length + 1
+        self._width = width
+        self._views = [
+            np.lib.stride_tricks.sliding_window_view(array, width)[::sequence_length]
+            for array in arrays
+            if len(array) >= width
+        ]
+        self._ends = np.cumsum([len(view) for view in self._views], dtype=np.int64)
+        self._starts = self._ends - np.array([len(view) for view in self._views], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if self._views else 0
+
+    def take(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The windows of these indices: int64, (len(indices), T + 1)."""
+        files = np.searchsorted(self._ends, indices, side="right")
+        rows = indices - self._starts[files]
+        out = np.empty((len(indices), self._width), np.int64)
+        for target, file, row in zip(out, files.tolist(), rows.tolist(), strict=True):
+            target[:] = self._views[file][row]
+        return out
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class TokenShards:
+    """A directory of token shards, opened and checked; nothing is read into memory."""
+
+    path: Path
+    digest: str
+    """SHA-256 of the manifest, which holds the digest of every shard: equal digests are equal data."""
+    dtype: str
+    vocab_size: int
+    """Every token id is below this."""
+    eos_id: int
+    tokenizer_sha256: str
+    shards: tuple[Shard, ...]
+
+    @classmethod
+    def open(cls, path: str | Path) -> "TokenShards":
+        """Open a directory of shards and compare every file's size with the manifest.
+
+        Raises:
+            DataError: the manifest or a shard is missing, damaged, truncated or of another format.
+        """
+        path = Path(path)
+        raw = _manifest_bytes(path)
+        found = cls(path=path, digest=hashlib.sha256(raw).hexdigest(), **_parse_manifest(path / MANIFEST_FILE, raw))
+        found._check_sizes()
+        return found
+
+    @property
+    def tokenizer_dir(self) -> Path:
+        """Directory that AutoTokenizer loads the shards' tokenizer from."""
+        return self.path / TOKENIZER_DIR
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the sources, sorted."""
+        return tuple(sorted({shard.source for shard in self.shards}))
+
+    def tokens(self, split: str, source: str | None = None) -> int:
+        """Tokens of a split, of all sources or of one."""
+        return sum(shard.tokens for shard in self._of(split) if source in (None, shard.source))
+
+    def windows(self, split: str, sequence_length: int) -> Windows:
+        """The windows of `sequence_length` + 1 tokens of a split."""
+        return Windows([self.read(shard) for shard in self._of(split)], sequence_length)
+
+    def read(self, shard: Shard) -> NDArray[Any]:
+        """A shard's tokens as a read-only memory map: (tokens,)."""
+        dtype = DTYPES[self.dtype]
+        offset = shard.start * dtype.itemsize
+        return np.asarray(np.memmap(self.path / shard.file, dtype, mode="r", offset=offset, shape=(shard.tokens,)))
+
+    def verify(self) -> None:
+        """Read everything once and compare it with the manifest's digests.
+
+        Raises:
+            DataError: a shard or the tokenizer is not what it was when the manifest was written.
+        """
+        for shard in self.shards:
+            _compare(self.path / shard.file, shard.sha256, hashlib.sha256(self.read(shard).data).hexdigest())
+        _compare(self.tokenizer_dir, self.tokenizer_sha256, tokenizer_digest(self.tokenizer_dir))
+
+    def check_vocabulary(self, model_vocab_size: int) -> None:
+        """Make sure that a model has an embedding for every token of the shards.
+
+        Raises:
+            DataError: the model's vocabulary is smaller than the shards'.
+        """
+        if self.vocab_size > model_vocab_size:
+            raise DataError(
+                f"{self.path}: token ids go up to {self.vocab_size - 1}, but the model's vocabulary has only "
+                f"{model_vocab_size} entries. Set model.vocab_size={self.vocab_size} or more, or prepare the data with "
+                "the model's own tokenizer (scripts/prepare_data.py tokenizer=...)."
+            )
+
+    def _of(self, split: str) -> list[Shard]:
+        return [shard for shard in self.shards if shard.split == split]
+
+    def _check_sizes(self) -> None:
+        itemsize = DTYPES[self.dtype].itemsize
+        ends: dict[str, int] = {}
+        for shard in self.shards:
+            ends[shard.file] = max(ends.get(shard.file, 0), shard.start + shard.tokens)
+        for file, tokens in ends.items():
+            _check_size(self.path / file, tokens * itemsize)
+
+
+def write_manifest(directory: Path, *, dtype: str, vocab_size: int, eos_id: int, shards: list[Shard]) -> None:
+    """Describe the shards and the tokenizer that lie in a directory. Its bytes depend on nothing but the data."""
+    totals = {split: sum(shard.tokens for shard in shards if shard.split == split) for split in SPLITS}
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "dtype": dtype,
+        "vocab_size": vocab_size,
+        "eos_id": eos_id,
+        "tokenizer_sha256": tokenizer_digest(directory / TOKENIZER_DIR),
+        "totals": totals,
+        "shards": [asdict(shard) for shard in shards],
+    }
+    write_json(directory / MANIFEST_FILE, content)
+
+
+def tokenizer_digest(directory: Path) -> str:
+    """SHA-256 of the tokenizer's own file, whatever library version wrote the small ones around it.
+
+    Raises:
+        DataError: there is no tokenizer.json.
+    """
+    path = directory / "tokenizer.json"
+    if not path.is_file():
+        raise DataError(f"{path}: expected the shards' tokenizer, found no such file. Prepare the data again.")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def smallest_dtype(vocab_size: int) -> str:
+    """The narrower of the two token types that holds every id."""
+    return "uint16" if vocab_size <= 2**16 else "uint32"
+
+
+def _manifest_bytes(path: Path) -> bytes:
+    try:
+        return (path / MANIFEST_FILE).read_bytes()
+    except OSError as error:
+        if next(path.rglob("*.npy"), None) is not None:
+            raise DataError(
+                f"{path}: expected {MANIFEST_FILE} beside the .npy shards, found none. If these are shards in Dolma's "
+                f"format, describe them once with: python scripts/prepare_data.py adopt={path} tokenizer=DIRECTORY "
+                "dtype=uint16 vocab_size=N eos_id=N validation_tokens=N"
+            ) from None
+        raise DataError(
+            f"{path}: expected a directory of token shards with a {MANIFEST_FILE}, found {error.strerror or error}. "
+            "Check data.path, or make shards: "
+            f"python scripts/prepare_data.py input='[TEXTS]' output={path} vocab_size=4096"
+        ) from None
+
+
+def _parse_manifest(path: Path, raw: bytes) -> dict[str, Any]:
+    """The fields of TokenShards that a manifest holds."""
+    try:
+        content = json.loads(raw)
+        if (content["format"], content["version"]) != (FORMAT, VERSION):
+            raise ValueError(f"format {content['format']!r} version {content['version']!r}")
+        if content["dtype"] not in DTYPES:
+            raise ValueError(f"dtype {content['dtype']!r}")
+        fields = {key: content[key] for key in ("dtype", "vocab_size", "eos_id", "tokenizer_sha256")}
+        return {**fields, "shards": tuple(Shard(**shard) for shard in content["shards"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: expected a manifest of format {FORMAT!r} version {VERSION} with dtype {' or '.join(DTYPES)}, "
+            f"found {error}. Prepare the data again with scripts/prepare_data.py."
+        ) from None
+
+
+def _check_size(path: Path, expected: int) -> None:
+    found = path.stat().st_size if path.is_file() else None
+    if found != expected:
+        state = "no such file" if found is None else f"{found} bytes"
+        raise DataError(
+            f"{path}: expected a shard of {expected} bytes, found {state}. The copy is incomplete or the file was "
+            "changed; copy it again, or prepare the data again."
+        )
+
+
+def _compare(path: Path, expected: str, found: str) -> None:
+    if expected != found:
+        raise DataError(
+            f"{path}: expected SHA-256 {expected}, found {found}. It was changed after the manifest was "
+            "written; copy it again, or prepare the data again."
+        )

@@ -1,0 +1,154 @@
+"""Texts on disk as a stream of documents: plain text and Dolma's JSON lines, gzipped or not."""
+
+import glob
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from grow.common.errors import DataError
+
+PASSAGE_CHARACTERS = 4096
+TEXT_SUFFIXES = (".txt", ".text", ".md")
+JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
+PACKED_SUFFIXES = (".gz", ".zst")
+GZIP_MAGIC, ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+
+Track = Callable[[BinaryIO], BinaryIO]
+"""Wraps an open file so that somebody sees how far it was read."""
+
+
+class Document(NamedTuple):
+    """One text that is tokenized, held out or trained on as a whole."""
+
+    text: str
+    source: str
+
+
+@dataclass(slots=True, frozen=True)
+class TextFile:
+    """A file to read, and the source its documents belong to unless they name one themselves."""
+
+    path: Path
+    source: str
+
+
+def find_texts(inputs: Iterable[str]) -> list[TextFile]:
+    """The text files that files, directories and glob patterns stand for.
+
+    The source is the name of the file, of the directory, or of the directory a pattern looks in.
+
+    Raises:
+        DataError: an input stands for no text file.
+    """
+    found: dict[Path, TextFile] = {}
+    for name in inputs:
+        files = sorted(_expand(name))
+        if not files:
+            raise DataError(
+                f"{name}: expected a file, directory or pattern with texts "
+                f"({' '.join(TEXT_SUFFIXES + JSON_SUFFIXES)}, also .gz), found none. Check the input."
+            )
+        for path in files:
+            found.setdefault(path, TextFile(path, _source_of(name, path)))
+    return list(found.values())
+
+
+def read_documents(files: Iterable[TextFile], track: Track = lambda file: file) -> Iterator[Document]:
+    """The documents of text files, in their order; empty ones are left out.
+
+    A JSON line is a document: `text`, and `source` where it has one. Plain text is cut into passages.
+
+    Raises:
+        DataError: a file cannot be read, is no UTF-8, or holds a line that is no document.
+    """
+    for file in files:
+        read = _passages if _kind(file.path) in TEXT_SUFFIXES else _json_lines
+        try:
+            with file.path.open("rb") as raw:
+                yield from (document for document in read(file, _lines(file.path, track(raw))) if document.text.strip())
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{file.path}: expected UTF-8, found {error.object[error.start : error.end]!r}. "
+                "Convert it, for instance: iconv -f LATIN1 -t UTF-8."
+            ) from None
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{file.path}: cannot be read: {error}. Is the file complete?") from None
+
+
+def passages(lines: Iterable[str]) -> Iterator[str]:
+    """Cut running text at blank lines into pieces of about PASSAGE_CHARACTERS."""
+    passage: list[str] = []
+    characters = 0
+    for line in lines:
+        passage.append(line)
+        characters += len(line)
+        if characters >= PASSAGE_CHARACTERS and not line.strip():
+            yield "".join(passage).strip("\n")
+            passage, characters = [], 0
+    yield "".join(passage).strip("\n")
+
+
+def _expand(name: str) -> list[Path]:
+    path = Path(name)
+    if path.is_dir():
+        return [file for file in path.rglob("*") if file.is_file() and _kind(file) is not None]
+    candidates = [path] if path.is_file() else [Path(match) for match in glob.glob(name, recursive=True)]  # noqa: PTH207, absolute patterns too
+    return [file for file in candidates if file.is_file() and _kind(file) is not None]
+
+
+def _kind(path: Path) -> str | None:
+    """The suffix that says what a file holds, under any that says how it is packed."""
+    suffixes = [suffix for suffix in path.suffixes if suffix not in PACKED_SUFFIXES]
+    return suffixes[-1] if suffixes and suffixes[-1] in TEXT_SUFFIXES + JSON_SUFFIXES else None
+
+
+def _source_of(name: str, path: Path) -> str:
+    exact = Path(name)
+    named = exact.name if exact.is_dir() else path.name.split(".")[0] if exact.is_file() else path.parent.name
+    return source_name(named)
+
+
+def source_name(name: str) -> str:
+    """A source's name that is safe as the name of a file."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "text"
+
+
+def _lines(path: Path, raw: BinaryIO) -> Iterable[str]:
+    """Text lines of a file; its first bytes, not its name, say whether it is compressed."""
+    buffered = io.BufferedReader(raw)  # type: ignore[type-var]
+    magic = buffered.peek(4)[:4]
+    if magic == ZSTD_MAGIC:
+        raise DataError(f"{path}: expected text or gzip, found zstd. Unpack it first: zstd -d {path.name}")
+    unpacked = gzip.GzipFile(fileobj=buffered) if magic[:2] == GZIP_MAGIC else buffered
+    return io.TextIOWrapper(unpacked, encoding="utf-8-sig")
+
+
+def _passages(file: TextFile, lines: Iterable[str]) -> Iterator[Document]:
+    return (Document(passage, file.source) for passage in passages(lines))
+
+
+def _json_lines(file: TextFile, lines: Iterable[str]) -> Iterator[Document]:
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield _document(file, f"{file.path}:{number}", line)
+
+
+def _document(file: TextFile, place: str, line: str) -> Document:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{place}: expected one JSON object a line, found {error}. Mend or remove the line.") from None
+    if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+        found = f"keys {sorted(row)}" if isinstance(row, dict) else type(row).__name__
+        raise DataError(
+            f"{place}: expected an object with a string under 'text', found {found}. Mend or remove the line."
+        )
+    source = row.get("source")
+    text = row["text"].encode("utf-8", "replace").decode()  # JSON can spell halves of a surrogate pair
+    return Document(text, source_name(source) if isinstance(source, str) else file.source)

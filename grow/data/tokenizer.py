@@ -1,0 +1,63 @@
+"""The tokenizer of a data set: given, or a byte-level BPE trained on the texts themselves."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from grow.common.errors import DataError
+
+END_OF_TEXT = "<|endoftext|>"
+SMALLEST_VOCABULARY = 257  # every byte and the end of text
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Train GPT-2's kind of tokenizer: byte-level BPE, `<|endoftext|>` as id 0. The same texts give the same one.
+
+    Raises:
+        DataError: `vocab_size` does not hold all bytes.
+    """
+    if vocab_size < SMALLEST_VOCABULARY:
+        raise DataError(f"vocab_size={vocab_size}: expected {SMALLEST_VOCABULARY} or more (every byte, end of text).")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT
+    )
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
+    """A tokenizer from a directory or from the hub.
+
+    Raises:
+        DataError: it cannot be loaded, has no tokenizer.json, or has no end-of-text token.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(f"tokenizer={name}: expected a tokenizer directory or hub id, found: {reason}") from None
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise DataError(f"tokenizer={name}: expected one with a tokenizer.json, found {type(tokenizer).__name__}.")
+    if tokenizer.eos_token_id is None:
+        raise DataError(f"tokenizer={name}: expected an eos_token, found none. Set it in its tokenizer_config.json.")
+    return tokenizer
+
+
+def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
+    """One more than the highest id."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
+    """Write what AutoTokenizer loads."""
+    tokenizer.save_pretrained(str(directory))
