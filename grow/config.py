@@ -20,7 +20,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandat
 
 from grow.common.errors import ConfigError, GrowError
 from grow.common.provenance import digest_json
-from grow.data.settings import DataSettings
+from grow.data.settings import DataSettings, PrepareDataConfig
 from grow.families.settings import (
     GptNeoxSettings,
     LlamaSettings,
@@ -135,6 +135,7 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="run_schema", node=RunConfig)
     store.store(name="grow_checkpoint_schema", node=GrowCheckpointConfig)
+    store.store(name="prepare_data_schema", node=PrepareDataConfig)
     store.store(name="report_schema", node=ReportConfig)
     for settings in MODEL_SETTINGS:
         store.store(group="model", name=f"{settings.family}_schema", node=settings)

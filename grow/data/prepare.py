@@ -119,12 +119,12 @@ class _Rate(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         documents, tokens = task.fields["documents"], task.fields["tokens"]
-        rate = f" · {tokens / task.elapsed:,.0f} tokens/s" if tokens and task.elapsed else ""
+        rate = f" · {tokens / task.elapsed:,.0f}/s" if tokens and task.elapsed else ""
         return Text(f"{documents:,} documents · {tokens:,} tokens{rate}")
 
 
 def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(20), _Rate(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(12), _Rate(), TimeElapsedColumn())
     return Progress(*columns, console=Console(stderr=True))
 
 
