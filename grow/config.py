@@ -29,7 +29,7 @@ from grow.families.settings import (
     OlmoSettings,
     OptSettings,
 )
-from grow.growth.settings import GrowthSettings
+from grow.growth.settings import GrowthSettings, ScaleSettings
 from grow.report.settings import ReportConfig
 from grow.training.settings import (
     CheckpointSettings,
@@ -99,24 +99,6 @@ class RunConfig:
         start = "noise" if self.growth is None else self.growth.name
         digest = digest_json({key: value for key, value in asdict(self).items() if key != "run_dir"})
         return Path("outputs") / f"{self.model.name}-{start}-seed{self.seed}-{digest[:8]}"
-
-
-@dataclass(kw_only=True, slots=True)
-class ScaleSettings:
-    """By how much each size of a source is multiplied where no target model is named."""
-
-    embed: int = 2
-    heads: int = 2
-    kv_heads: int | None = None
-    """null: as `heads`, but a single key-value head stays single."""
-    head_dim: int = 1
-    ffn: int = 2
-    layers: int = 1
-
-    def __post_init__(self) -> None:
-        for name in ("embed", "heads", "head_dim", "ffn", "layers"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"scale.{name}={getattr(self, name)}: expected a whole factor of at least 1.")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -201,9 +183,11 @@ def entry_point(config_name: str, schema: type[Config]) -> Callable[[Callable[[C
             except AssertionError as error:
                 if not _raised_by_omegaconf(error):
                     raise
-                _fail(ConfigError(
-                    "growth.*: growth=none takes no settings. Choose a preset too, e.g. growth=hyperclone_noisy."
-                ))
+                _fail(
+                    ConfigError(
+                        "growth.*: growth=none takes no settings. Choose a preset too, e.g. growth=hyperclone_noisy."
+                    )
+                )
             except KeyboardInterrupt:
                 print("\nInterrupted. The same command continues from the last checkpoint.", file=sys.stderr)
                 sys.exit(130)
@@ -238,8 +222,10 @@ def _explain(error: BaseException) -> ConfigError:
     if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and cause.key is not None:
         known = _known_keys(cause)
         where = f" in {cause.object_type.__name__}" if isinstance(cause.object_type, type) else ""
-        return ConfigError(f"{cause.full_key}: no such key{where}. {_nearest(str(cause.key), known)}"
-                           f"Keys: {', '.join(known) or 'see --cfg job'}.")
+        return ConfigError(
+            f"{cause.full_key}: no such key{where}. {_nearest(str(cause.key), known)}"
+            f"Keys: {', '.join(known) or 'see --cfg job'}."
+        )
     return ConfigError(" ".join(str(cause).split()))
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from grow.common.errors import ConfigError
 
-SHARES = ("symmetric", "diagonal")
+SHARES = ("symmetric", "diagonal", "none")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -17,7 +17,8 @@ class GrowthSettings:
     source: str | None = None
     """Checkpoint directory or hub id to grow from; overrides the model's `grown_from`."""
     share: str = "symmetric"
-    """How the copies of an input share its weight: `symmetric` gives each 1/n, `diagonal` gives copy i to output copy i."""
+    """How the copies of an input share its weight: `symmetric` gives each 1/n, `diagonal` gives copy i to output
+    copy i, `none` allows no copies: the target has the source's sizes."""
     snr_db: float | None = None
     """Power of a divided block over that of the noise added to it, in dB; null adds none."""
     seed: int = 0
@@ -26,3 +27,20 @@ class GrowthSettings:
     def __post_init__(self) -> None:
         if self.share not in SHARES:
             raise ConfigError(f"growth.share={self.share!r}: expected one of {', '.join(SHARES)}.")
+
+
+@dataclass(kw_only=True, slots=True)
+class ScaleSettings:
+    """By how much each size of a source is multiplied where no target model is named."""
+
+    embed: int = 2
+    heads: int = 2
+    kv_heads: int | None = None
+    """null: as `heads`, but a single key-value head stays single."""
+    head_dim: int = 1
+    ffn: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("embed", "heads", "kv_heads", "head_dim", "ffn"):
+            if (getattr(self, name) or 1) < 1:
+                raise ConfigError(f"scale.{name}={getattr(self, name)}: expected a whole factor of at least 1.")

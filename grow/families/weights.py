@@ -1,0 +1,209 @@
+"""The tensors of a stock checkpoint directory, one at a time: read by name, written as a stream.
+
+Neither side ever holds more than a block of rows of what it writes. A directory is written under another name and
+renamed when it is complete, so what carries the final name can be trusted.
+"""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from grow.common.errors import CheckpointError
+from grow.common.provenance import read_json
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("tokenizer.model", "vocab.json", "merges.txt", "chat_template.jinja"),
+)
+MAX_SHARD_BYTES = 5 * 10**9
+
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+_DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TensorInfo:
+    """What a checkpoint's header says of a tensor."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def bytes(self) -> int:
+        return prod(self.shape) * self.dtype.itemsize
+
+
+class WeightReader:
+    """Tensors of a directory with `model.safetensors` or its sharded form.
+
+    Raises:
+        CheckpointError: weights are missing, truncated, or in a format that could run code.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.files = weight_files(directory)
+        self._handles = {path: _open(path) for path in self.files}
+        self._file_of = {name: path for path, handle in self._handles.items() for name in handle.keys()}  # noqa: SIM118
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._file_of
+
+    def info(self, name: str) -> TensorInfo:
+        """Shape and dtype, from the header alone."""
+        view = self._handles[self._file_of[name]].get_slice(name)
+        dtype = view.get_dtype()
+        if dtype not in _DTYPES:
+            raise CheckpointError(f"{self._file_of[name]}: tensor {name} has dtype {dtype}, which Grow cannot read.")
+        return TensorInfo(name=name, shape=tuple(view.get_shape()), dtype=_DTYPES[dtype])
+
+    def read(self, name: str) -> torch.Tensor:
+        """One tensor, on the CPU."""
+        return self._handles[self._file_of[name]].get_tensor(name)
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors files of a checkpoint directory.
+
+    Raises:
+        CheckpointError: there are none, or the index names one that is missing.
+    """
+    if (directory / INDEX_FILE).is_file():
+        names = sorted(set(read_json(directory / INDEX_FILE)["weight_map"].values()))
+        files = [directory / Path(name).name for name in names]
+    else:
+        files = [directory / SINGLE_FILE]
+    missing = [path.name for path in files if not path.is_file()]
+    if not missing:
+        return files
+    if any(directory.glob("*.bin")):
+        raise CheckpointError(
+            f"{directory}: expected safetensors, found only pickled .bin weights, which can run code when read. "
+            "Convert them once: AutoModelForCausalLM.from_pretrained(SOURCE).save_pretrained(DIRECTORY), then use it."
+        )
+    raise CheckpointError(
+        f"{directory}: expected {', '.join(missing)}, found no such file. Fetch the checkpoint again."
+    )
+
+
+def _open(path: Path) -> safe_open:
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: damaged or truncated ({error}). Fetch the checkpoint again.") from None
+
+
+@contextmanager
+def new_directory(output: Path, needed_bytes: int) -> Iterator[Path]:
+    """A directory to fill, which gets its final name when the block ends and vanishes when the block fails.
+
+    Raises:
+        CheckpointError: the output exists, or the disk cannot hold it.
+    """
+    if output.exists():
+        raise CheckpointError(f"{output}: already exists. Remove it, or choose another output directory.")
+    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
+    try:
+        partial.mkdir(parents=True)
+        free = shutil.disk_usage(partial).free
+        if free < needed_bytes:
+            raise CheckpointError(
+                f"{output}: needs {needed_bytes / 1e9:.2f} GB, but the disk has {free / 1e9:.2f} GB free. "
+                "Free some space or choose another disk."
+            )
+        yield partial
+        os.replace(partial, output)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise CheckpointError(f"{output}: cannot be written ({error.strerror}). Nothing was left behind.") from None
+        raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_weights(
+    directory: Path, tensors: list[TensorInfo], blocks: Iterable[torch.Tensor], max_shard_bytes: int = MAX_SHARD_BYTES
+) -> None:
+    """Stream tensors into safetensors files, sharded above a size.
+
+    Args:
+        directory: an existing directory.
+        tensors: what will be written, in this order.
+        blocks: the tensors' elements in order, each tensor as one or more blocks of whole rows.
+        max_shard_bytes: most bytes of one file.
+    """
+    shards = _split(tensors, max_shard_bytes)
+    single = len(shards) == 1
+    names = [SINGLE_FILE if single else f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
+    source = iter(blocks)
+    for name, shard in zip(names, shards, strict=True):
+        _write_file(directory / name, shard, source)
+    if not single:
+        weight_map = {info.name: name for name, shard in zip(names, shards, strict=True) for info in shard}
+        index = {"metadata": {"total_size": sum(info.bytes for info in tensors)}, "weight_map": weight_map}
+        (directory / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _split(tensors: list[TensorInfo], max_shard_bytes: int) -> list[list[TensorInfo]]:
+    shards: list[list[TensorInfo]] = [[]]
+    size = 0
+    for info in tensors:
+        if shards[-1] and size + info.bytes > max_shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(info)
+        size += info.bytes
+    return shards
+
+
+def _write_file(path: Path, tensors: list[TensorInfo], blocks: Iterator[torch.Tensor]) -> None:
+    with path.open("wb") as file:
+        file.write(_header(tensors))
+        for info in tensors:
+            remaining = info.bytes
+            while remaining:
+                block = next(blocks).to(info.dtype).contiguous()
+                remaining -= block.nbytes
+                file.write(memoryview(block.view(-1).view(torch.uint8).numpy()))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _header(tensors: list[TensorInfo]) -> bytes:
+    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    start = 0
+    for info in tensors:
+        end = start + info.bytes
+        entries[info.name] = {"dtype": _DTYPE_NAMES[info.dtype], "shape": info.shape, "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(entries).encode()
+    text += b" " * (-len(text) % 8)  # the format wants the data aligned to 8 bytes
+    return len(text).to_bytes(8, "little") + text
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Carry the tokenizer's files from one model directory to another; a directory without any is fine."""
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copy2(source / name, target / name)

@@ -1,0 +1,170 @@
+"""One growth, whole: find the source, plan, write, verify, record. A directory in, a directory out."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from grow.common.errors import CheckpointError, GrowthError
+from grow.common.provenance import (
+    GROWTH_FILE,
+    RUN_FILE,
+    Lineage,
+    digest_files,
+    digest_json,
+    read_lineage,
+    write_json,
+    write_lineage,
+)
+from grow.families.build import load_config
+from grow.families.registry import family_of
+from grow.families.weights import MAX_SHARD_BYTES, WeightReader, copy_tokenizer, new_directory
+from grow.growth.engine import write_grown_weights
+from grow.growth.plan import GrowthPlan, plan_growth
+from grow.growth.settings import GrowthSettings
+from grow.growth.verify import Verification, verify
+
+_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GrowthRecord:
+    """What a growth did, and how it was found to be exact."""
+
+    growth: GrowthSettings
+    lineage: Lineage
+    plan: GrowthPlan
+    verification: Verification
+    renamed: dict[str, str]
+
+    @property
+    def input_copies(self) -> dict[str, int]:
+        """Parameter name in the stock module -> how often its inputs were repeated."""
+        return {
+            self.renamed.get(tensor.target.name, tensor.target.name): tensor.input_copies
+            for tensor in self.plan.tensors
+        }
+
+    @property
+    def breaks_symmetry(self) -> bool:
+        """Whether copies can drift apart in training: there are none, or noise tells them apart."""
+        repeats = any(tensor.input_copies > 1 for tensor in self.plan.tensors)
+        return not repeats or self.growth.snr_db is not None
+
+    def as_json(self) -> dict[str, object]:
+        """The content of growth.json."""
+        tensors = {tensor.target.name: tensor.as_json() for tensor in self.plan.tensors}
+        return {
+            "growth": asdict(self.growth),
+            "source": asdict(self.lineage),
+            "preserved": self.verification.preserved,
+            **self.verification.as_json(),
+            "factors": self.plan.factors,
+            "plan_digest": digest_json({"growth": asdict(self.growth), "tensors": tensors}),
+            "tensors": tensors,
+        }
+
+
+def grow(
+    source: str,
+    output: Path,
+    growth: GrowthSettings,
+    target: PreTrainedConfig,
+    tokens: Tensor | None = None,
+    *,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> GrowthRecord:
+    """Grow a checkpoint into a target architecture and prove that it computes the same function.
+
+    Args:
+        source: checkpoint directory, run directory, or hub id.
+        output: directory to make; it holds a stock model, its tokenizer, lineage.json and growth.json.
+        growth: what to do.
+        target: the bigger architecture.
+        tokens: (sequences, length + 1) int64 ids to verify on; None draws random ids of the vocabulary.
+        max_shard_bytes: most bytes of one weight file.
+
+    Raises:
+        GrowthError: source and target do not fit, or the result does not compute the source's function.
+        CheckpointError: the source is missing or damaged, or the output cannot be written.
+    """
+    directory = find_source(source)
+    config = load_config(directory)
+    reader = WeightReader(directory)
+    plan = plan_growth(reader, config, target, growth)
+    spent = read_lineage(directory)
+    lineage = Lineage(
+        source=source,
+        digest=digest_files(reader.files),
+        tokens=spent and spent.tokens,
+        flops=spent and spent.flops,
+        seconds=spent and spent.seconds,
+    )
+    with new_directory(output, plan.bytes) as partial:
+        write_grown_weights(plan, reader, partial, seed=growth.seed, max_shard_bytes=max_shard_bytes)
+        _write_config(target, config, plan, partial)
+        copy_tokenizer(directory, partial)
+        write_lineage(partial, lineage)
+        dtype = plan.tensors[0].target.dtype
+        checked = verify(directory, partial, random_tokens(target) if tokens is None else tokens, dtype)
+        record = GrowthRecord(
+            growth=growth,
+            lineage=lineage,
+            plan=plan,
+            verification=checked,
+            renamed=dict(family_of(config.model_type).renamed),
+        )
+        write_json(partial / GROWTH_FILE, record.as_json())
+        _refuse_unless_preserved(checked)
+    return record
+
+
+def find_source(source: str) -> Path:
+    """The directory of a source: a model directory, a run's `model/`, or a download from the hub.
+
+    Raises:
+        CheckpointError: there is no such directory or hub model, or the hub cannot be reached.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return path / "model" if (path / RUN_FILE).is_file() and (path / "model").is_dir() else path
+    if source.count("/") != 1 or source.startswith((".", "/", "~")):
+        raise CheckpointError(f"{source}: no such directory. Give a model directory, a run directory or a hub id.")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(source, allow_patterns=_HUB_FILES))
+    except Exception as error:  # the hub client has a dozen kinds, all of which mean: not to be had
+        raise CheckpointError(
+            f"{source}: no such directory, and the hub did not give it ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:300]}). Check the name and the network, or download it elsewhere and give "
+            "the directory."
+        ) from None
+
+
+def random_tokens(config: PreTrainedConfig, sequences: int = 4, length: int = 64) -> Tensor:
+    """(sequences, length + 1) ids drawn evenly from a model's vocabulary, always the same."""
+    length = min(length, config.max_position_embeddings)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(config.vocab_size, (sequences, length + 1), generator=generator)
+
+
+def _write_config(target: PreTrainedConfig, source: PreTrainedConfig, plan: GrowthPlan, directory: Path) -> None:
+    stored = type(target).from_dict(target.to_dict())
+    stored.architectures = source.architectures
+    stored.dtype = plan.tensors[0].target.dtype
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):  # the tokenizer is the source's, so are its ids
+        setattr(stored, name, getattr(source, name, None))
+    stored.save_pretrained(directory)
+
+
+def _refuse_unless_preserved(checked: Verification) -> None:
+    if not checked.preserved:
+        raise GrowthError(
+            f"the grown model does not compute its source's function: logits differ by {checked.max_abs_logit_diff:.3g} "
+            f"of {checked.max_abs_logit:.3g} (allowed {checked.tolerance:.0e} of it), best-fit scale "
+            f"{checked.logit_scale:.4f}, KL {checked.kl:.3g}. Nothing was kept. This is a defect in Grow or in the "
+            "source's config.json; please report both configurations."
+        )

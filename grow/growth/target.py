@@ -1,0 +1,43 @@
+"""The architecture to grow into: the source's own, with its sizes multiplied."""
+
+from transformers import PreTrainedConfig
+
+from grow.families.build import model_on_meta
+from grow.families.family import Family
+from grow.families.registry import family_of
+from grow.families.table import find_parameter
+from grow.growth.settings import ScaleSettings
+
+
+def scaled_target(source: PreTrainedConfig, scale: ScaleSettings) -> PreTrainedConfig:
+    """The source's architecture with every size multiplied; its head is untied where it could not stay exact.
+
+    Raises:
+        GrowthError: the family cannot have these sizes together.
+    """
+    family = family_of(source.model_type)
+    sizes = family.sizes(source)
+    single_kv_head = sizes["kv_heads"] == 1 < sizes["heads"]
+    factors = {
+        "embed": scale.embed,
+        "word": scale.embed if sizes["word"] == sizes["embed"] else 1,  # a narrower table stays as narrow as it is
+        "heads": scale.heads,
+        "kv_heads": scale.kv_heads or (1 if single_kv_head else scale.heads),
+        "head_dim": scale.head_dim,
+        "ffn": scale.ffn,
+    }
+    target = family.resize(source, {size: length * factors.get(size, 1) for size, length in sizes.items()})
+    if target.tie_word_embeddings and factors["word"] > 1 and not writes_head_input(family, target):
+        target.tie_word_embeddings = False
+    return target
+
+
+def writes_head_input(family: Family, config: PreTrainedConfig) -> bool:
+    """Whether a parameter writes what the head reads, so that it can absorb the factor a tied head would add."""
+    lines = (find_parameter(family.table, family_name(family, name)) for name in model_on_meta(config).state_dict())
+    return any((("head_in",),) in line.writes for line in lines if line is not None)
+
+
+def family_name(family: Family, name: str) -> str:
+    """A stock module's parameter name as checkpoints, and so axis tables, spell it."""
+    return next((stored for stored, module in family.renamed.items() if module == name), name)

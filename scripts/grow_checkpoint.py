@@ -1,0 +1,37 @@
+"""Grow a checkpoint directory into a bigger one and prove that it computes the same function.
+
+python scripts/grow_checkpoint.py source=DIR output=DIR growth=hyperclone_noisy model=NAME
+python scripts/grow_checkpoint.py source=DIR output=DIR growth=hyperclone scale.embed=2 scale.heads=2 scale.ffn=2
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from grow.config import GrowCheckpointConfig, entry_point
+
+
+@entry_point("grow_checkpoint", GrowCheckpointConfig)
+def main(config: GrowCheckpointConfig) -> None:
+    """Grow, verify, and say what was found."""
+    from grow.families.build import load_config
+    from grow.families.registry import stock_config
+    from grow.growth.run import find_source, grow
+    from grow.growth.target import scaled_target
+
+    source = load_config(find_source(config.source))
+    target = scaled_target(source, config.scale) if config.model is None else stock_config(config.model)
+    record = grow(config.source, Path(config.output), config.growth, target)
+    checked = record.verification
+    print(f"grown      {config.source} -> {config.output} by {config.growth.name}: {record.plan.summary}")
+    print(
+        f"preserved  {'yes' if checked.preserved else 'no'}: worst logit difference {checked.max_abs_logit_diff:.2e} "
+        f"of {checked.max_abs_logit:.3g}, best-fit scale {checked.logit_scale:.6f}, KL {checked.kl:.1e} "
+        f"over {checked.tokens} tokens"
+    )
+    print(f"details    {Path(config.output) / 'growth.json'}")
+
+
+if __name__ == "__main__":
+    main()
