@@ -6,6 +6,8 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
 from grow.report.arms import Arm
 from grow.report.curves import AXES, Axis
@@ -25,11 +27,7 @@ _STYLE: Any = {
     "grid.color": "#E6E6E6",
     "text.parse_math": False,
 }
-_AXIS_TITLES: dict[Axis, str] = {
-    "tokens": "tokens of this run",
-    "flops": "FLOPs of this run",
-    "seconds": "training time of this run",
-}
+_AXIS_TITLES: dict[Axis, str] = {"tokens": "{unit}", "flops": "1{unit}", "seconds": "training time ({unit})"}
 
 
 def draw(verdict: Verdict, path: Path) -> None:
@@ -44,8 +42,9 @@ def draw(verdict: Verdict, path: Path) -> None:
             _draw_panel(panel, axis, verdict)
         panels[0].set_ylabel("validation loss (nats a token)")
         panels[0].set_ylim(*_loss_range(verdict))
-        handles, labels = panels[1].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), frameon=False)
+        handles, _ = panels[0].get_legend_handles_labels()
+        handles.append(Line2D([], [], color="grey", alpha=0.3, linewidth=2.4, label="faint: source's FLOPs added"))
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4), frameon=False)
         figure.savefig(path, dpi=110)
 
 
@@ -68,7 +67,7 @@ def _draw_panel(panel: Any, axis: Axis, verdict: Verdict) -> None:
         target = verdict.baseline.curve.final_loss
         panel.axhline(target, color="black", linestyle="--", linewidth=1.2, label="where training from noise ended")
         _mark_crossings(panel, axis, verdict, divisor)
-    panel.set_xlabel(f"{_AXIS_TITLES[axis]} ({unit})")
+    panel.set_xlabel(_AXIS_TITLES[axis].format(unit=unit))
     panel.set_xlim(left=0)
 
 
@@ -79,8 +78,7 @@ def _draw_arm(panel: Any, axis: Axis, arm: Arm, divisor: float, style: dict[str,
     panel.plot(costs, loss, **style, linewidth=2.4, markersize=5, markevery=max(1, len(loss) // 10), label=arm.label)
     source = arm.source_cost(axis) if axis == "flops" else None
     if source:
-        label = f"{arm.label}, source's FLOPs included"
-        panel.plot(costs + source / divisor, loss, color=style["color"], linewidth=2.4, alpha=0.3, label=label)
+        panel.plot(costs + source / divisor, loss, color=style["color"], linewidth=2.4, alpha=0.3)
 
 
 def _mark_crossings(panel: Any, axis: Axis, verdict: Verdict, divisor: float) -> None:
@@ -91,15 +89,17 @@ def _mark_crossings(panel: Any, axis: Axis, verdict: Verdict, divisor: float) ->
             continue
         colour, place = colours[judged.arm.label], (found.cost_run / divisor, found.target_loss)
         panel.plot(*place, marker="o", markersize=12, fillstyle="none", markeredgewidth=2, color=colour, clip_on=False)
-        text = f"{found.speedup:.2f}x" if found.speedup else "from the start"
-        above = {"xytext": (6, 9 + 15 * index), "textcoords": "offset points"}
-        panel.annotate(text, place, **above, color=colour, weight="bold")
+        panel.vlines(place[0], 0, place[1], color=colour, linestyle=":", linewidth=1.5)
+        text = f" {found.speedup:.2f}x" if found.speedup else " from the start"
+        height = 0.02 + 0.06 * (index % 3)
+        label = panel.text(place[0], height, text, transform=panel.get_xaxis_transform(), color=colour, weight="bold")
+        label.set_path_effects([withStroke(linewidth=3, foreground="white")])
 
 
 def _loss_range(verdict: Verdict) -> tuple[float, float]:
     """Room for everything after the first steep stretch: from noise, a loss starts far above all that matters."""
     curves = [arm.curve for arm, _, _ in _styled(verdict)]
-    top = max(curve.loss_at(0.06 * curve.tokens[-1], "tokens") for curve in curves)
+    top = max(curve.loss_at(0.1 * curve.tokens[-1], "tokens") for curve in curves)
     bottom = min(float(curve.loss.min()) for curve in curves)
-    margin = 0.06 * (top - bottom) or 0.1
-    return bottom - margin, top + margin
+    height = (top - bottom) or 1.0
+    return bottom - 0.2 * height, top + 0.05 * height

@@ -128,12 +128,10 @@ def _advantage(arm: Arm, continued: Arm, axis: Axis) -> Advantage:
 def _notes(arm: Arm, baseline: Arm | None, continued: Arm | None) -> list[str]:
     """What a reader has to know before believing the arm's numbers."""
     notes = [*_unfinished(arm), *_repeated_seeds(arm)]
-    if len(arm.runs) < SEEDS_FOR_INTERVAL:
-        notes.append(f"n={len(arm.runs)}, no interval: fewer than {SEEDS_FOR_INTERVAL} seeds.")
     if baseline is not None:
         notes += [*_unlike(arm, baseline), *_unfinished(baseline, "the baseline's run ")]
-        if len(baseline.runs) < len(arm.runs):
-            notes.append(f"The baseline has n={len(baseline.runs)}: intervals hold little or none of its own spread.")
+        if len(baseline.runs) < SEEDS_FOR_INTERVAL <= len(arm.runs):
+            notes.append(f"The baseline has n={len(baseline.runs)}: the intervals leave out its own spread.")
     if continued is not None:
         notes += _other_source(arm, continued)
     return notes

@@ -13,7 +13,7 @@ AXIS_NAMES: dict[Axis, str] = {"tokens": "tokens", "flops": "FLOPs", "seconds": 
 
 _SCALES: dict[Axis, list[tuple[float, str]]] = {
     "tokens": [(1e12, "T tokens"), (1e9, "B tokens"), (1e6, "M tokens"), (1e3, "k tokens"), (1, "tokens")],
-    "flops": [(10.0 ** (3 * power), f"e{3 * power} FLOPs") for power in range(9, 0, -1)] + [(1, "FLOPs")],
+    "flops": [(10.0 ** (3 * power), f"e{3 * power} FLOPs") for power in range(9, -1, -1)],
     "seconds": [(3600, "h"), (60, "min"), (1, "s")],
 }
 
@@ -110,13 +110,13 @@ def headline(verdict: ArmVerdict, amortised_over: int) -> str:
     if verdict.speedups is None:
         return f"{verdict.arm.label}: {NO_BASELINE}."
     names = accounting_names(amortised_over)
-    parts = [f"{names[key][3:]} {speedup_cell(verdict.speedups['tokens', key])}" for key in ACCOUNTINGS]
+    parts = [f"{names[key][3:]}: {speedup_cell(verdict.speedups['tokens', key])}" for key in ACCOUNTINGS]
     return f"{verdict.arm.label}, tokens to the target: {'; '.join(parts)}."
 
 
 def speedup_table(verdict: Verdict) -> tuple[list[str], list[list[str]]]:
     """Header and rows: three rows an arm, one for each accounting."""
-    header = ["arm", "seeds", "final loss", "accounting", *(AXIS_NAMES[axis] for axis in AXES)]
+    header = ["arm", "seeds", "final loss", "accounting", "tokens", "FLOPs", "time"]
     rows = []
     for judged in verdict.arms:
         arm, found = judged.arm, judged.speedups
