@@ -4,10 +4,7 @@ python scripts/grow_checkpoint.py source=DIR output=DIR growth=hyperclone_noisy 
 python scripts/grow_checkpoint.py source=DIR output=DIR growth=hyperclone scale.embed=2 scale.heads=2 scale.ffn=2
 """
 
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from grow.config import GrowCheckpointConfig, entry_point
 

@@ -1,0 +1,129 @@
+"""Tiny models of every family and layout, and growth in memory, for the growth tests."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    GPTNeoXConfig,
+    LlamaConfig,
+    Olmo2Config,
+    OlmoConfig,
+    OPTConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from grow.families.registry import family_of
+from grow.families.weights import WeightReader
+from grow.growth.engine import grow_tensor
+from grow.growth.plan import GrowthPlan, plan_growth
+from grow.growth.settings import GrowthSettings, ScaleSettings
+from grow.growth.target import scaled_target
+
+VOCABULARY = 32
+_SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 32,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": None,
+}
+
+
+def _half_rotary(fraction: float) -> dict:
+    return {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": fraction}
+
+
+CONFIGS: dict[str, PreTrainedConfig] = {
+    "opt": OPTConfig(**_SIZES, ffn_dim=48, word_embed_proj_dim=32, tie_word_embeddings=True),
+    "opt-untied": OPTConfig(**_SIZES, ffn_dim=48, word_embed_proj_dim=32, tie_word_embeddings=False),
+    "opt-350m": OPTConfig(**_SIZES, ffn_dim=48, word_embed_proj_dim=16, do_layer_norm_before=False),
+    "pythia": GPTNeoXConfig(**_SIZES, intermediate_size=48, rope_parameters=_half_rotary(0.5)),
+    "pythia-tied": GPTNeoXConfig(
+        **_SIZES, intermediate_size=48, rope_parameters=_half_rotary(0.25), tie_word_embeddings=True
+    ),
+}
+for _tied in (False, True):
+    for _attention, _kv_heads in (("mha", 4), ("gqa", 2), ("mqa", 1)):
+        _grouped = {**_SIZES, "intermediate_size": 48, "num_key_value_heads": _kv_heads, "tie_word_embeddings": _tied}
+        _suffix = f"-{_attention}" + ("-tied" if _tied else "")
+        CONFIGS[f"olmo{_suffix}"] = OlmoConfig(**_grouped)
+        CONFIGS[f"olmo2{_suffix}"] = Olmo2Config(**_grouped)
+        CONFIGS[f"llama{_suffix}"] = LlamaConfig(**_grouped, attention_bias=True, mlp_bias=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A stored float64 model whose every parameter is random, so that no mistake hides behind a zero or a one."""
+
+    config: PreTrainedConfig
+    directory: Path
+    model: PreTrainedModel
+
+
+def make_source(config: PreTrainedConfig, directory: Path, seed: int = 0, dtype: torch.dtype = torch.float64) -> Source:
+    """Build a random model and store it."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="eager").eval()
+    for name, parameter in model.named_parameters():
+        mean = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+        torch.nn.init.normal_(parameter, mean, 0.3)
+    model.save_pretrained(directory)
+    return Source(config, directory, model)
+
+
+def preset(share: str = "symmetric", snr_db: float | None = None, seed: int = 0) -> GrowthSettings:
+    return GrowthSettings(name="test", share=share, snr_db=snr_db, seed=seed)
+
+
+PRESETS = {
+    "hyperclone": preset(),
+    "hyperclone_noisy": preset(snr_db=10.0),
+    "hyperclone_diagonal": preset("diagonal"),
+    "hyperclone_diagonal_noisy": preset("diagonal", 10.0),
+}
+
+
+def plan(source: Source, growth: GrowthSettings, scale: ScaleSettings) -> tuple[GrowthPlan, PreTrainedConfig]:
+    target = scaled_target(source.config, scale)
+    return plan_growth(WeightReader(source.directory), source.config, target, growth), target
+
+
+def grown_tensors(source: Source, growth: GrowthSettings, scale: ScaleSettings) -> dict[str, Tensor]:
+    """Every tensor of the grown model, by its checkpoint name."""
+    reader = WeightReader(source.directory)
+    made, _ = plan(source, growth, scale)
+    return {
+        tensor.target.name: torch.cat(list(grow_tensor(tensor, reader.read(tensor.source), growth.seed)))
+        for tensor in made.tensors
+    }
+
+
+def grown_model(source: Source, growth: GrowthSettings, scale: ScaleSettings) -> PreTrainedModel:
+    """The grown model in memory, a stock class with the grown tensors."""
+    _, target = plan(source, growth, scale)
+    model = AutoModelForCausalLM.from_config(target, dtype=source.model.dtype, attn_implementation="eager").eval()
+    renamed = family_of(target.model_type).renamed
+    tensors = {renamed.get(name, name): tensor for name, tensor in grown_tensors(source, growth, scale).items()}
+    missing, unexpected = model.load_state_dict(tensors, strict=False)
+    assert not unexpected
+    assert set(missing) <= {"lm_head.weight"}
+    return model
+
+
+def some_tokens(sequences: int = 2, length: int = 12) -> Tensor:
+    return torch.randint(VOCABULARY, (sequences, length), generator=torch.Generator().manual_seed(1))
+
+
+def relative_difference(source: PreTrainedModel, grown: PreTrainedModel) -> float:
+    """Worst logit difference over the largest logit."""
+    tokens = some_tokens()
+    with torch.no_grad():
+        before, after = source(tokens).logits, grown(tokens).logits
+    return float((after - before).abs().max() / before.abs().max())
