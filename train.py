@@ -1,6 +1,59 @@
-from grow.config import RunConfig, entry_point
+"""Pretrains a language model, grown from a smaller one or from noise: python train.py model=tiny growth=none"""
+
+from functools import partial
+
+from grow.config import RunConfig, entry_point, resolved
+from grow.training.plan import plan_run
+from grow.training.run_directory import RunDirectory
+
+
 @entry_point("train", RunConfig)
 def main(run: RunConfig) -> None:
-    print(run.directory, run)
+    """Open the data, choose what to start from, fit, export. The same command continues an interrupted run."""
+    plan = plan_run(
+        trainer=run.trainer,
+        optimizer=run.optimizer,
+        schedule=run.schedule,
+        objective=run.objective,
+        checkpoint=run.checkpoint,
+        strategy=run.strategy,
+        seed=run.seed,
+        sequence_length=run.data.sequence_length,
+    )
+    directory = RunDirectory(run.directory)
+    directory.refuse_other(resolved(run))
+    if directory.is_finished:
+        print(f"{directory.path} is finished: its model is {directory.model}. To train anew, choose another run_dir.")
+        return
+
+    # Heavy imports wait until here, so that help and configuration errors answer at once.
+    from grow.data.corpus import open_data
+    from grow.data.module import TokenDataModule
+    from grow.families.registry import stock_config
+    from grow.training.export import announce, export_run
+    from grow.training.fit import fit
+    from grow.training.start import choose_start
+    from grow.training.strategy import device_of, process_group
+
+    device = device_of(plan)
+    with process_group(plan, device):
+        shards = open_data(run.data)
+        shards.check_vocabulary(run.model.vocab_size)
+        data = partial(
+            TokenDataModule,
+            shards,
+            sequence_length=run.data.sequence_length,
+            micro_batch=run.trainer.micro_batch,
+            seed=run.seed,
+            val_tokens=run.trainer.val_tokens,
+            rank=plan.ranks.rank,
+            world_size=plan.ranks.world_size,
+        )
+        start = choose_start(stock_config(run.model), run.growth, run.growth_source, data, directory, plan)
+        announce(start, plan, device, directory, shards, resolved(run))
+        clock = fit(start, plan, device, directory, data)
+        export_run(start, clock, directory, shards)
+
+
 if __name__ == "__main__":
     main()

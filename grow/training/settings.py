@@ -34,7 +34,7 @@ class OptimizerSettings:
     max_grad_norm: float = 1.0
     """Global gradient norm above which gradients are scaled down; 0 never clips."""
     divide_grown_lr: bool = False
-    """Divide a grown weight's learning rate by how often its inputs were repeated, and multiply its decay by as much."""
+    """Divide a grown weight's learning rate by how often its inputs were repeated, and multiply its decay as much."""
 
     def __post_init__(self) -> None:
         _positive("optimizer.lr", self.lr)
@@ -121,7 +121,14 @@ class TrainerSettings:
         _one_of("trainer.precision", self.precision, PRECISIONS)
         _one_of("trainer.compile", self.compile, COMPILE_MODES)
         _one_of("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu"))
-        for name in ("max_tokens", "tokens_per_step", "micro_batch", "log_every_steps", "val_every_tokens", "val_tokens"):
+        for name in (
+            "max_tokens",
+            "tokens_per_step",
+            "micro_batch",
+            "log_every_steps",
+            "val_every_tokens",
+            "val_tokens",
+        ):
             _positive(f"trainer.{name}", getattr(self, name))
 
 

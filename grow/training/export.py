@@ -1,0 +1,96 @@
+"""The two ends of a run on disk: what it says when it starts, and the stock model directory it leaves."""
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from grow.common.clock import Clock
+from grow.common.provenance import Lineage, digest_files, write_lineage
+from grow.data.shards import TokenShards
+from grow.families.build import parameter_count, training_flops_per_token
+from grow.families.weights import copy_tokenizer, new_directory, weight_files
+from grow.training.plan import Plan
+from grow.training.run_directory import RunDirectory
+from grow.training.start import Start
+from grow.training.strategy import is_first
+
+
+def announce(
+    start: Start, plan: Plan, device: torch.device, run: RunDirectory, shards: TokenShards, config: dict[str, Any]
+) -> None:
+    """Write run.json and say in one block what is about to happen."""
+    if not is_first():
+        return
+    model, batch = start.model, plan.batch
+    flops = training_flops_per_token(model, batch.sequence_length)
+    run.start(
+        config,
+        model={
+            "parameters": parameter_count(model),
+            "flops_per_token": flops,
+            "sequence_length": batch.sequence_length,
+        },
+        lineage=None if start.lineage is None else asdict(start.lineage),
+        data={"path": str(shards.path), "digest": shards.digest, "train_tokens": shards.tokens("train")},
+    )
+    lines = {
+        "model": f"{model.config.model_type}, {parameter_count(model):,} parameters, {flops / 1e6:,.1f} MFLOP a token",
+        "start": start.described,
+        "data": f"{shards.path}, {shards.tokens('train'):,} training tokens",
+        "step": str(batch),
+        "length": f"{plan.total_steps:,} steps, {plan.total_steps * batch.tokens:,} tokens",
+        "compute": f"{device}, {plan.trainer.precision}, {_strategy(plan)}, compile={plan.trainer.compile}",
+        "run": str(run.path),
+    }
+    print("\n".join(f"{name:<8} {value}" for name, value in lines.items()), flush=True)
+    if start.warning is not None:
+        print(start.warning, flush=True)
+
+
+def _strategy(plan: Plan) -> str:
+    if plan.strategy.kind == "ddp" and plan.ranks.world_size == 1:
+        return "one process (ddp has nobody to share with: the plain strategy is used)"
+    return plan.strategy.kind
+
+
+def export_run(start: Start, clock: Clock, run: RunDirectory, shards: TokenShards) -> None:
+    """Write the trained model with the data's tokenizer, and close run.json.
+
+    Raises:
+        CheckpointError: the model cannot be written.
+    """
+    if not is_first():
+        return
+    model = start.model
+    _name_special_tokens(model, shards.eos_id)
+    with new_directory(run.model, sum(parameter.nbytes for parameter in model.parameters())) as partial:
+        model.save_pretrained(partial)
+        copy_tokenizer(shards.tokenizer_dir, partial)
+        digest = digest_files(weight_files(partial))
+        write_lineage(partial, total_spent(start, clock, source=str(run.path), digest=digest))
+    run.finish()
+    print(f"Finished {clock.tokens:,} tokens in {clock.seconds:,.1f} s: {run.model}", flush=True)
+
+
+def total_spent(start: Start, clock: Clock, *, source: str, digest: str) -> Lineage:
+    """What a model has cost when its run ends, its source included; unknown where the source's cost is unknown."""
+    before = start.lineage
+    own = clock.reading()
+
+    def total(name: str) -> Any:
+        if before is None:
+            return own[name]
+        spent = getattr(before, name)
+        return None if spent is None else spent + own[name]
+
+    return Lineage(source=source, digest=digest, tokens=total("tokens"), flops=total("flops"), seconds=total("seconds"))
+
+
+def _name_special_tokens(model: PreTrainedModel, eos_id: int) -> None:
+    """Tell a model that names no end or beginning of text what its data used."""
+    for name in ("eos_token_id", "bos_token_id"):
+        for config in (model.config, model.generation_config):
+            if config is not None and getattr(config, name, None) is None:
+                setattr(config, name, eos_id)

@@ -1,0 +1,73 @@
+"""metrics.jsonl, one row a measurement, and the speeds that go into it."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import IO, Any
+
+from grow.common.clock import Clock
+
+_PEAK_BF16_FLOPS = {  # dense, from the vendors' data sheets
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "A10": 125e12,
+    "V100": 125e12,
+}
+
+
+def peak_flops(device_name: str) -> float | None:
+    """Dense bfloat16 FLOP/s that the maker of a GPU states, or None for one that is not in the table."""
+    return next((peak for name, peak in _PEAK_BF16_FLOPS.items() if name in device_name), None)
+
+
+class MetricsFile:
+    """Rows of JSON, each complete on disk once written.
+
+    Args:
+        path: the file; None drops all rows (ranks other than the first).
+        keep_bytes: length to cut the file to first: what was written after the checkpoint a run continues from.
+    """
+
+    def __init__(self, path: Path | None, keep_bytes: int = 0) -> None:
+        self._file: IO[str] | None = None
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            os.truncate(path, min(keep_bytes, path.stat().st_size))
+            self._file = path.open("a", buffering=1)
+
+    def write(self, clock: Clock, values: dict[str, Any]) -> None:
+        """Append the clock's four columns and these values."""
+        if self._file is not None:
+            self._file.write(json.dumps({**clock.reading(), **values}) + "\n")
+
+    @property
+    def size_bytes(self) -> int:
+        return 0 if self._file is None else self._file.tell()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+class Lap:
+    """Tokens a second between two readings, pauses left out."""
+
+    def __init__(self, tokens: int) -> None:
+        self._tokens, self._started = tokens, time.perf_counter()
+
+    def tokens_per_second(self, tokens: int) -> float:
+        """Speed since the last reading, and the start of the next lap."""
+        now = time.perf_counter()
+        speed = (tokens - self._tokens) / (now - self._started)
+        self._tokens, self._started = tokens, now
+        return speed
+
+    def leave_out(self, seconds: float) -> None:
+        """Time that was not spent training: validation, a checkpoint."""
+        self._started += seconds

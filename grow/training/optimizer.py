@@ -1,0 +1,68 @@
+"""AdamW over parameter groups: which weights are decayed, and at which share of the peak learning rate each learns."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from grow.training.settings import OptimizerSettings
+
+
+def build_optimizer(model: nn.Module, settings: OptimizerSettings, input_copies: Mapping[str, int]) -> AdamW:
+    """AdamW, fused where the device has a fused kernel.
+
+    Args:
+        model: names its parameters as `input_copies` does.
+        settings: rates and decay.
+        input_copies: how often a growth repeated the inputs of a parameter; 1 where it is not named.
+    """
+    groups = parameter_groups(model, settings, input_copies)
+    devices = {parameter.device.type for parameter in model.parameters()}
+    return AdamW(groups, betas=tuple(settings.betas), eps=settings.eps, fused=devices <= {"cpu", "cuda"})
+
+
+def parameter_groups(
+    model: nn.Module, settings: OptimizerSettings, input_copies: Mapping[str, int]
+) -> list[dict[str, Any]]:
+    """One group for each pair of decayed or not, and number of input copies, `peak_lr` being its own peak.
+
+    With `divide_grown_lr`, a weight whose inputs were repeated n times learns at lr / n, the rate at which the copies
+    together follow the small model's trajectory, and decays by n * weight_decay, so that the product stays.
+    """
+    decayed = _linear_weights(model)
+    members: dict[tuple[bool, int], list[Tensor]] = defaultdict(list)
+    for name, parameter in model.named_parameters():  # a tied head appears once, as the embedding
+        copies = input_copies.get(name, 1) if settings.divide_grown_lr else 1
+        members[name in decayed, copies].append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": settings.lr / copies,
+            "peak_lr": settings.lr / copies,
+            "weight_decay": settings.weight_decay * copies if decay else 0.0,
+        }
+        for (decay, copies), parameters in sorted(members.items(), key=lambda item: item[0], reverse=True)
+    ]
+
+
+def set_learning_rates(optimizer: Optimizer, multiplier: float) -> None:
+    """Scale every group's own peak."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * multiplier
+
+
+def _linear_weights(model: nn.Module) -> set[str]:
+    """Names of the matrices that are decayed: weights of Linear layers.
+
+    Biases, norm gains, embeddings and position tables are not; a tied head is an embedding.
+    """
+    linear = _weights_of(model, nn.Linear)
+    tables = {id(weight) for _, weight in _weights_of(model, nn.Embedding)}
+    return {name for name, weight in linear if id(weight) not in tables}
+
+
+def _weights_of(model: nn.Module, kind: type[nn.Module]) -> list[tuple[str, Tensor]]:
+    modules: Iterable[tuple[str, nn.Module]] = model.named_modules()
+    return [(f"{name}.weight", module.weight) for name, module in modules if isinstance(module, kind)]

@@ -1,0 +1,114 @@
+"""What a run will do, worked out from its settings and its processes before anything heavy is imported."""
+
+import math
+from dataclasses import dataclass
+
+from grow.common.errors import ConfigError
+from grow.training.ranks import Ranks
+from grow.training.settings import (
+    CheckpointSettings,
+    ObjectiveSettings,
+    OptimizerSettings,
+    ScheduleSettings,
+    StrategySettings,
+    TrainerSettings,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """How the tokens of one optimizer step are divided: over ranks, then over micro-batches, then over sequences."""
+
+    sequence_length: int
+    micro_batch: int
+    accumulation: int
+    world_size: int
+
+    @classmethod
+    def divide(cls, trainer: TrainerSettings, sequence_length: int, world_size: int) -> "Batch":
+        """Derive the number of micro-batches a rank accumulates.
+
+        Raises:
+            ConfigError: the tokens of a step do not divide, or validation has not one sequence.
+        """
+        if trainer.val_tokens < sequence_length:
+            raise ConfigError(
+                f"trainer.val_tokens={trainer.val_tokens}: expected at least one sequence of {sequence_length} tokens."
+            )
+        micro_tokens = trainer.micro_batch * sequence_length * world_size
+        if trainer.tokens_per_step % micro_tokens:
+            raise ConfigError(
+                f"trainer.tokens_per_step={trainer.tokens_per_step}: expected a multiple of trainer.micro_batch x "
+                f"data.sequence_length x ranks = {trainer.micro_batch} x {sequence_length} x {world_size} = "
+                f"{micro_tokens}. Nearest: {max(1, round(trainer.tokens_per_step / micro_tokens)) * micro_tokens}."
+            )
+        return cls(
+            sequence_length=sequence_length,
+            micro_batch=trainer.micro_batch,
+            accumulation=trainer.tokens_per_step // micro_tokens,
+            world_size=world_size,
+        )
+
+    @property
+    def tokens(self) -> int:
+        return self.sequence_length * self.micro_batch * self.accumulation * self.world_size
+
+    def steps(self, max_tokens: int) -> int:
+        """Optimizer steps that see at least `max_tokens`."""
+        return math.ceil(max_tokens / self.tokens)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.tokens:,} tokens = {self.micro_batch} x {self.sequence_length} x {self.accumulation} micro-batches "
+            f"x {self.world_size} rank{'s' if self.world_size > 1 else ''}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """How a run trains, and where."""
+
+    trainer: TrainerSettings
+    optimizer: OptimizerSettings
+    schedule: ScheduleSettings
+    objective: ObjectiveSettings
+    checkpoint: CheckpointSettings
+    strategy: StrategySettings
+    seed: int
+    batch: Batch
+    ranks: Ranks
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.batch.steps(self.trainer.max_tokens)
+
+
+def plan_run(
+    *,
+    trainer: TrainerSettings,
+    optimizer: OptimizerSettings,
+    schedule: ScheduleSettings,
+    objective: ObjectiveSettings,
+    checkpoint: CheckpointSettings,
+    strategy: StrategySettings,
+    seed: int,
+    sequence_length: int,
+) -> Plan:
+    """Find this process's rank, and divide the tokens of a step.
+
+    Raises:
+        ConfigError: the strategy does not fit the processes that were started, or the tokens do not divide.
+    """
+    ranks = Ranks.from_environment(strategy)
+    return Plan(
+        trainer=trainer,
+        optimizer=optimizer,
+        schedule=schedule,
+        objective=objective,
+        checkpoint=checkpoint,
+        strategy=strategy,
+        seed=seed,
+        batch=Batch.divide(trainer, sequence_length, ranks.world_size),
+        ranks=ranks,
+    )

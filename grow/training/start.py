@@ -1,0 +1,130 @@
+"""What a run starts from: its own last checkpoint, a smaller model that is grown, or noise."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from grow.common.provenance import Lineage, read_lineage, write_json
+from grow.families.build import load_model, model_from_noise
+from grow.growth.run import grow
+from grow.growth.settings import GrowthSettings
+from grow.training.checkpoint import Checkpoint, newest_checkpoint
+from grow.training.plan import Plan
+from grow.training.run_directory import RunDirectory
+from grow.training.strategy import barrier, from_first, is_first
+
+_VERIFIED_SEQUENCES = 4
+
+
+@dataclass(kw_only=True, slots=True)
+class Start:
+    """A model ready to train, and how it came to be."""
+
+    model: PreTrainedModel
+    described: str
+    checkpoint: Checkpoint | None = None
+    lineage: Lineage | None = None
+    """What had been spent on the source; None from noise."""
+    input_copies: Mapping[str, int] = field(default_factory=dict)
+    """Weights whose inputs the growth repeated, and how often."""
+    max_logit_diff: float | None = None
+    warning: str | None = None
+
+
+def choose_start(
+    config: PreTrainedConfig,
+    growth: GrowthSettings | None,
+    source: str | None,
+    data: Callable[..., L.LightningDataModule],
+    run: RunDirectory,
+    plan: Plan,
+) -> Start:
+    """Continue the run where there is something to continue, else grow or draw its first weights.
+
+    Args:
+        config: the architecture to train.
+        growth: how it is grown; None starts from noise.
+        source: what it grows from: checkpoint directory, run directory or hub id.
+        data: makes the data module; its validation split verifies a growth.
+        run: looked through for checkpoints; gets growth.json.
+        plan: seed and processes.
+
+    Raises:
+        GrowthError: source and target do not fit, or the grown model does not compute the source's function.
+        CheckpointError: the source is missing or damaged.
+    """
+    start = _from_checkpoint(run)
+    if start is None and growth is not None and source is not None:
+        start = _grown(config, growth, source, data, run)
+    return start or Start(model=model_from_noise(config, plan.seed), described=f"noise, seed {plan.seed}")
+
+
+def _from_checkpoint(run: RunDirectory) -> Start | None:
+    checkpoint, skipped = from_first(newest_checkpoint(run.checkpoints) if is_first() else (None, []))
+    if is_first():
+        print("".join(f"{line}\n" for line in skipped), end="", flush=True)
+    if checkpoint is None:
+        return None
+    lineage = run.read()["lineage"]
+    return Start(
+        model=load_model(checkpoint.path),
+        described=f"checkpoint {checkpoint.path}",
+        checkpoint=checkpoint,
+        lineage=None if lineage is None else Lineage(**lineage),
+        input_copies=checkpoint.state.input_copies,
+    )
+
+
+def _grown(
+    config: PreTrainedConfig,
+    growth: GrowthSettings,
+    source: str,
+    data: Callable[..., L.LightningDataModule],
+    run: RunDirectory,
+) -> Start:
+    """Rank 0 grows while the others wait; the grown directory is gone once every rank has loaded it."""
+    directory = run.path / "grown"
+    facts = from_first(_grow(config, growth, source, data, directory, run) if is_first() else {})
+    start = Start(model=load_model(directory), **facts)
+    barrier()
+    if is_first():
+        shutil.rmtree(directory)
+    return start
+
+
+def _grow(
+    config: PreTrainedConfig,
+    growth: GrowthSettings,
+    source: str,
+    data: Callable[..., L.LightningDataModule],
+    directory: Path,
+    run: RunDirectory,
+) -> dict[str, Any]:
+    tokens = next(iter(data().val_dataloader()))[:_VERIFIED_SEQUENCES]
+    run.path.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(directory, ignore_errors=True)
+    record = grow(source, directory, growth, config, tokens)
+    write_json(run.growth, record.as_json())
+    return {
+        "described": f"{source}, grown by {growth.name}",
+        "lineage": read_lineage(directory),
+        "input_copies": {name: copies for name, copies in record.input_copies.items() if copies > 1},
+        "max_logit_diff": record.verification.max_abs_logit_diff,
+        "warning": None if record.breaks_symmetry or _drops_out(config) else _warning(growth),
+    }
+
+
+def _drops_out(config: PreTrainedConfig) -> bool:
+    return any(value for name, value in config.to_dict().items() if name.endswith("dropout"))
+
+
+def _warning(growth: GrowthSettings) -> str:
+    return (
+        f"warning: growth={growth.name} adds no noise and the model has no dropout, so its copies stay equal and the "
+        "new capacity is never used. Choose growth=hyperclone_noisy or growth=hyperclone_diagonal_noisy."
+    )
