@@ -1,6 +1,7 @@
 """Stock transformers models: from noise, from a directory, and what their parameters count."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -34,9 +35,10 @@ def load_model(directory: Path, dtype: torch.dtype = torch.float32) -> PreTraine
         CheckpointError: the directory holds no complete model.
     """
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             directory, dtype=dtype, attn_implementation="sdpa", local_files_only=True, output_loading_info=True
         )
+        model, info = loaded
     except Exception as error:  # transformers, safetensors and the system each raise their own kinds
         raise CheckpointError(f"{directory}: cannot be loaded as a model: {' '.join(str(error).split())}") from None
     if info["missing_keys"] or info["mismatched_keys"]:

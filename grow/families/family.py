@@ -53,7 +53,10 @@ class Family:
             GrowthError: the family cannot have these sizes together.
         """
         values = {attribute: sizes[size] for size, attribute in self.attributes.items()}
-        resized = type(config).from_dict({**config.to_dict(), **values})
+        try:
+            resized = type(config).from_dict({**config.to_dict(), **values})
+        except Exception as error:  # transformers raises a kind of its own around its validators
+            raise GrowthError(f"{self.model_type} cannot have these sizes: {' '.join(str(error).split())}") from None
         found = self.sizes(resized)
         wrong = {size: found[size] for size in found if found[size] != sizes[size]}
         if wrong:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from grow.common.errors import GrowthError
+from grow.common.errors import ConfigError, GrowthError
 from grow.families.family import Family
 from grow.families.gpt_neox import GPT_NEOX
 from grow.families.llama import LLAMA
@@ -32,5 +32,12 @@ def family_of(model_type: str) -> Family:
 
 
 def stock_config(model: ModelSettings) -> "PreTrainedConfig":
-    """The transformers configuration of a configured model."""
-    return family_of(model.family).stock_config(model)
+    """The transformers configuration of a configured model.
+
+    Raises:
+        ConfigError: transformers refuses the sizes.
+    """
+    try:
+        return family_of(model.family).stock_config(model)
+    except Exception as error:  # transformers raises a kind of its own around its validators
+        raise ConfigError(f"model={model.name}: {' '.join(str(error).split())}") from None

@@ -185,7 +185,7 @@ def _write_file(path: Path, tensors: list[TensorInfo], blocks: Iterator[torch.Te
             while remaining:
                 block = next(blocks).to(info.dtype).contiguous()
                 remaining -= block.nbytes
-                file.write(memoryview(block.view(-1).view(torch.uint8).numpy()))
+                file.write(block.view(-1).view(torch.uint8).numpy().data)
         file.flush()
         os.fsync(file.fileno())
 

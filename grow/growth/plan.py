@@ -15,7 +15,7 @@ from grow.common.errors import CheckpointError, GrowthError
 from grow.families.build import model_on_meta
 from grow.families.family import Family, Sizes
 from grow.families.registry import family_of
-from grow.families.table import Axis, Parameter, find_parameter
+from grow.families.table import Axis, find_parameter
 from grow.families.weights import TensorInfo, WeightReader
 from grow.growth import maps
 from grow.growth.maps import AxisMap
@@ -224,27 +224,24 @@ def _plan_tensor(
         raise GrowthError(f"{name}: the axis table of {family.model_type} has no line for this parameter.")
     source = reader.info(_find_source(family, reader, name))
     dims = [*line.writes, *([line.reads] if line.reads else [])]
-    rows, columns = (*(_map_of(axis, axes, size) for axis, size in zip(dims, shape, strict=True)), None)[:2]
-    expected = tuple(axis_map.source_length for axis_map in (rows, columns) if axis_map is not None)
+    grown = [_map_of(axis, axes, size) for axis, size in zip(dims, shape, strict=True)]
+    expected = tuple(axis_map.source_length for axis_map in grown)
     if source.shape != expected:
         raise CheckpointError(
             f"{reader.directory}: {source.name} has shape {source.shape}, but its config.json says {expected}. "
             "The two do not belong together; fetch the checkpoint again."
         )
-    contracts = line.reads is not None
+    rows, columns = grown[0], grown[1] if len(grown) == 2 else None
+    reads = columns if line.reads is not None else None
     return TensorPlan(
         target=TensorInfo(name=name, shape=shape, dtype=source.dtype),
         source=source.name,
         rows=rows,
         columns=columns,
-        contracts=contracts,
-        share=growth.share if contracts and splits_diagonally(rows, columns, growth.share) else "symmetric",
-        snr_db=growth.snr_db if _takes_noise(line, columns) else None,
+        contracts=reads is not None,
+        share=growth.share if reads is not None and splits_diagonally(rows, reads, growth.share) else "symmetric",
+        snr_db=growth.snr_db if reads is not None and reads.copies > 1 and not line.is_head else None,
     )
-
-
-def _takes_noise(line: Parameter, columns: AxisMap | None) -> bool:
-    return line.reads is not None and not line.is_head and columns is not None and columns.copies > 1
 
 
 def _map_of(axis: Axis, axes: Mapping[str, AxisMap], size: int) -> AxisMap:
@@ -258,7 +255,7 @@ def _map_of(axis: Axis, axes: Mapping[str, AxisMap], size: int) -> AxisMap:
 
 
 def _find_source(family: Family, reader: WeightReader, name: str) -> str:
-    """The source's name for a tensor: its own, without the stock model's prefix, or the table that a head is tied to."""
+    """The source's name for a tensor: its own, one without the stock model's prefix, or the table of a tied head."""
     names = [name, family.renamed.get(name, name), name.partition(".")[2]]
     line = find_parameter(family.table, name)
     if line is not None and line.is_head:

@@ -98,9 +98,9 @@ def grow(
     lineage = Lineage(
         source=source,
         digest=digest_files(reader.files),
-        tokens=spent and spent.tokens,
-        flops=spent and spent.flops,
-        seconds=spent and spent.seconds,
+        tokens=spent.tokens if spent else None,
+        flops=spent.flops if spent else None,
+        seconds=spent.seconds if spent else None,
     )
     with new_directory(output, plan.bytes) as partial:
         write_grown_weights(plan, reader, partial, seed=growth.seed, max_shard_bytes=max_shard_bytes)
@@ -163,8 +163,8 @@ def _write_config(target: PreTrainedConfig, source: PreTrainedConfig, plan: Grow
 def _refuse_unless_preserved(checked: Verification) -> None:
     if not checked.preserved:
         raise GrowthError(
-            f"the grown model does not compute its source's function: logits differ by {checked.max_abs_logit_diff:.3g} "
-            f"of {checked.max_abs_logit:.3g} (allowed {checked.tolerance:.0e} of it), best-fit scale "
+            "the grown model does not compute its source's function: logits differ by "
+            f"{checked.max_abs_logit_diff:.3g} of {checked.max_abs_logit:.3g} (allowed {checked.tolerance:.0e} of it), best-fit scale "
             f"{checked.logit_scale:.4f}, KL {checked.kl:.3g}. Nothing was kept. This is a defect in Grow or in the "
             "source's config.json; please report both configurations."
         )

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
-from transformers.models.olmo2.modeling_olmo2 import Olmo2RMSNorm
 from transformers.models.olmo.modeling_olmo import OlmoLayerNorm
+from transformers.models.olmo2.modeling_olmo2 import Olmo2RMSNorm
 
 from tests.growth.cases import CONFIGS, Source, make_source
 
