@@ -5,6 +5,7 @@ heavy is imported.
 """
 
 import difflib
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -192,8 +193,7 @@ def entry_point(config_name: str, schema: type[Config]) -> Callable[[Callable[[C
                 print("\nInterrupted. The same command continues from the last checkpoint.", file=sys.stderr)
                 sys.exit(130)
 
-        command.__doc__ = task.__doc__
-        return command
+        return functools.wraps(task)(command)
 
     return decorate
 

@@ -36,6 +36,10 @@ class Clock:
         """Start counting seconds."""
         self._started_at = time.perf_counter()
 
+    def stop(self) -> None:
+        """Stop counting seconds."""
+        self.seconds_before, self._started_at = self.seconds, None
+
     def advance(self) -> None:
         """One optimizer step was taken."""
         self.tokens += self.tokens_per_step

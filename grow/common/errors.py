@@ -31,6 +31,12 @@ class CheckpointError(GrowError):
     exit_code = 77
 
 
+class PreemptedError(GrowError):
+    """The system took the machine away; the same command continues the run."""
+
+    exit_code = 75
+
+
 class DivergedError(GrowError):
     """The loss is no longer finite; starting the same run again would end the same way."""
 

@@ -4,9 +4,11 @@ from collections.abc import Callable
 
 import lightning.pytorch as L
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from grow.common import metrics as names
 from grow.common.clock import Clock
+from grow.common.errors import PreemptedError
 from grow.families.build import training_flops_per_token
 from grow.training.checkpoint import CheckpointWriter
 from grow.training.metrics import MetricsFile, peak_flops
@@ -35,6 +37,7 @@ def fit(
 
     Raises:
         DivergedError: a loss is no longer finite.
+        PreemptedError: SIGTERM arrived; a checkpoint was written.
         KeyboardInterrupt: the user interrupted the run.
     """
     clock = start_clock(start, plan)
@@ -48,10 +51,10 @@ def fit(
     module = build_module(start.model, plan, clock, start.input_copies)
     try:
         trainer.fit(module, datamodule=data(start_sequence=clock.tokens // plan.batch.sequence_length))
-    except SystemExit:
-        if trainer.interrupted:  # Lightning turns an interrupt into an exit of its own
-            raise KeyboardInterrupt from None
-        raise
+    except SIGTERMException:
+        raise PreemptedError(f"{run.path}: stopped by SIGTERM at {clock.tokens:,} tokens. Run it again.") from None
+    except SystemExit:  # Lightning turns an interrupt into an exit of its own
+        raise KeyboardInterrupt from None
     return clock
 
 

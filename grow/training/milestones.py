@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from grow.common import metrics as names
@@ -88,6 +89,14 @@ class Milestones(L.Callback):
             self._pause(lambda: self._validate(trainer, pl_module, {}))
         if saves:
             self._pause(lambda: self._save(trainer, pl_module))
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: PretrainModule) -> None:
+        pl_module.clock.stop()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: PretrainModule, exception: BaseException) -> None:
+        """Save before the machine is taken away; weights change only in a whole step, so that any moment will do."""
+        if isinstance(exception, SIGTERMException) and self._checkpoint_tokens is not None:
+            self._save(trainer, pl_module)
 
     def teardown(self, trainer: L.Trainer, pl_module: PretrainModule, stage: str) -> None:
         self._display.stop()

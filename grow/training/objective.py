@@ -80,7 +80,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx: FunctionCtx, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_head = ctx.saved_tensors
         scale = grad_loss / len(grad_hidden)
-        return grad_hidden.mul_(scale), grad_head.mul_(scale), None, None, None, None
+        return grad_hidden * scale, grad_head * scale, None, None, None, None
 
 
 def _softmax(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

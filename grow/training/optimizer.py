@@ -1,7 +1,7 @@
 """AdamW over parameter groups: which weights are decayed, and at which share of the peak learning rate each learns."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -31,11 +31,11 @@ def parameter_groups(
     With `divide_grown_lr`, a weight whose inputs were repeated n times learns at lr / n, the rate at which the copies
     together follow the small model's trajectory, and decays by n * weight_decay, so that the product stays.
     """
-    decayed = _linear_weights(model)
+    decayed = _decayed(model)
     members: dict[tuple[bool, int], list[Tensor]] = defaultdict(list)
     for name, parameter in model.named_parameters():  # a tied head appears once, as the embedding
         copies = input_copies.get(name, 1) if settings.divide_grown_lr else 1
-        members[name in decayed, copies].append(parameter)
+        members[id(parameter) in decayed, copies].append(parameter)
     return [
         {
             "params": parameters,
@@ -53,16 +53,13 @@ def set_learning_rates(optimizer: Optimizer, multiplier: float) -> None:
         group["lr"] = group["peak_lr"] * multiplier
 
 
-def _linear_weights(model: nn.Module) -> set[str]:
-    """Names of the matrices that are decayed: weights of Linear layers.
+def _decayed(model: nn.Module) -> set[int]:
+    """Identities of the matrices that are decayed: weights of Linear layers.
 
     Biases, norm gains, embeddings and position tables are not; a tied head is an embedding.
     """
-    linear = _weights_of(model, nn.Linear)
-    tables = {id(weight) for _, weight in _weights_of(model, nn.Embedding)}
-    return {name for name, weight in linear if id(weight) not in tables}
+    return _weights_of(model, nn.Linear) - _weights_of(model, nn.Embedding)
 
 
-def _weights_of(model: nn.Module, kind: type[nn.Module]) -> list[tuple[str, Tensor]]:
-    modules: Iterable[tuple[str, nn.Module]] = model.named_modules()
-    return [(f"{name}.weight", module.weight) for name, module in modules if isinstance(module, kind)]
+def _weights_of(model: nn.Module, kind: type[nn.Module]) -> set[int]:
+    return {id(module.weight) for module in model.modules() if isinstance(module, kind)}

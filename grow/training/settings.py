@@ -50,14 +50,14 @@ class ScheduleSettings:
 
     name: str
     kind: str
-    """paper: linear warm-up, cosine decay to `final_fraction`, then constant. cosine: decay over the whole rest of
+    """paper: linear warm-up, cosine decay to `final_fraction`, then constant. cosine: the same, decaying to the end of
     the run. wsd: constant after warm-up, linear decay at the end."""
     warmup_tokens: int | None = None
     warmup_fraction: float = 0.01
     """Used where warmup_tokens is null: share of trainer.max_tokens."""
     decay_tokens: int | None = None
     decay_fraction: float = 1.0
-    """Used where decay_tokens is null. paper, cosine: share of the run at which the decay ends; wsd: share it takes."""
+    """Used where decay_tokens is null. paper: share of the run at which the decay ends; wsd: share it takes."""
     final_fraction: float = 0.1
     """What is left of the peak after the decay."""
 
@@ -69,6 +69,11 @@ class ScheduleSettings:
         for name in ("warmup_tokens", "decay_tokens"):
             if (getattr(self, name) or 0) < 0:
                 raise ConfigError(f"schedule.{name}={getattr(self, name)}: expected 0 or more tokens, or null.")
+        if self.kind == "cosine" and (self.decay_tokens is not None or self.decay_fraction != 1):
+            raise ConfigError(
+                "schedule.decay_tokens and schedule.decay_fraction: a cosine decays to the end of the run. Use "
+                "schedule=paper for one that ends earlier."
+            )
 
 
 @dataclass(kw_only=True, slots=True)
