@@ -66,7 +66,15 @@ def test_the_corpus_is_prepared_on_first_use_and_opened_after(raw, settings, mon
     assert corpus.open_data(settings, raw) == shards
 
 
-def test_processes_that_start_together_prepare_once(raw, settings):
+def test_processes_that_start_together_prepare_once(raw, settings, monkeypatch):
+    prepare_english, log = corpus.prepare_english, raw.parent / "log"
+
+    def prepare_and_log(output, raw_dir):
+        with log.open("a") as file:
+            file.write("prepared\n")
+        return prepare_english(output, raw_dir)
+
+    monkeypatch.setattr(corpus, "prepare_english", prepare_and_log)
     context = multiprocessing.get_context("fork")
     digests = context.Queue()
     processes = [context.Process(target=open_in_another_process, args=(settings, raw, digests)) for _ in range(3)]
@@ -75,7 +83,8 @@ def test_processes_that_start_together_prepare_once(raw, settings):
     assert len({digests.get(timeout=60) for _ in processes}) == 1
     for process in processes:
         process.join()
-    assert not list(raw.parent.glob("*.partial"))
+    assert log.read_text() == "prepared\n"
+    assert not list(raw.parent.glob(".*.partial"))
 
 
 def test_a_winner_on_another_machine_is_reused(raw, settings, monkeypatch):
