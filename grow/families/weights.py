@@ -9,10 +9,12 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -64,23 +66,27 @@ class WeightReader:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.files = weight_files(directory)
-        self._handles = {path: _open(path) for path in self.files}
-        self._file_of = {name: path for path, handle in self._handles.items() for name in handle.keys()}  # noqa: SIM118
+        self._place_of = {name: (path, entry) for path in self.files for name, entry in _read_header(path).items()}
 
     def __contains__(self, name: str) -> bool:
-        return name in self._file_of
+        return name in self._place_of
 
     def info(self, name: str) -> TensorInfo:
         """Shape and dtype, from the header alone."""
-        view = self._handles[self._file_of[name]].get_slice(name)
-        dtype = view.get_dtype()
-        if dtype not in _DTYPES:
-            raise CheckpointError(f"{self._file_of[name]}: tensor {name} has dtype {dtype}, which Grow cannot read.")
-        return TensorInfo(name=name, shape=tuple(view.get_shape()), dtype=_DTYPES[dtype])
+        path, entry = self._place_of[name]
+        if entry["dtype"] not in _DTYPES:
+            raise CheckpointError(f"{path}: tensor {name} has dtype {entry['dtype']}, which Grow cannot read.")
+        return TensorInfo(name=name, shape=tuple(entry["shape"]), dtype=_DTYPES[entry["dtype"]])
 
     def read(self, name: str) -> torch.Tensor:
-        """One tensor, on the CPU."""
-        return self._handles[self._file_of[name]].get_tensor(name)
+        """One tensor, on the CPU. Read, not mapped: mapped pages would stay in the process's memory."""
+        path, entry = self._place_of[name]
+        info = self.info(name)
+        tensor = torch.empty(info.shape, dtype=info.dtype)
+        with path.open("rb") as file:
+            file.seek(entry["data_start"])
+            file.readinto(tensor.view(-1).view(torch.uint8).numpy().data)
+        return tensor
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -107,11 +113,17 @@ def weight_files(directory: Path) -> list[Path]:
     )
 
 
-def _open(path: Path) -> safe_open:
+def _read_header(path: Path) -> dict[str, dict[str, Any]]:
+    """Tensor name -> dtype, shape and first byte in the file; the library checks that the file is whole."""
     try:
-        return safe_open(path, framework="pt")
+        safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: damaged or truncated ({error}). Fetch the checkpoint again.") from None
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        entries = json.loads(file.read(length))
+    entries.pop("__metadata__", None)
+    return {name: {**entry, "data_start": 8 + length + entry["data_offsets"][0]} for name, entry in entries.items()}
 
 
 @contextmanager
@@ -133,7 +145,7 @@ def new_directory(output: Path, needed_bytes: int) -> Iterator[Path]:
                 "Free some space or choose another disk."
             )
         yield partial
-        os.replace(partial, output)
+        partial.replace(output)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise CheckpointError(f"{output}: cannot be written ({error.strerror}). Nothing was left behind.") from None
@@ -178,14 +190,16 @@ def _split(tensors: list[TensorInfo], max_shard_bytes: int) -> list[list[TensorI
 
 
 def _write_file(path: Path, tensors: list[TensorInfo], blocks: Iterator[torch.Tensor]) -> None:
-    with path.open("wb") as file:
-        file.write(_header(tensors))
+    with path.open("wb") as file, ThreadPoolExecutor(1) as writer:
+        pending = writer.submit(file.write, _header(tensors))
         for info in tensors:
             remaining = info.bytes
             while remaining:
-                block = next(blocks).to(info.dtype).contiguous()
+                block = next(blocks).to(info.dtype).contiguous()  # computed while the one before is written
                 remaining -= block.nbytes
-                file.write(block.view(-1).view(torch.uint8).numpy().data)
+                pending.result()
+                pending = writer.submit(file.write, block.view(-1).view(torch.uint8).numpy().data)
+        pending.result()
         file.flush()
         os.fsync(file.fileno())
 

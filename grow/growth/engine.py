@@ -8,7 +8,7 @@ from torch import Tensor
 
 from grow.families.weights import MAX_SHARD_BYTES, WeightReader, write_weights
 from grow.growth.plan import GrowthPlan, TensorPlan
-from grow.growth.values import cancelling_noise, noise_generator, noise_scale, shares
+from grow.growth.values import cancelling_noise, gather, noise_generator, noise_scale, scale_, shares
 
 BLOCK_BYTES = 32 * 2**20
 
@@ -48,5 +48,5 @@ def _block(plan: TensorPlan, weight: Tensor, block: slice) -> Tensor:
     assert plan.columns is not None
     if plan.contracts:
         return shares(weight, plan.rows, plan.columns, plan.share, block)
-    grown = weight[plan.rows.index[block]][:, plan.columns.index]
-    return grown * plan.rows.expand[block, None].to(weight) * plan.columns.expand.to(weight)
+    grown = gather(weight, plan.rows.index[block], plan.columns.index)
+    return scale_(grown, plan.rows.expand[block].to(weight), plan.columns.expand.to(weight))

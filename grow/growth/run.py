@@ -164,7 +164,8 @@ def _refuse_unless_preserved(checked: Verification) -> None:
     if not checked.preserved:
         raise GrowthError(
             "the grown model does not compute its source's function: logits differ by "
-            f"{checked.max_abs_logit_diff:.3g} of {checked.max_abs_logit:.3g} (allowed {checked.tolerance:.0e} of it), best-fit scale "
+            f"{checked.max_abs_logit_diff:.3g} of {checked.max_abs_logit:.3g} (allowed {checked.tolerance:.0e} of it), "
+            "best-fit scale "
             f"{checked.logit_scale:.4f}, KL {checked.kl:.3g}. Nothing was kept. This is a defect in Grow or in the "
             "source's config.json; please report both configurations."
         )

@@ -34,14 +34,24 @@ def shares(weight: Tensor, rows: AxisMap, columns: AxisMap, share: str, block: s
     Returns:
         (rows in the block, target inputs), in the weight's dtype.
     """
-    grown = weight[rows.index[block]][:, columns.index]
+    grown = gather(weight, rows.index[block], columns.index)
     read = columns.read.to(weight)
     if splits_diagonally(rows, columns, share):
-        own = rows.copy_number[block, None] == columns.copy_number
-        grown *= own * (read * columns.copies)
-    else:
-        grown *= read
-    return grown * rows.expand[block, None].to(weight)
+        grown *= rows.copy_number[block, None] == columns.copy_number
+        read = read * columns.copies
+    return scale_(grown, rows.expand[block].to(weight), read)
+
+
+def gather(weight: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """weight[rows][:, columns], as a new tensor."""
+    return weight.index_select(0, rows).index_select(1, columns)
+
+
+def scale_(grown: Tensor, row_gain: Tensor, column_gain: Tensor) -> Tensor:
+    """Multiply by an outer product in place, in one pass over the block where the columns share their gain."""
+    if bool((column_gain == column_gain[0]).all()):
+        return grown.mul_((row_gain * column_gain[0])[:, None])
+    return grown.mul_(row_gain[:, None]).mul_(column_gain)
 
 
 def splits_diagonally(rows: AxisMap, columns: AxisMap, share: str) -> bool:
@@ -78,13 +88,12 @@ def cancelling_noise(scale: Tensor, columns: AxisMap, generator: torch.Generator
     Returns:
         (rows, target inputs) in the dtype of `scale`.
     """
-    shape = (len(scale), columns.source_length, columns.copies)
+    shape = (len(scale), columns.copies, columns.source_length)
     noise = torch.randn(shape, generator=generator, dtype=scale.dtype)
-    noise -= noise.mean(dim=-1, keepdim=True)
-    noise *= (scale / noise.square().mean(dim=(1, 2)).sqrt())[:, None, None]
-    grown = torch.empty(len(scale), len(columns.index), dtype=scale.dtype)
-    grown[:, torch.argsort(columns.index, stable=True)] = noise.flatten(1)
-    return grown
+    noise -= noise.mean(dim=1, keepdim=True)
+    flat = noise.flatten(1)
+    flat *= (scale * flat.shape[1] ** 0.5 / torch.linalg.vector_norm(flat, dim=1))[:, None]
+    return flat.index_select(1, columns.copy_number * columns.source_length + columns.index)
 
 
 def noise_generator(seed: int, tensor: str, first_row: int) -> torch.Generator:

@@ -114,7 +114,7 @@ def test_symmetry_at_step_0_is_1_or_about_082_or_0_off_the_diagonal(tmp_path):
     key = "model.layers.0.mlp.up_proj.weight"
     cloned = {name: grown_tensors(source, growth, ScaleSettings())[key] for name, growth in PRESETS.items()}
     assert _symmetry(cloned["hyperclone"], 2) == pytest.approx(1.0, abs=1e-12)
-    # two of the six pairs lie in one row of blocks, where the noise is opposite: (1 - r)/(1 + r), r = 0.1; the rest 1/1.1
+    # the two blocks of a row carry opposite noise: (1 - r) / (1 + r) with r = 0.1
     noisy = cloned["hyperclone_noisy"]
     rows = [torch.cosine_similarity(*(b.flatten() for b in half.chunk(2, dim=1)), dim=0) for half in noisy.chunk(2)]
     assert torch.stack(rows).mean() == pytest.approx(0.9 / 1.1, abs=0.02)
