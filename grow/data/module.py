@@ -105,9 +105,6 @@ class ValidationBatches(IterableDataset[Tensor]):
     def __init__(self, windows: Windows, micro_batch: int, indices: np.ndarray) -> None:
         self._windows, self._micro_batch, self._indices = windows, micro_batch, indices
 
-    def __len__(self) -> int:
-        return -(-len(self._indices) // self._micro_batch)
-
     def __iter__(self) -> Iterator[Tensor]:
         for start in range(0, len(self._indices), self._micro_batch):
             yield torch.from_numpy(self._windows.take(self._indices[start : start + self._micro_batch]))

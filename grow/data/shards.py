@@ -198,7 +198,7 @@ def _manifest_bytes(path: Path) -> bytes:
             raise DataError(
                 f"{path}: expected {MANIFEST_FILE} beside the .npy shards, found none. If these are shards in Dolma's "
                 f"format, describe them once with: python scripts/prepare_data.py adopt={path} tokenizer=DIRECTORY "
-                "dtype=uint16 vocab_size=N eos_id=N validation_tokens=N"
+                "dtype=uint16 validation_tokens=N"
             ) from None
         raise DataError(
             f"{path}: expected a directory of token shards with a {MANIFEST_FILE}, found {error.strerror or error}. "
