@@ -56,20 +56,17 @@ class TokenDataModule(L.LightningDataModule):
         self._val_windows = val_tokens // sequence_length
         self._train = shards.windows("train", sequence_length)
         self._validation = shards.windows("validation", sequence_length)
-        for split, windows, needed in (
-            ("train", self._train, 1),
-            ("validation", self._validation, self._val_windows),
-        ):
-            if len(windows) < needed:
-                raise DataError(
-                    f"{shards.path}: expected {needed} windows of {sequence_length} tokens in the {split} split, found "
-                    f"{len(windows)} ({shards.tokens(split)} tokens). "
-                    + (
-                        f"Set trainer.val_tokens={len(windows) * sequence_length} or less."
-                        if split == "validation"
-                        else "Shorten data.sequence_length or prepare more text."
-                    )
-                )
+        if len(self._train) == 0:
+            raise DataError(
+                f"{shards.path}: expected a file of more than sequence_length={sequence_length} tokens to train on, "
+                f"found none ({shards.tokens('train')} tokens in all). Shorten data.sequence_length or add text."
+            )
+        if len(self._validation) < self._val_windows:
+            raise DataError(
+                f"{shards.path}: expected {val_tokens} tokens in the validation split, found {len(self._validation)} "
+                f"windows of {sequence_length} ({shards.tokens('validation')} tokens). "
+                f"Set trainer.val_tokens={len(self._validation) * sequence_length} or less."
+            )
 
     def train_dataloader(self) -> DataLoader[Tensor]:
         """Endless batches in the run's order, from `start_sequence` on."""

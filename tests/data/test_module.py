@@ -103,7 +103,9 @@ def test_validation_can_be_left_out(prepared):
 
 
 def test_more_validation_than_there_is_is_refused_with_what_there_is(prepared):
-    with pytest.raises(DataError, match=rf"validation split, found \d+ \({prepared.tokens('validation')} tokens\)"):
+    with pytest.raises(
+        DataError, match=rf"validation split, found \d+ windows of 16 \({prepared.tokens('validation')} tokens\)"
+    ):
         module(prepared, val_tokens=10**6)
 
 
