@@ -42,5 +42,6 @@ class ScaleSettings:
 
     def __post_init__(self) -> None:
         for name in ("embed", "heads", "kv_heads", "head_dim", "ffn"):
-            if (getattr(self, name) or 1) < 1:
-                raise ConfigError(f"scale.{name}={getattr(self, name)}: expected a whole factor of at least 1.")
+            factor = getattr(self, name)
+            if factor is not None and factor < 1:
+                raise ConfigError(f"scale.{name}={factor}: expected a whole factor of at least 1.")
