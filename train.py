@@ -30,6 +30,7 @@ def main(run: RunConfig) -> None:
     from grow.data.corpus import open_data
     from grow.data.module import TokenDataModule
     from grow.families.registry import stock_config
+    from grow.growth.run import find_source
     from grow.training.export import announce, export_run
     from grow.training.fit import fit
     from grow.training.start import choose_start
@@ -37,7 +38,8 @@ def main(run: RunConfig) -> None:
 
     device = device_of(plan)
     with process_group(plan, device):
-        shards = open_data(run.data)
+        source = None if run.growth_source is None else find_source(run.growth_source)
+        shards = open_data(run.data, source)
         shards.check_vocabulary(run.model.vocab_size)
         data = partial(
             TokenDataModule,

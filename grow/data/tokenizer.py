@@ -1,5 +1,6 @@
 """The tokenizer of a data set: given, or a byte-level BPE trained on the texts themselves."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from grow.common.errors import DataError
+from grow.common.provenance import digest_json
 
 END_OF_TEXT = "<|endoftext|>"
 SMALLEST_VOCABULARY = 257  # every byte and the end of text
@@ -59,3 +61,20 @@ def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
     """Write what AutoTokenizer loads."""
     tokenizer.save_pretrained(str(directory))
+
+
+def vocabulary_digest(directory: Path) -> str | None:
+    """What ids stand for, whatever wrote the file around it; None where a directory has no tokenizer.json.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    path = directory / "tokenizer.json"
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text())
+        added = [[token["id"], token["content"]] for token in content.get("added_tokens", [])]
+        return digest_json([content["model"]["vocab"], added])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: expected a tokenizer of the tokenizers library, found {error!r}.") from None

@@ -120,7 +120,8 @@ def _grow(
 
 
 def _drops_out(config: PreTrainedConfig) -> bool:
-    return any(value for name, value in config.to_dict().items() if name.endswith("dropout"))
+    trained = {"dropout", "attention_dropout", "activation_dropout", "hidden_dropout", "layerdrop"}
+    return any(getattr(config, name, 0) for name in trained)
 
 
 def _warning(growth: GrowthSettings) -> str:

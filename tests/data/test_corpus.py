@@ -12,6 +12,7 @@ from grow.common.errors import DataError
 from grow.data import corpus
 from grow.data.settings import DataSettings
 from grow.data.shards import TokenShards
+from grow.data.tokenizer import save_tokenizer, train_tokenizer, vocabulary_digest
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def settings(tmp_path, monkeypatch):
 
 
 def open_in_another_process(settings, raw, digests):
-    digests.put(corpus.open_data(settings, raw).digest)
+    digests.put(corpus.open_data(settings, raw_dir=raw).digest)
 
 
 def test_documents_are_lead_paragraphs_once_each_and_passages_of_the_modern_plays(raw):
@@ -60,19 +61,19 @@ def test_documents_are_lead_paragraphs_once_each_and_passages_of_the_modern_play
 
 
 def test_the_corpus_is_prepared_on_first_use_and_opened_after(raw, settings, monkeypatch):
-    shards = corpus.open_data(settings, raw)
+    shards = corpus.open_data(settings, raw_dir=raw)
     assert shards.sources == ("shakespeare", "wikipedia")
     monkeypatch.setattr(corpus, "prepare_english", lambda *args: pytest.fail("prepared twice"))
-    assert corpus.open_data(settings, raw) == shards
+    assert corpus.open_data(settings, raw_dir=raw) == shards
 
 
 def test_processes_that_start_together_prepare_once(raw, settings, monkeypatch):
     prepare_english, log = corpus.prepare_english, raw.parent / "log"
 
-    def prepare_and_log(output, raw_dir):
+    def prepare_and_log(output, raw_dir, tokenizer):
         with log.open("a") as file:
             file.write("prepared\n")
-        return prepare_english(output, raw_dir)
+        return prepare_english(output, raw_dir, tokenizer)
 
     monkeypatch.setattr(corpus, "prepare_english", prepare_and_log)
     context = multiprocessing.get_context("fork")
@@ -90,18 +91,18 @@ def test_processes_that_start_together_prepare_once(raw, settings, monkeypatch):
 def test_a_winner_on_another_machine_is_reused(raw, settings, monkeypatch):
     prepare_english = corpus.prepare_english
 
-    def lose(output, raw_dir):
-        prepare_english(output, raw_dir)
+    def lose(output, raw_dir, tokenizer):
+        prepare_english(output, raw_dir, tokenizer)
         raise DataError("another process made it meanwhile")
 
     monkeypatch.setattr(corpus, "prepare_english", lose)
-    assert isinstance(corpus.open_data(settings, raw), TokenShards)
+    assert isinstance(corpus.open_data(settings, raw_dir=raw), TokenShards)
 
 
 def test_a_missing_package_says_how_to_fetch_it(raw, settings):
     (raw / corpus.SHAKESPEARE_ARCHIVE).unlink()
     with pytest.raises(DataError, match=r"shakespeare-0\.6\.tar\.gz: .*make corpus"):
-        corpus.open_data(settings, raw)
+        corpus.open_data(settings, raw_dir=raw)
 
 
 @pytest.mark.parametrize("archive", [corpus.WIKIPEDIA_ARCHIVE, corpus.SHAKESPEARE_ARCHIVE])
@@ -109,7 +110,7 @@ def test_a_damaged_package_says_what_to_do(raw, settings, archive):
     path = raw / archive
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(DataError, match="Remove the directory and run: make corpus"):
-        corpus.open_data(settings, raw)
+        corpus.open_data(settings, raw_dir=raw)
 
 
 def test_an_unknown_corpus_is_refused(settings):
@@ -119,7 +120,40 @@ def test_an_unknown_corpus_is_refused(settings):
 
 
 def test_damaged_shards_are_not_prepared_over(raw, settings):
-    shards = corpus.open_data(settings, raw)
+    shards = corpus.open_data(settings, raw_dir=raw)
     (shards.path / shards.shards[0].file).unlink()
     with pytest.raises(DataError, match="no such file"):
-        corpus.open_data(settings, raw)
+        corpus.open_data(settings, raw_dir=raw)
+
+
+@pytest.fixture
+def other_model(tmp_path, sentences):
+    """A model directory with a tokenizer of its own."""
+    save_tokenizer(train_tokenizer(sentences(50, seed=3), 300), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_a_model_with_the_corpuss_tokenizer_shares_its_shards(raw, settings):
+    shards = corpus.open_data(settings, raw_dir=raw)
+    assert corpus.open_data(settings, shards.tokenizer_dir, raw_dir=raw).path == shards.path
+
+
+def test_a_model_without_a_tokenizer_gets_the_corpuss_own(raw, settings, tmp_path):
+    assert corpus.open_data(settings, tmp_path, raw_dir=raw).path == tmp_path / "english"
+
+
+def test_the_corpus_is_tokenized_again_for_a_model_with_another_tokenizer(raw, settings, other_model):
+    own = corpus.open_data(settings, raw_dir=raw)
+    theirs = corpus.open_data(settings, other_model, raw_dir=raw)
+    assert theirs.path != own.path
+    assert vocabulary_digest(theirs.tokenizer_dir) == vocabulary_digest(other_model)
+    assert corpus.open_data(settings, other_model, raw_dir=raw) == theirs
+    assert corpus.open_data(settings, raw_dir=raw) == own
+
+
+def test_shards_of_another_tokenizer_than_the_sources_are_refused(raw, settings, other_model):
+    own = corpus.open_data(settings, raw_dir=raw)
+    plain = DataSettings(name="shards", path=str(own.path), sequence_length=16)
+    with pytest.raises(DataError, match="another tokenizer"):
+        corpus.open_data(plain, other_model)
+    assert corpus.open_data(plain, own.tokenizer_dir) == own
