@@ -70,12 +70,6 @@ class RunConfig:
                 f"data.sequence_length={sequence} is longer than model.max_positions={self.model.max_positions} "
                 f"of model={self.model.name}. Shorten the sequence or choose a model with more positions."
             )
-        micro_tokens = self.trainer.micro_batch * sequence
-        if self.trainer.tokens_per_step % micro_tokens:
-            raise ConfigError(
-                f"trainer.tokens_per_step={self.trainer.tokens_per_step} is not a multiple of trainer.micro_batch x "
-                f"data.sequence_length = {self.trainer.micro_batch} x {sequence} = {micro_tokens}."
-            )
         if self.trainer.max_tokens < self.trainer.tokens_per_step:
             raise ConfigError(
                 f"trainer.max_tokens={self.trainer.max_tokens} is less than one step of "

@@ -107,7 +107,6 @@ def test_growth_source_overrides_what_the_model_names():
         (["trainer.max_tokens=many"], r"trainer\.max_tokens"),
         (["trainer.max_tokens=0"], r"trainer\.max_tokens=0"),
         (["trainer.precision=fp8"], "expected one of fp32, bf16"),
-        (["trainer.micro_batch=7"], "not a multiple"),
         (["trainer.max_tokens=100"], "less than one step"),
         (["data=shards"], r"data\.path has no value"),
         (["data.sequence_length=10000"], r"longer than model\.max_positions"),

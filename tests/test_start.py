@@ -36,7 +36,7 @@ def _run(*arguments, script="train.py"):
         (["+nonsense=1"], 2, "ConfigError:"),
         (["growth=none", "growth.source=x"], 2, "ConfigError: growth.*"),
         (["growth=hyperclone"], 2, "ConfigError: growth=hyperclone needs a model to grow from"),
-        (["trainer.micro_batch=7"], 2, "ConfigError: trainer.tokens_per_step=4096 is not a multiple"),
+        (["trainer.micro_batch=7"], 2, "ConfigError: trainer.tokens_per_step=4096: expected a multiple"),
         (["data=shards"], 2, "ConfigError: data.path has no value"),
         (["trainer.max_tokens=["], 2, "ConfigError:"),
     ],

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# The main job in small, on real English: train a source, grow it, and see how much sooner the bigger model learns.
+# `make demo` runs it. DEMO_SCALE=0.03 shortens every run by that factor. Learning rates were tuned on seed 100.
+set -euo pipefail
+scale=${DEMO_SCALE:-1}
+out=outputs/demo
+[ "$scale" = 1 ] || out=outputs/demo-x$scale
+
+tokens() { awk -v tokens="$1" -v scale="$scale" 'BEGIN { printf "%d", tokens * scale }'; }
+
+train() {
+    printf '\n$ python train.py experiment=demo %s\n' "$*"
+    python train.py experiment=demo "$@"
+}
+
+source_tokens=trainer.max_tokens=$(tokens 1000000)
+target_tokens=trainer.max_tokens=$(tokens 600000)
+
+echo "1/4  A small source, trained from noise."
+train model=tiny run_dir="$out/source" "$source_tokens" optimizer.lr=2e-3
+echo "2/4  The bigger architecture from noise: the first baseline."
+train model=tiny_2x run_dir="$out/noise" "$target_tokens" optimizer.lr=2e-3
+echo "3/4  The bigger architecture grown from the source."
+train model=tiny_2x growth=hyperclone_noisy growth.source="$out/source" run_dir="$out/grown" "$target_tokens" \
+    optimizer.lr=1e-3
+echo "4/4  The source itself, trained on for as many tokens: the second baseline."
+train model=tiny growth=identity growth.source="$out/source" run_dir="$out/continued" "$target_tokens" \
+    optimizer.lr=1e-3
+
+printf '\n$ python scripts/report.py ...\n'
+python scripts/report.py runs="[$out/grown]" baseline="$out/noise" continued="$out/continued" output="$out/report"
