@@ -25,6 +25,7 @@ def device_of(plan: Plan) -> torch.device:
     accelerator, ranks, found = plan.trainer.accelerator, plan.ranks, torch.cuda.device_count()
     wants_gpu = accelerator == "gpu" or (accelerator == "auto" and found > 0)
     if not wants_gpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else deepspeed, which saving a model imports, warns of no GPU
         return torch.device("cpu")
     if ranks.local_rank >= found:
         raise ConfigError(

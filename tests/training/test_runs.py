@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -198,8 +199,6 @@ def test_a_finished_run_says_so_and_is_left_alone(train, tmp_path, capsys):
 
 
 def test_a_run_that_lost_only_its_export_is_exported_from_its_last_checkpoint(train, tmp_path):
-    import shutil
-
     run = train(tmp_path / "run")
     before = weights(run)
     shutil.rmtree(run / "model")

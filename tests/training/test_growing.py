@@ -1,0 +1,87 @@
+"""Runs that start from a smaller model: what they start with, what they record, what they warn of."""
+
+import json
+import shutil
+
+import pytest
+
+from grow.common import metrics as names
+from grow.common.provenance import read_lineage
+from grow.training.milestones import Milestones
+
+TWICE = ("model.embed=32", "model.heads=4", "model.kv_heads=4", "model.ffn=48")
+
+
+@pytest.fixture
+def source(train, tmp_path):
+    return train(tmp_path / "source")
+
+
+@pytest.fixture
+def grown(train, tmp_path, source):
+    """(*more) -> a run grown from a trained source."""
+    return lambda *more: train(tmp_path / "grown", *TWICE, f"growth.source={source}", *more)
+
+
+def test_a_grown_model_starts_with_its_sources_loss(grown, source, rows):
+    first = rows(grown("growth=hyperclone_noisy"))[0]
+    assert first["tokens"] == 0
+    assert first[names.VAL_LOSS] == pytest.approx(rows(source)[-1][names.VAL_LOSS], abs=1e-4)
+    assert 0 <= first[names.MAX_LOGIT_DIFF] < 1e-3
+
+
+def test_a_grown_run_records_the_growth_and_removes_its_temporary_model(grown, source):
+    run = grown("growth=hyperclone_noisy")
+    assert json.loads((run / "growth.json").read_text())["preserved"] is True
+    assert not (run / "grown").exists()
+    lineage = json.loads((run / "run.json").read_text())["lineage"]
+    assert lineage["source"] == str(source)
+    assert lineage["tokens"] == 1280
+
+
+def test_an_exported_model_has_cost_what_its_source_and_its_run_cost(grown, source):
+    run = grown("growth=hyperclone_noisy")
+    spent, before = read_lineage(run / "model"), read_lineage(source / "model")
+    own = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert before.tokens == 1280
+    assert spent.tokens == 2560
+    assert spent.flops == before.flops + own["flops"]
+    assert spent.seconds > before.seconds
+
+
+def test_the_cost_of_a_source_that_nobody_recorded_stays_unknown(grown, source):
+    (source / "model" / "lineage.json").unlink()
+    spent = read_lineage(grown("growth=hyperclone_noisy") / "model")
+    assert (spent.tokens, spent.flops, spent.seconds) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("growth", "warned"), [("hyperclone", 1), ("hyperclone_diagonal", 1), ("hyperclone_noisy", 0), ("identity", 0)]
+)
+def test_copies_that_nothing_tells_apart_are_warned_of_in_one_line(train, tmp_path, source, capsys, growth, warned):
+    sizes = () if growth == "identity" else TWICE
+    train(tmp_path / "run", *sizes, f"growth={growth}", f"growth.source={source}", "trainer.max_tokens=128")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
+    assert len(lines) == warned
+    assert all("growth=hyperclone_noisy" in line and "growth=hyperclone_diagonal_noisy" in line for line in lines)
+
+
+def test_grown_weights_learn_slower_by_their_copies_also_after_resuming(grown, monkeypatch):
+    groups = []
+    original = Milestones.on_train_start
+
+    def on_train_start(self, trainer, module):
+        original(self, trainer, module)
+        groups.append(sorted((group["peak_lr"], group["weight_decay"]) for group in trainer.optimizers[0].param_groups))
+        if len(groups) == 2:
+            raise RuntimeError("seen")
+
+    monkeypatch.setattr(Milestones, "on_train_start", on_train_start)
+    more = ("growth=hyperclone_noisy", "optimizer.divide_grown_lr=true")
+    run = grown(*more)
+    shutil.rmtree(run / "model")
+    shutil.rmtree(run / "checkpoints" / "step-00000010")
+    with pytest.raises(RuntimeError, match="seen"):
+        grown(*more)
+    assert groups[0] == groups[1]
+    assert groups[0] == [pytest.approx(pair) for pair in ((0.005, 0.2), (0.01, 0.0))]  # every matrix grew

@@ -1,0 +1,45 @@
+"""A language that a tiny model learns in seconds, and the command line that trains one on it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from grow.data.shards import Shard, write_manifest
+
+VOCAB, LENGTH = 64, 16
+TINY = [
+    "model=tiny",
+    "growth=none",
+    "data=shards",
+    f"data.sequence_length={LENGTH}",
+    f"model.vocab_size={VOCAB}",
+    f"model.max_positions={LENGTH}",
+    *("model.layers=2", "model.embed=16", "model.heads=2", "model.head_dim=8", "model.ffn=24"),
+    *("trainer.micro_batch=4", "trainer.tokens_per_step=128", "trainer.max_tokens=1280", "trainer.log_every_steps=2"),
+    *("trainer.val_every_tokens=512", "trainer.val_tokens=160", "trainer.accelerator=cpu"),
+    *("checkpoint.every_tokens=384", "optimizer.lr=0.01", "schedule=cosine"),
+]
+
+
+def command_line(shards_dir: Path, run_dir: Path, *more: str) -> list[str]:
+    """Overrides of a tiny run."""
+    return [*TINY, f"data.path={shards_dir}", f"run_dir={run_dir}", *more]
+
+
+def make_shards(directory: Path) -> Path:
+    """Token shards in which each token says a good deal about the next."""
+    draw = np.random.default_rng(0)
+    likely = draw.integers(1, VOCAB, size=(VOCAB, 2))
+    shards = []
+    for split, count in (("train", 4000), ("validation", 600)):
+        tokens = [1]
+        while len(tokens) < count:
+            tokens.append(int(likely[tokens[-1], draw.integers(2)]))
+        (directory / split).mkdir()
+        np.array(tokens, "<u2").tofile(directory / split / "0.npy")
+        shards.append(Shard(file=f"{split}/0.npy", split=split, source="made", start=0, tokens=count, sha256=""))
+    (directory / "tokenizer").mkdir()
+    (directory / "tokenizer" / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {}}}))
+    write_manifest(directory, dtype="uint16", vocab_size=VOCAB, eos_id=0, shards=shards)
+    return directory
