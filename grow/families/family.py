@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from grow.common.errors import GrowthError
+from grow.families.settings import ModelSettings
 from grow.families.table import Parameter
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 Sizes = dict[str, int]
 """embed, word, heads, kv_heads, head_dim, ffn, layers, vocab, positions: lengths and counts of one model."""
 
+_SETTING_OF = {"vocab": "vocab_size", "positions": "max_positions", "word": "word_embed"}  # where the words differ
 _NOT_THE_FUNCTION = {
     # What may differ between a source and its target without changing what the model computes.
     *("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache", "pretraining_tp"),
@@ -29,12 +31,30 @@ class Family:
     table: tuple[Parameter, ...]
     attributes: Mapping[str, str]
     """Size name -> attribute of the stock configuration. A size that is missing here follows from the others."""
-    stock_config: Callable[[Any], "PreTrainedConfig"]
-    """Stock configuration of a ModelSettings of this family."""
+    config_class: str
+    """Name of the stock configuration class in transformers."""
+    specifics: Callable[[Any], dict[str, Any]]
+    """Model settings -> the stock attributes that only this family has, or spells its own way."""
     rotary_dims: Callable[["PreTrainedConfig"], int] = field(default=lambda config: 0)
     """Rotated elements of each head, in half-split pairs; 0 without rotary positions."""
     renamed: Mapping[str, str] = field(default_factory=dict)
     """Checkpoint name -> name in the stock module, where the two differ."""
+
+    def stock_config(self, model: ModelSettings) -> "PreTrainedConfig":
+        """The transformers configuration of a configured model."""
+        import transformers
+
+        sizes = {size: getattr(model, _SETTING_OF.get(size, size)) for size in self.attributes}
+        if "word" in sizes:
+            sizes["word"] = sizes["word"] or model.embed
+        return getattr(transformers, self.config_class)(
+            **{self.attributes[size]: length for size, length in sizes.items()},
+            **self.specifics(model),
+            tie_word_embeddings=model.tied_head,
+            bos_token_id=model.bos_id,
+            eos_token_id=model.eos_id,
+            pad_token_id=model.pad_id,
+        )
 
     def sizes(self, config: "PreTrainedConfig") -> Sizes:
         """The sizes of a stock configuration."""

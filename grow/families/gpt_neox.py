@@ -1,13 +1,13 @@
 """GPT-NeoX as in Pythia: QKV fused head by head, parallel residual, partial rotary (arXiv 2304.01373)."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from grow.families.family import Family
 from grow.families.settings import GptNeoxSettings
 from grow.families.table import parse_table
 
 if TYPE_CHECKING:
-    from transformers import GPTNeoXConfig, PreTrainedConfig
+    from transformers import PreTrainedConfig
 
 TABLE = parse_table("""
     gpt_neox.embed_in.weight                                  vocab, embed
@@ -29,28 +29,10 @@ TABLE = parse_table("""
 """)
 
 
-def stock_config(model: GptNeoxSettings) -> "GPTNeoXConfig":
-    """The transformers configuration of a GPT-NeoX of these sizes."""
-    from transformers import GPTNeoXConfig
-
-    return GPTNeoXConfig(
-        vocab_size=model.vocab_size,
-        max_position_embeddings=model.max_positions,
-        num_hidden_layers=model.layers,
-        hidden_size=model.embed,
-        num_attention_heads=model.heads,
-        intermediate_size=model.ffn,
-        rope_parameters={
-            "rope_type": "default",
-            "rope_theta": model.rope_theta,
-            "partial_rotary_factor": model.rotary_fraction,
-        },
-        tie_word_embeddings=model.tied_head,
-        initializer_range=model.init_std,
-        bos_token_id=model.bos_id,
-        eos_token_id=model.eos_id,
-        pad_token_id=model.pad_id,
-    )
+def specifics(model: GptNeoxSettings) -> dict[str, Any]:
+    """What a stock GPT-NeoX is told beside its sizes."""
+    rope = {"rope_type": "default", "rope_theta": model.rope_theta, "partial_rotary_factor": model.rotary_fraction}
+    return {"initializer_range": model.init_std, "rope_parameters": rope}
 
 
 def rotary_dims(config: "PreTrainedConfig") -> int:
@@ -70,7 +52,8 @@ GPT_NEOX = Family(
         "heads": "num_attention_heads",
         "ffn": "intermediate_size",
     },
-    stock_config=stock_config,
+    config_class="GPTNeoXConfig",
+    specifics=specifics,
     rotary_dims=rotary_dims,
     renamed={"embed_out.weight": "lm_head.weight"},
 )

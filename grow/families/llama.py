@@ -1,13 +1,10 @@
 """Llama: RMSNorm before each sublayer, SwiGLU, rotary positions, grouped queries (arXiv 2302.13971)."""
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from grow.families.family import Family
 from grow.families.settings import LlamaSettings
 from grow.families.table import parse_table
-
-if TYPE_CHECKING:
-    from transformers import LlamaConfig
 
 TABLE = parse_table("""
     model.embed_tokens.weight                             vocab, embed
@@ -32,27 +29,13 @@ TABLE = parse_table("""
 """)
 
 
-def stock_config(model: LlamaSettings) -> "LlamaConfig":
-    """The transformers configuration of a Llama of these sizes."""
-    from transformers import LlamaConfig
-
-    return LlamaConfig(
-        vocab_size=model.vocab_size,
-        max_position_embeddings=model.max_positions,
-        num_hidden_layers=model.layers,
-        hidden_size=model.embed,
-        num_attention_heads=model.heads,
-        num_key_value_heads=model.kv_heads,
-        head_dim=model.head_dim,
-        intermediate_size=model.ffn,
-        rms_norm_eps=model.norm_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": model.rope_theta},
-        tie_word_embeddings=model.tied_head,
-        initializer_range=model.init_std,
-        bos_token_id=model.bos_id,
-        eos_token_id=model.eos_id,
-        pad_token_id=model.pad_id,
-    )
+def specifics(model: LlamaSettings) -> dict[str, Any]:
+    """What a stock Llama is told beside its sizes."""
+    return {
+        "initializer_range": model.init_std,
+        "rms_norm_eps": model.norm_eps,
+        "rope_parameters": {"rope_type": "default", "rope_theta": model.rope_theta},
+    }
 
 
 LLAMA = Family(
@@ -68,6 +51,7 @@ LLAMA = Family(
         "head_dim": "head_dim",
         "ffn": "intermediate_size",
     },
-    stock_config=stock_config,
+    config_class="LlamaConfig",
+    specifics=specifics,
     rotary_dims=lambda config: config.head_dim,
 )

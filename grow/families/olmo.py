@@ -3,14 +3,11 @@
 No parameter writes the axis that the head reads, so nothing can absorb the 1/n of a tied head: a grown OLMo is untied.
 """
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from grow.families.family import Family
 from grow.families.settings import OlmoSettings
 from grow.families.table import parse_table
-
-if TYPE_CHECKING:
-    from transformers import OlmoConfig
 
 TABLE = parse_table("""
     model.embed_tokens.weight                     vocab, embed
@@ -29,26 +26,13 @@ TABLE = parse_table("""
 """)
 
 
-def stock_config(model: OlmoSettings) -> "OlmoConfig":
-    """The transformers configuration of an OLMo-1 of these sizes."""
-    from transformers import OlmoConfig
-
-    return OlmoConfig(
-        vocab_size=model.vocab_size,
-        max_position_embeddings=model.max_positions,
-        num_hidden_layers=model.layers,
-        hidden_size=model.embed,
-        num_attention_heads=model.heads,
-        num_key_value_heads=model.kv_heads,
-        intermediate_size=model.ffn,
-        clip_qkv=model.clip_qkv,
-        rope_parameters={"rope_type": "default", "rope_theta": model.rope_theta},
-        tie_word_embeddings=model.tied_head,
-        initializer_range=model.init_std,
-        bos_token_id=model.bos_id,
-        eos_token_id=model.eos_id,
-        pad_token_id=model.pad_id,
-    )
+def specifics(model: OlmoSettings) -> dict[str, Any]:
+    """What a stock OLMo-1 is told beside its sizes."""
+    return {
+        "initializer_range": model.init_std,
+        "clip_qkv": model.clip_qkv,
+        "rope_parameters": {"rope_type": "default", "rope_theta": model.rope_theta},
+    }
 
 
 OLMO = Family(
@@ -63,6 +47,7 @@ OLMO = Family(
         "kv_heads": "num_key_value_heads",
         "ffn": "intermediate_size",
     },
-    stock_config=stock_config,
+    config_class="OlmoConfig",
+    specifics=specifics,
     rotary_dims=lambda config: config.hidden_size // config.num_attention_heads,
 )

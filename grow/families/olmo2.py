@@ -4,14 +4,11 @@ Queries are normalised after their projection, so the projection repeats them pl
 gain behind it carries the scale that keeps the attention scores.
 """
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from grow.families.family import Family
 from grow.families.settings import Olmo2Settings
 from grow.families.table import parse_table
-
-if TYPE_CHECKING:
-    from transformers import Olmo2Config
 
 TABLE = parse_table("""
     model.embed_tokens.weight                               vocab, embed
@@ -31,26 +28,13 @@ TABLE = parse_table("""
 """)
 
 
-def stock_config(model: Olmo2Settings) -> "Olmo2Config":
-    """The transformers configuration of an OLMo-2 of these sizes."""
-    from transformers import Olmo2Config
-
-    return Olmo2Config(
-        vocab_size=model.vocab_size,
-        max_position_embeddings=model.max_positions,
-        num_hidden_layers=model.layers,
-        hidden_size=model.embed,
-        num_attention_heads=model.heads,
-        num_key_value_heads=model.kv_heads,
-        intermediate_size=model.ffn,
-        rms_norm_eps=model.norm_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": model.rope_theta},
-        tie_word_embeddings=model.tied_head,
-        initializer_range=model.init_std,
-        bos_token_id=model.bos_id,
-        eos_token_id=model.eos_id,
-        pad_token_id=model.pad_id,
-    )
+def specifics(model: Olmo2Settings) -> dict[str, Any]:
+    """What a stock OLMo-2 is told beside its sizes."""
+    return {
+        "initializer_range": model.init_std,
+        "rms_norm_eps": model.norm_eps,
+        "rope_parameters": {"rope_type": "default", "rope_theta": model.rope_theta},
+    }
 
 
 OLMO2 = Family(
@@ -65,6 +49,7 @@ OLMO2 = Family(
         "kv_heads": "num_key_value_heads",
         "ffn": "intermediate_size",
     },
-    stock_config=stock_config,
+    config_class="Olmo2Config",
+    specifics=specifics,
     rotary_dims=lambda config: config.hidden_size // config.num_attention_heads,
 )

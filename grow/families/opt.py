@@ -4,14 +4,11 @@
 project_out writes `head_in`, so that projection, not the head, absorbs the 1/n of a grown residual stream.
 """
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from grow.families.family import Family
 from grow.families.settings import OptSettings
 from grow.families.table import parse_table
-
-if TYPE_CHECKING:
-    from transformers import OPTConfig
 
 TABLE = parse_table("""
     model.decoder.embed_tokens.weight                         vocab, word
@@ -40,26 +37,9 @@ TABLE = parse_table("""
 """)
 
 
-def stock_config(model: OptSettings) -> "OPTConfig":
-    """The transformers configuration of an OPT of these sizes."""
-    from transformers import OPTConfig
-
-    return OPTConfig(
-        vocab_size=model.vocab_size,
-        max_position_embeddings=model.max_positions,
-        num_hidden_layers=model.layers,
-        hidden_size=model.embed,
-        num_attention_heads=model.heads,
-        ffn_dim=model.ffn,
-        do_layer_norm_before=model.pre_norm,
-        word_embed_proj_dim=model.word_embed or model.embed,
-        dropout=model.dropout,
-        tie_word_embeddings=model.tied_head,
-        init_std=model.init_std,
-        bos_token_id=model.bos_id,
-        eos_token_id=model.eos_id,
-        pad_token_id=model.pad_id,
-    )
+def specifics(model: OptSettings) -> dict[str, Any]:
+    """What a stock OPT is told beside its sizes."""
+    return {"init_std": model.init_std, "do_layer_norm_before": model.pre_norm, "dropout": model.dropout}
 
 
 OPT = Family(
@@ -74,5 +54,6 @@ OPT = Family(
         "heads": "num_attention_heads",
         "ffn": "ffn_dim",
     },
-    stock_config=stock_config,
+    config_class="OPTConfig",
+    specifics=specifics,
 )
