@@ -5,6 +5,7 @@ heavy is imported.
 """
 
 import difflib
+import errno
 import functools
 import os
 import sys
@@ -19,7 +20,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from grow.common.errors import ConfigError, GrowError
+from grow.common.errors import CheckpointError, ConfigError, GrowError
 from grow.common.provenance import digest_json
 from grow.data.settings import DataSettings, PrepareDataConfig
 from grow.families.settings import (
@@ -197,6 +198,15 @@ def _attempt(task: Callable[[Config], None], cfg: DictConfig, schema: type[Confi
         task(parse(cfg, schema))
     except GrowError as error:  # caught inside Hydra, which would print a line of its own above ours
         _fail(error)
+    except Exception as error:
+        if not _is_full_disk(error):
+            raise
+        _fail(CheckpointError(f"the disk is full: {error}. Free some space and give the same command again."))
+
+
+def _is_full_disk(error: Exception) -> bool:
+    """Libraries that write files each wrap the system's error in a kind of their own."""
+    return os.strerror(errno.ENOSPC) in str(error) or os.strerror(errno.EDQUOT) in str(error)
 
 
 def _fail(error: GrowError) -> None:

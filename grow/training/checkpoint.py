@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 from grow.common.clock import Clock
 from grow.common.errors import CheckpointError
 from grow.common.provenance import read_json, write_json
+from grow.families.weights import new_directory
 from grow.training.strategy import barrier, gather, is_first
 
 COMPLETE_FILE = "COMPLETE.json"
@@ -113,17 +114,17 @@ class CheckpointWriter:
         self, model: PreTrainedModel, optimizer: dict[str, Tensor], rng: dict[str, Tensor], state: RunState
     ) -> None:
         final = self.directory / f"step-{state.step:08}"
-        partial = self.directory / f".{final.name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        model.save_pretrained(partial)
-        save_file(optimizer, partial / OPTIMIZER_FILE)
-        save_file(rng, partial / RNG_FILE)
-        write_json(partial / STATE_FILE, asdict(state))
-        write_json(partial / COMPLETE_FILE, _digests(partial))
+        for stale in self.directory.glob(".step-*.partial"):  # of a run that was killed while it saved
+            shutil.rmtree(stale)
         if final.exists():  # a torn one of the same step
             _remove(final)
-        partial.rename(final)
+        needed = sum(tensor.nbytes for tensor in (*model.parameters(), *optimizer.values()))
+        with new_directory(final, needed) as partial:
+            model.save_pretrained(partial)
+            save_file(optimizer, partial / OPTIMIZER_FILE)
+            save_file(rng, partial / RNG_FILE)
+            write_json(partial / STATE_FILE, asdict(state))
+            write_json(partial / COMPLETE_FILE, _digests(partial))
         for old in _directories(self.directory)[: -self.keep_last]:
             _remove(old)
 
