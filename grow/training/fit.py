@@ -1,6 +1,6 @@
 """One fit: a model and a plan in, a trained model and the time it took out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import lightning.pytorch as L
 import torch
@@ -21,7 +21,12 @@ from grow.training.trainer import build_module, build_trainer
 
 
 def fit(
-    start: Start, plan: Plan, device: torch.device, run: RunDirectory, data: Callable[..., L.LightningDataModule]
+    start: Start,
+    plan: Plan,
+    device: torch.device,
+    run: RunDirectory,
+    data: Callable[..., L.LightningDataModule],
+    callbacks: Sequence[L.Callback] = (),
 ) -> Clock:
     """Train a model in place to the end of its run.
 
@@ -31,6 +36,7 @@ def fit(
         device: of this rank.
         run: gets metrics and checkpoints.
         data: makes the data module, given `start_sequence`.
+        callbacks: more of Lightning's, called after Grow's own.
 
     Returns:
         The run's clock at the end.
@@ -47,7 +53,7 @@ def fit(
     if plan.trainer.threads is not None:
         torch.set_num_threads(plan.trainer.threads)
     torch.manual_seed(plan.seed * 1_000_003 + plan.ranks.rank)  # for dropout; weights and data order have their own
-    trainer = build_trainer(plan, device, steps=steps, callbacks=[_milestones(start, plan, device, run)])
+    trainer = build_trainer(plan, device, steps=steps, callbacks=[_milestones(start, plan, device, run), *callbacks])
     module = build_module(start.model, plan, clock, start.input_copies)
     try:
         trainer.fit(module, datamodule=data(start_sequence=clock.tokens // plan.batch.sequence_length))

@@ -38,4 +38,4 @@ def _progress(tokens: int, start: float, end: float) -> float:
     """Share of the way from start to end: 0 before it, 1 after it."""
     if tokens >= end:
         return 1.0
-    return max(0.0, (tokens - start) / (end - start))
+    return (tokens - start) / (end - start) if tokens > start else 0.0

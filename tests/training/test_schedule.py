@@ -31,6 +31,7 @@ def schedule(kind: str, **settings) -> ScheduleSettings:
         (schedule("wsd", warmup_tokens=100, decay_fraction=0.2, final_fraction=0.0), 50, 0.5),
         (schedule("wsd", warmup_tokens=100, decay_fraction=0.2, final_fraction=0.0), 800, 1.0),
         (schedule("wsd", warmup_tokens=100, decay_fraction=0.2, final_fraction=0.0), 900, 0.5),
+        (schedule("wsd", warmup_tokens=0, decay_tokens=0), 500, 1.0),
         (schedule("wsd", warmup_tokens=100, decay_tokens=400, final_fraction=0.5), 800, 0.75),
         (schedule("wsd", warmup_tokens=100, decay_fraction=0.2, final_fraction=0.1), 1000, 0.1),
     ],
