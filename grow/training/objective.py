@@ -3,21 +3,23 @@
     logits = h W^T,  loss = mean(logsumexp(logits) - logits[target]),  d loss / d logits = (softmax - onehot) / N
 
 The gradient with respect to the logits needs nothing that the loss does not need, so each chunk of rows makes its
-logits, its loss, its dh and its share of dW, and is forgotten: full logits never exist. The mean's 1/N and the
-gradient that comes from above (1/accumulation) are both applied once, in the backward pass.
+logits, its loss, its dh and its share of dW, and is forgotten: full logits never exist. 1/N is applied to h and dh,
+which are small, rather than to the logits' gradient.
 
 N rows (batch x tokens), D width, V vocabulary, R rows of a chunk.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional
 
-Softmax = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+_CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 2 * 2**30}  # of float32 logits: on a CPU they should stay in its cache
 
 
 @dataclass(kw_only=True, slots=True)
@@ -28,14 +30,15 @@ class NextTokenLoss:
     (float64 for float64).
     """
 
-    chunk_rows: int
-    """Rows whose logits exist at one time; 0 computes plain full logits."""
+    chunk_rows: int | None = None
+    """Rows whose logits exist at one time; None chooses, 0 computes plain full logits."""
     compiled: bool = False
     """Fuse the passes over a chunk's logits with torch.compile."""
-    _softmax: Softmax = field(init=False, repr=False)
+    _kernels: "Kernels" = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._softmax = torch.compile(_softmax, dynamic=False) if self.compiled else _softmax
+        wrap = partial(torch.compile, dynamic=False) if self.compiled else lambda kernel: kernel
+        self._kernels = Kernels(softmax=wrap(_softmax), add=wrap(_add))
 
     def __call__(self, hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
         """The loss, a scalar.
@@ -48,46 +51,77 @@ class NextTokenLoss:
         hidden, targets = hidden.flatten(0, -2), targets.flatten()  # (N, D), (N,)
         if self.chunk_rows == 0:
             return functional.cross_entropy(_wide(functional.linear(hidden, head)), targets)
+        rows = self.chunk_rows or chosen_rows(len(hidden), len(head), hidden.device.type)
         dtype = _product_dtype(hidden)
         if torch.is_grad_enabled():
-            return _ChunkedCrossEntropy.apply(hidden, head, targets, self.chunk_rows, dtype, self._softmax)
-        return _loss_only(hidden, head, targets, self.chunk_rows, dtype)
+            return _ChunkedCrossEntropy.apply(hidden, head, targets, rows, dtype, self._kernels)
+        return _loss_only(hidden, head, targets, rows, dtype)
+
+
+def chosen_rows(rows: int, vocabulary: int, device: str) -> int:
+    """The fewest even chunks whose float32 logits are of a size that suits the device."""
+    limit = _CHUNK_BYTES.get(device, _CHUNK_BYTES["cpu"])
+    chunks = math.ceil(rows * vocabulary * 4 / limit)
+    return math.ceil(rows / chunks)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kernels:
+    """The passes over a chunk that are worth fusing."""
+
+    softmax: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    add: Callable[[Tensor, Tensor], Tensor]
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx, hidden: Tensor, head: Tensor, targets: Tensor, rows: int, dtype: torch.dtype, softmax: Softmax
+        ctx: FunctionCtx, hidden: Tensor, head: Tensor, targets: Tensor, rows: int, dtype: torch.dtype, kernels: Kernels
     ) -> Tensor:
-        weight = head.to(dtype)
+        weight, share = head.to(dtype), 1 / len(hidden)
+        lines = torch.arange(rows, device=hidden.device)
         loss = torch.zeros((), dtype=_wide_dtype(dtype), device=hidden.device)
         grad_hidden, grad_head = torch.empty_like(hidden), None
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(hidden), rows):
-                chunk = hidden[start : start + rows].to(dtype)  # (R, D)
-                target = targets[start : start + rows, None]  # (R, 1)
-                log_likelihood, grad_logits = softmax(chunk @ weight.T, target)  # (R, 1), (R, V)
-                grad_logits.scatter_(1, target, torch.expm1(log_likelihood).to(dtype))  # p - 1, without cancellation
+                chunk = hidden[start : start + rows]  # (R, D)
+                target = targets[start : start + rows]  # (R,)
+                log_likelihood, grad_logits = kernels.softmax(chunk.to(dtype) @ weight.T, target)  # (R,), (R, V)
+                grad_logits.index_put_((lines[: len(chunk)], target), torch.expm1(log_likelihood).to(dtype))  # p - 1
                 loss -= log_likelihood.sum()
-                grad_hidden[start : start + rows] = grad_logits @ weight
-                grad_chunk = grad_logits.T @ chunk  # (V, D)
-                grad_head = grad_chunk.to(head.dtype) if grad_head is None else grad_head.add_(grad_chunk)
-        ctx.save_for_backward(grad_hidden, grad_head)
-        return loss / len(hidden)
+                torch.mul(grad_logits @ weight, share, out=grad_hidden[start : start + rows])
+                grad_head = _add_product(grad_head, grad_logits.T, (chunk * share).to(dtype), head.dtype, kernels)
+        ctx.gradients = (grad_hidden, grad_head)
+        return loss * share
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        grad_hidden, grad_head = ctx.saved_tensors
-        scale = grad_loss / len(grad_hidden)
-        return grad_hidden * scale, grad_head * scale, None, None, None, None
+        if ctx.gradients is None:
+            raise RuntimeError("expected one backward pass through the loss, found a second")
+        grad_hidden, grad_head = ctx.gradients
+        if grad_loss.device.type == "cpu" and grad_loss == 1:  # on a GPU, looking would make the host wait
+            ctx.gradients = None  # handed over as they are: autograd keeps a buffer only if nobody else does
+            return grad_hidden, grad_head, None, None, None, None
+        return grad_hidden * grad_loss, grad_head * grad_loss, None, None, None, None
 
 
 def _softmax(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-likelihood of the targets (R, 1), and the softmax (R, V) in the logits' dtype."""
+    """Log-likelihood of the targets (R,), and the softmax (R, V) in the logits' dtype."""
     log_probabilities = torch.log_softmax(logits, -1, dtype=_wide_dtype(logits.dtype))
-    log_likelihood = log_probabilities.gather(1, target)
+    log_likelihood = log_probabilities.gather(1, target[:, None])[:, 0]
     return log_likelihood, log_probabilities.exp_().to(logits.dtype)
+
+
+def _add_product(total: Tensor | None, left: Tensor, right: Tensor, dtype: torch.dtype, kernels: Kernels) -> Tensor:
+    """The total, of the given dtype, and left @ right added to it."""
+    if total is None:
+        return (left @ right).to(dtype)
+    return total.addmm_(left, right) if left.dtype == dtype else kernels.add(total, left @ right)
+
+
+def _add(total: Tensor, term: Tensor) -> Tensor:
+    return total.add_(term)
 
 
 def _loss_only(hidden: Tensor, head: Tensor, targets: Tensor, rows: int, dtype: torch.dtype) -> Tensor:

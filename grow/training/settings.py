@@ -81,12 +81,12 @@ class ObjectiveSettings:
     """The loss: next-token cross-entropy, computed over chunks of rows so that full logits never exist."""
 
     name: str
-    chunk_rows: int = 512
-    """Token rows whose logits exist at one time; 0 computes plain full logits."""
+    chunk_rows: int | None = None
+    """Token rows whose logits exist at one time; null fits them to the device, 0 computes plain full logits."""
 
     def __post_init__(self) -> None:
-        if self.chunk_rows < 0:
-            raise ConfigError(f"objective.chunk_rows={self.chunk_rows}: expected 0 or more rows.")
+        if (self.chunk_rows or 0) < 0:
+            raise ConfigError(f"objective.chunk_rows={self.chunk_rows}: expected 0 or more rows, or null.")
 
 
 @dataclass(kw_only=True, slots=True)

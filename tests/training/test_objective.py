@@ -6,7 +6,7 @@ from torch.nn import functional
 from transformers import GPTNeoXConfig, LlamaConfig, Olmo2Config, OlmoConfig, OPTConfig
 
 from grow.families.build import model_from_noise
-from grow.training.objective import NextTokenLoss
+from grow.training.objective import NextTokenLoss, chosen_rows
 
 SIZES = {
     "vocab_size": 40,
@@ -54,7 +54,7 @@ def test_loss_and_gradients_equal_cross_entropy_for_any_chunk(chunk_rows, dtype,
 
 def test_gradient_passes_gradcheck():
     hidden, head, targets = inputs(torch.float64, rows=7, width=3, vocab=5, scale=1.0)
-    assert torch.autograd.gradcheck(lambda h, w: NextTokenLoss(chunk_rows=3)(h, w, targets), (hidden, head))
+    assert torch.autograd.gradcheck(lambda h, w: 3 * NextTokenLoss(chunk_rows=3)(h, w, targets), (hidden, head))
 
 
 def test_gradient_from_above_scales_both_gradients():
@@ -63,6 +63,24 @@ def test_gradient_from_above_scales_both_gradients():
     expected = [0.25 * gradient for gradient in torch.autograd.grad(plain(hidden, head, targets), (hidden, head))]
     for found, wanted in zip(torch.autograd.grad(loss / 4, (hidden, head)), expected, strict=True):
         torch.testing.assert_close(found, wanted)
+
+
+def test_a_unit_gradient_gets_the_buffers_themselves_and_only_once():
+    hidden, head, targets = inputs(torch.float64)
+    loss = NextTokenLoss(chunk_rows=8)(hidden, head, targets)
+    buffers = [gradient.data_ptr() for gradient in loss.grad_fn.gradients]
+    loss.backward(retain_graph=True)
+    assert head.grad.data_ptr() == buffers[1]
+    with pytest.raises(RuntimeError, match="found a second"):
+        loss.backward()
+
+
+@pytest.mark.parametrize(
+    ("rows", "vocabulary", "device", "expected"),
+    [(1024, 8192, "cpu", 1024), (1024, 32000, "cpu", 256), (1000, 32000, "cpu", 250), (16384, 32000, "cuda", 16384)],
+)
+def test_chosen_chunks_are_even_and_fit_the_device(rows, vocabulary, device, expected):
+    assert chosen_rows(rows, vocabulary, device) == expected
 
 
 def test_huge_logits_give_a_finite_loss():
