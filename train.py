@@ -38,8 +38,7 @@ def main(run: RunConfig) -> None:
 
     device = device_of(plan)
     with process_group(plan, device):
-        source = None if run.growth_source is None else find_source(run.growth_source)
-        shards = open_data(run.data, source)
+        shards = open_data(run.data, find_source(run.growth_source) if run.growth_source else None)
         shards.check_vocabulary(run.model.vocab_size)
         data = partial(
             TokenDataModule,

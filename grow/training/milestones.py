@@ -16,7 +16,7 @@ from grow.common.errors import DivergedError
 from grow.training.checkpoint import Checkpoint, CheckpointWriter
 from grow.training.metrics import Lap, MetricsFile
 from grow.training.module import PretrainModule
-from grow.training.plan import Plan
+from grow.training.plan import Batch, Plan
 from grow.training.progress import ProgressDisplay
 
 
@@ -46,7 +46,7 @@ class Milestones(L.Callback):
         first_row: Mapping[str, Any],
         peak_flops: float | None,
     ) -> None:
-        self._settings, self._total_steps = plan.trainer, plan.total_steps
+        self._settings, self._batch, self._total_steps = plan.trainer, plan.batch, plan.total_steps
         self._checkpoint_tokens = plan.checkpoint.every_tokens
         self._checkpoints, self._resumed = checkpoints, resumed
         self._rows, self._display = rows, display
@@ -57,9 +57,8 @@ class Milestones(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: PretrainModule) -> None:
         """Compile, restore, start the clock, and measure the model as it starts."""
         clock = pl_module.clock
-        batches = trainer.datamodule.val_dataloader()
         if self._settings.compile != "none":
-            _warm_up(trainer, pl_module, next(iter(batches)))
+            _warm_up(trainer, pl_module, self._batch)
         if self._resumed is not None:
             self._resumed.restore_optimizer(pl_module.model, trainer.optimizers[0])
             self._resumed.restore_rng(trainer.global_rank)
@@ -146,12 +145,11 @@ def _finite(loss: float, kind: str, step: int) -> float:
     )
 
 
-def _warm_up(trainer: L.Trainer, module: PretrainModule, batch: Tensor) -> None:
-    """Compile what training and validation run, on a batch whose gradients are thrown away."""
-    batch = trainer.strategy.batch_to_device(batch)
-    devices = [module.device] if module.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
+def _warm_up(trainer: L.Trainer, module: PretrainModule, sizes: Batch) -> None:
+    """Compile what training and validation run, at every shape they meet; the gradients are thrown away."""
+    batch = torch.zeros(sizes.micro_batch, sizes.sequence_length + 1, dtype=torch.int64, device=module.device)
+    with torch.random.fork_rng([module.device] if module.device.type == "cuda" else []):
         trainer.strategy.training_step(batch, 0).backward()
     trainer.optimizers[0].zero_grad()
     module.mean_loss()
-    module.validation_loss([batch])
+    module.validation_loss({len(batch): batch for batch in trainer.datamodule.val_dataloader()}.values())
