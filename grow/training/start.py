@@ -111,7 +111,7 @@ def _grow(
     record = grow(source, directory, growth, config, tokens)
     write_json(run.growth, record.as_json())
     return {
-        "described": f"{source}, grown by {growth.name}",
+        "described": f"{source}, {'unchanged' if growth.share == 'none' else f'grown by {growth.name}'}",
         "lineage": read_lineage(directory),
         "input_copies": {name: copies for name, copies in record.input_copies.items() if copies > 1},
         "max_logit_diff": record.verification.max_abs_logit_diff,
