@@ -60,6 +60,7 @@ def main() -> None:
     """Run every case, print a table, and write the figures as JSON."""
     options = read_options()
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as train.py sets it; a waiting contestant must not spin
     results = []
     for vocab in options.vocab:
         for precision in options.precision:

@@ -38,7 +38,7 @@ class NextTokenLoss:
 
     def __post_init__(self) -> None:
         wrap = partial(torch.compile, dynamic=False) if self.compiled else lambda kernel: kernel
-        self._kernels = Kernels(softmax=wrap(_softmax), add=wrap(_add))
+        self._kernels = Kernels(softmax_=wrap(_softmax_), add=wrap(_add))
 
     def __call__(self, hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
         """The loss, a scalar.
@@ -69,7 +69,7 @@ def chosen_rows(rows: int, vocabulary: int, device: str) -> int:
 class Kernels:
     """The passes over a chunk that are worth fusing."""
 
-    softmax: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    softmax_: Callable[[Tensor, Tensor], Tensor]
     add: Callable[[Tensor, Tensor], Tensor]
 
 
@@ -86,7 +86,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             for start in range(0, len(hidden), rows):
                 chunk = hidden[start : start + rows]  # (R, D)
                 target = targets[start : start + rows]  # (R,)
-                log_likelihood, grad_logits = kernels.softmax(chunk.to(dtype) @ weight.T, target)  # (R,), (R, V)
+                grad_logits = chunk.to(dtype) @ weight.T  # (R, V): logits at first
+                log_likelihood = kernels.softmax_(grad_logits, target)  # (R,)
                 grad_logits.index_put_((lines[: len(chunk)], target), torch.expm1(log_likelihood).to(dtype))  # p - 1
                 loss -= log_likelihood.sum()
                 torch.mul(grad_logits @ weight, share, out=grad_hidden[start : start + rows])
@@ -106,11 +107,12 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return grad_hidden * grad_loss, grad_head * grad_loss, None, None, None, None
 
 
-def _softmax(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-likelihood of the targets (R,), and the softmax (R, V) in the logits' dtype."""
+def _softmax_(logits: Tensor, target: Tensor) -> Tensor:
+    """Log-likelihood of the targets (R,); the logits (R, V) become their softmax."""
     log_probabilities = torch.log_softmax(logits, -1, dtype=_wide_dtype(logits.dtype))
     log_likelihood = log_probabilities.gather(1, target[:, None])[:, 0]
-    return log_likelihood, log_probabilities.exp_().to(logits.dtype)
+    logits.copy_(log_probabilities.exp_())
+    return log_likelihood
 
 
 def _add_product(total: Tensor | None, left: Tensor, right: Tensor, dtype: torch.dtype, kernels: Kernels) -> Tensor:
