@@ -90,8 +90,11 @@ class PretrainModule(L.LightningModule):
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clip by global norm and keep the norm; without a limit the norm is only measured."""
-        limit = gradient_clip_val or float("inf")
-        self.grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self.grad_norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val or float("inf"))
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        """Nothing: `optimizer_step` has done it."""
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
