@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from grow.common.errors import ConfigError
 
 SCHEDULES = ("paper", "cosine", "wsd")
-STRATEGIES = ("single", "ddp")
-PRECISIONS = ("fp32", "bf16")
+STRATEGIES = ("single", "ddp", "zero1", "zero2", "zero3", "fsdp2")
+SHARDED = ("zero1", "zero2", "zero3", "fsdp2")
+PRECISIONS = ("fp32", "bf16", "bf16_weights")
 COMPILE_MODES = ("none", "block", "model")
 
 
@@ -95,9 +96,19 @@ class StrategySettings:
 
     name: str
     kind: str
+    """single; ddp; zero1, zero2, zero3 (DeepSpeed: optimizer state, and gradients, and weights in shards); fsdp2."""
+    devices: int | None = None
+    """Processes, one a device, that the run expects; null takes those that were started."""
+    insist: bool = False
+    """Shard even with one process, where it is pure cost."""
+    timeout_s: float = 1800.0
+    """Seconds that ranks wait for one another before the run is given up."""
 
     def __post_init__(self) -> None:
         _one_of("strategy.kind", self.kind, STRATEGIES)
+        _positive("strategy.timeout_s", self.timeout_s)
+        if self.devices is not None:
+            _positive("strategy.devices", self.devices)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -112,7 +123,8 @@ class TrainerSettings:
     """Sequences one rank computes at a time."""
     accelerator: str = "auto"
     precision: str = "fp32"
-    """fp32, or bf16: float32 weights, bfloat16 matrix products."""
+    """fp32; bf16: float32 weights, bfloat16 matrix products; bf16_weights: bfloat16 weights, float32 masters in the
+    optimizer's shards (zero1, zero2 and zero3 only)."""
     compile: str = "none"
     """none, block (compile each decoder block: seconds of start-up) or model (the whole trunk: minutes, fastest)."""
     log_every_steps: int = 10
