@@ -52,8 +52,8 @@ def main(run: RunConfig) -> None:
         )
         start = choose_start(stock_config(run.model), run.growth, run.growth_source, data, directory, plan)
         announce(start, plan, device, directory, shards, resolved(run))
-        clock = fit(start, plan, device, directory, data)
-        export_run(start, clock, directory, shards)
+        clock, weights = fit(start, plan, device, directory, data)
+        export_run(start, clock, directory, shards, weights)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,8 @@ class Clock:
     tokens_per_step: int
     flops_per_token: int
     tokens: int = 0
+    step: int = 0
+    """Optimizer steps; their size may have changed where a run was continued with another batch."""
     seconds_before: float = 0.0  # spent by earlier starts of the same run
     _started_at: float | None = field(default=None, repr=False)
 
@@ -43,6 +45,7 @@ class Clock:
     def advance(self) -> None:
         """One optimizer step was taken."""
         self.tokens += self.tokens_per_step
+        self.step += 1
 
     @property
     def seconds(self) -> float:
@@ -52,7 +55,7 @@ class Clock:
     def reading(self) -> dict[str, int | float]:
         """The four columns every logged row carries."""
         return {
-            "step": self.tokens // self.tokens_per_step,
+            "step": self.step,
             "tokens": self.tokens,
             "flops": self.tokens * self.flops_per_token,
             "seconds": round(self.seconds, 3),

@@ -1,50 +1,58 @@
-"""Checkpoints inside a run: written whole or not at all, and read back only when every digest holds.
+"""Checkpoints inside a run: what they consist of, and reading back only those whose every digest holds.
 
 checkpoints/step-00000500/
-    config.json, model.safetensors     a stock model directory: it can be loaded, averaged or grown as it is
-    optimizer.safetensors              PARAMETER/exp_avg, PARAMETER/exp_avg_sq, PARAMETER/step
-    rng.safetensors                    state of the random generators of every rank
-    state.json                         tokens, seconds, sequences read, length of metrics.jsonl, ...
-    COMPLETE.json                      SHA-256 of every other file; written last
+    config.json, model.safetensors       a stock model directory, float32: it can be loaded, averaged or grown as it is
+    optimizer-00000-of-00002.safetensors one file a rank: PARAMETER/exp_avg and PARAMETER/exp_avg_sq, flat, from an
+                                         element on that the header names
+    rng.safetensors                      state of the random generators of every rank
+    state.json                           tokens, seconds, sequences read, length of metrics.jsonl, ...
+    COMPLETE.json                        SHA-256 of every other file; written last
 
-Nothing here is pickled, so nothing read here can run code.
+A parameter's moments are addressed by element, never by rank, so any strategy on any number of ranks can continue
+from any other. Nothing here is pickled, so nothing read here can run code.
 """
 
 import hashlib
-import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
 from torch.optim import Optimizer
-from transformers import PreTrainedModel
 
-from grow.common.clock import Clock
 from grow.common.errors import CheckpointError
-from grow.common.provenance import read_json, write_json
-from grow.families.weights import new_directory
-from grow.training.strategy import barrier, gather, is_first
+from grow.common.provenance import read_json
+from grow.training.fragments import MOMENTS, Fragment
 
 COMPLETE_FILE = "COMPLETE.json"
 STATE_FILE = "state.json"
-OPTIMIZER_FILE = "optimizer.safetensors"
 RNG_FILE = "rng.safetensors"
+STARTS = "starts"  # in a shard's header: first element of each parameter's fragment
+PERMANENT, ROLLING, PREEMPTION = "permanent", "rolling", "preemption"
 
 
 @dataclass(kw_only=True, slots=True)
 class RunState:
     """Where a run stood, apart from its tensors."""
 
+    kind: str
+    """permanent: kept for good; rolling: until newer ones come; preemption: until the next one of any kind."""
     step: int
     tokens: int
     seconds: float
     sequences: int
     """Sequences that all ranks together have read."""
+    updates: int
+    """Steps the optimizer has taken: those that were skipped for a gradient that is not finite do not count."""
     metrics_bytes: int
     """Length of metrics.jsonl; what comes after it is cut when the run continues here."""
+    skipped: int = 0
+    """Steps skipped so far."""
     input_copies: dict[str, int] = field(default_factory=dict)
     """Weights whose inputs a growth repeated, and how often."""
 
@@ -59,20 +67,23 @@ class Checkpoint:
     def state(self) -> RunState:
         return RunState(**read_json(self.path / STATE_FILE))
 
-    def restore_optimizer(self, model: nn.Module, optimizer: Optimizer) -> None:
-        """Give every parameter of a model its optimizer state back.
+    def restore_optimizer(self, fragments: Sequence[Fragment], optimizer: Optimizer) -> None:
+        """Give this rank's fragments the moments that were saved of their elements, whoever saved them.
+
+        Args:
+            fragments: views to fill.
+            optimizer: whose count of updates is set.
 
         Raises:
-            CheckpointError: the state is of other parameters.
+            CheckpointError: some elements were never saved.
         """
-        tensors = load_file(self.path / OPTIMIZER_FILE)
-        parameters = dict(model.named_parameters())
-        if {name.rpartition("/")[0] for name in tensors} != parameters.keys():
-            raise CheckpointError(f"{self.path / OPTIMIZER_FILE}: expected the state of this model's parameters.")
-        for name, tensor in tensors.items():
-            parameter, _, key = name.rpartition("/")
-            owner = parameters[parameter]
-            optimizer.state[owner][key] = tensor.to(owner.device)
+        moments = SavedMoments(self.path)
+        for fragment in fragments:
+            for moment, view in fragment.moments.items():
+                moments.read(f"{fragment.name}/{moment}", fragment.start, view)
+        updates = self.state.updates
+        for state in optimizer.state.values():
+            state["step"].fill_(updates)
 
     def restore_rng(self, rank: int) -> None:
         """Put this rank's random generators where they were; a rank that did not exist then keeps its own."""
@@ -83,56 +94,47 @@ class Checkpoint:
             torch.cuda.set_rng_state(tensors[f"{rank}.cuda"])
 
 
-@dataclass(kw_only=True, slots=True)
-class CheckpointWriter:
-    """Writes a run's checkpoints and keeps the newest."""
+class SavedMoments:
+    """The optimizer shards of a checkpoint as one: any stretch of any parameter's moments.
 
-    directory: Path
-    keep_last: int
-    sequence_length: int
-    input_copies: Mapping[str, int]
+    Args:
+        directory: of a checkpoint.
+    """
 
-    def write(self, model: PreTrainedModel, optimizer: Optimizer, clock: Clock, metrics_bytes: int) -> None:
-        """Write a checkpoint. Every rank calls this; the first one writes while the others wait."""
-        rng = gather(_rng_state())
-        if is_first():
-            state = self._state(clock, metrics_bytes)
-            self._write(model, _optimizer_tensors(model, optimizer), _by_rank(rng), state)
-        barrier()
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._pieces: dict[str, list[tuple[int, Path]]] = defaultdict(list)
+        for path in sorted(directory.glob("optimizer-*.safetensors")):
+            with safe_open(path, framework="pt") as file:
+                for name, start in json.loads(file.metadata()[STARTS]).items():
+                    for moment in MOMENTS:
+                        self._pieces[f"{name}/{moment}"].append((start, path))
 
-    def _state(self, clock: Clock, metrics_bytes: int) -> RunState:
-        return RunState(
-            step=clock.tokens // clock.tokens_per_step,
-            tokens=clock.tokens,
-            seconds=clock.seconds,
-            sequences=clock.tokens // self.sequence_length,
-            metrics_bytes=metrics_bytes,
-            input_copies=dict(self.input_copies),
-        )
+    def read(self, key: str, start: int, out: Tensor) -> None:
+        """Fill a flat tensor with elements [start, start + n) of PARAMETER/MOMENT.
 
-    def _write(
-        self, model: PreTrainedModel, optimizer: dict[str, Tensor], rng: dict[str, Tensor], state: RunState
-    ) -> None:
-        final = self.directory / f"step-{state.step:08}"
-        for stale in self.directory.glob(".step-*.partial"):  # of a run that was killed while it saved
-            shutil.rmtree(stale)
-        if final.exists():  # a torn one of the same step
-            _remove(final)
-        needed = sum(tensor.nbytes for tensor in (*model.parameters(), *optimizer.values()))
-        with new_directory(final, needed) as partial:
-            model.save_pretrained(partial)
-            save_file(optimizer, partial / OPTIMIZER_FILE)
-            save_file(rng, partial / RNG_FILE)
-            write_json(partial / STATE_FILE, asdict(state))
-            write_json(partial / COMPLETE_FILE, _digests(partial))
-        for old in _directories(self.directory)[: -self.keep_last]:
-            _remove(old)
+        Raises:
+            CheckpointError: the shards do not hold all of them.
+        """
+        stop, filled = start + out.numel(), 0
+        for piece_start, path in self._pieces.get(key, ()):
+            with safe_open(path, framework="pt") as file:
+                piece = file.get_slice(key)
+                first, last = max(start, piece_start), min(stop, piece_start + piece.get_shape()[0])
+                if first < last:
+                    out[first - start : last - start].copy_(piece[first - piece_start : last - piece_start])
+                    filled += last - first
+        if filled != out.numel():
+            raise CheckpointError(
+                f"{self._directory}: expected elements {start} to {stop} of {key}, found {filled} of {out.numel()}. "
+                "The checkpoint is of another model."
+            )
 
 
 def newest_checkpoint(directory: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint whose files are what was written, and a line about each newer one that is not."""
     skipped = []
-    for path in reversed(_directories(directory)):
+    for path in reversed(checkpoint_directories(directory)):
         wrong = _difference(path)
         if wrong is None:
             return Checkpoint(path), skipped
@@ -140,8 +142,20 @@ def newest_checkpoint(directory: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, skipped
 
 
-def _directories(directory: Path) -> list[Path]:
+def directory_name(step: int) -> str:
+    """What the checkpoint of a step is called."""
+    return f"step-{step:08}"
+
+
+def checkpoint_directories(directory: Path) -> list[Path]:
+    """What is or was meant to be a checkpoint of a run, in the order of steps."""
     return sorted(directory.glob("step-*"))
+
+
+def sha256(path: Path) -> str:
+    """Digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _difference(path: Path) -> str | None:
@@ -152,39 +166,9 @@ def _difference(path: Path) -> str | None:
         expected = read_json(path / COMPLETE_FILE)
     except CheckpointError as error:
         return str(error).rstrip(".")
-    found = _digests(path)
+    found = {file.name: sha256(file) for file in path.iterdir() if file.name != COMPLETE_FILE}
     wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-    return f"{', '.join(wrong)} is not what was written" if wrong else None
-
-
-def _digests(path: Path) -> dict[str, str]:
-    return {file.name: _sha256(file) for file in sorted(path.iterdir()) if file.name != COMPLETE_FILE}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _remove(path: Path) -> None:
-    (path / COMPLETE_FILE).unlink(missing_ok=True)  # first, so that a half-removed checkpoint is no checkpoint
-    shutil.rmtree(path)
-
-
-def _optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    return {
-        f"{name}/{key}": tensor
-        for name, parameter in model.named_parameters()
-        for key, tensor in optimizer.state[parameter].items()
-    }
-
-
-def _rng_state() -> dict[str, Tensor]:
-    state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def _by_rank(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {f"{rank}.{kind}": tensor for rank, state in enumerate(states) for kind, tensor in state.items()}
+    if wrong:
+        return f"{', '.join(wrong)} is not what was written"
+    step = Checkpoint(path).state.step
+    return None if path.name == directory_name(step) else f"it holds step {step}"

@@ -1,9 +1,11 @@
 """The two ends of a run on disk: what it says when it starts, and the stock model directory it leaves."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from grow.common.clock import Clock
@@ -11,6 +13,7 @@ from grow.common.provenance import Lineage, digest_files, write_lineage
 from grow.data.shards import TokenShards
 from grow.families.build import parameter_count, training_flops_per_token
 from grow.families.weights import copy_tokenizer, new_directory, weight_files
+from grow.training.checkpoint_writer import save_model
 from grow.training.plan import Plan
 from grow.training.run_directory import RunDirectory
 from grow.training.start import Start
@@ -40,7 +43,7 @@ def announce(
         "start": start.described,
         "data": f"{shards.path}, {shards.tokens('train'):,} training tokens",
         "step": str(batch),
-        "length": f"{plan.total_steps:,} steps, {plan.total_steps * batch.tokens:,} tokens",
+        "length": _length(start, plan),
         "compute": f"{device}, {plan.trainer.precision}, {_strategy(plan)}, compile={plan.trainer.compile}",
         "run": str(run.path),
     }
@@ -49,24 +52,42 @@ def announce(
         print(start.warning, flush=True)
 
 
+def _length(start: Start, plan: Plan) -> str:
+    state = start.checkpoint.state if start.checkpoint else None
+    left = plan.steps_from(state.tokens if state else 0)
+    before = f"{state.step:,} of them done, " if state else ""
+    tokens = left * plan.batch.tokens + (state.tokens if state else 0)
+    return f"{left + (state.step if state else 0):,} steps, {before}{tokens:,} tokens"
+
+
 def _strategy(plan: Plan) -> str:
-    if plan.strategy.kind == "ddp" and plan.ranks.world_size == 1:
-        return "one process (ddp has nobody to share with: the plain strategy is used)"
-    return plan.strategy.kind
+    kind = plan.strategy.kind
+    if kind != "single" and not plan.is_distributed:
+        return f"one process ({kind} has nobody to share with: the plain strategy is used)"
+    return kind
 
 
-def export_run(start: Start, clock: Clock, run: RunDirectory, shards: TokenShards) -> None:
+def export_run(
+    start: Start, clock: Clock, run: RunDirectory, shards: TokenShards, weights: Mapping[str, Tensor] | None
+) -> None:
     """Write the trained model with the data's tokenizer, and close run.json.
+
+    Args:
+        start: how the run began.
+        clock: of the run, at its end.
+        run: gets the model.
+        shards: whose tokenizer goes with it.
+        weights: float32 values of the model's parameters, on rank 0.
 
     Raises:
         CheckpointError: the model cannot be written.
     """
-    if not is_first():
+    if weights is None:
         return
     model = start.model
     _name_special_tokens(model, shards.eos_id)
-    with new_directory(run.model, sum(parameter.nbytes for parameter in model.parameters())) as partial:
-        model.save_pretrained(partial)
+    with new_directory(run.model, sum(tensor.nbytes for tensor in weights.values())) as partial:
+        save_model(model, weights, partial)
         copy_tokenizer(shards.tokenizer_dir, partial)
         digest = digest_files(weight_files(partial))
         write_lineage(partial, total_spent(start, clock, source=str(run.path), digest=digest))

@@ -1,23 +1,26 @@
-"""One fit: a model and a plan in, a trained model and the time it took out."""
+"""One fit: a model and a plan in, trained weights and the time it took out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import lightning.pytorch as L
 import torch
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor
 
 from grow.common import metrics as names
 from grow.common.clock import Clock
-from grow.common.errors import PreemptedError
-from grow.families.build import training_flops_per_token
-from grow.training.checkpoint import CheckpointWriter
+from grow.families.build import parameter_count, training_flops_per_token
+from grow.training.checkpoint_writer import CheckpointWriter
 from grow.training.metrics import MetricsFile, peak_flops
 from grow.training.milestones import Milestones
 from grow.training.plan import Plan
+from grow.training.preemption import Preemption
 from grow.training.progress import ProgressDisplay
+from grow.training.resume import Resume
 from grow.training.run_directory import RunDirectory
+from grow.training.skipped import SkippedSteps
 from grow.training.start import Start
 from grow.training.trainer import build_module, build_trainer
+from grow.training.watchdog import Watchdog
 
 
 def fit(
@@ -27,8 +30,8 @@ def fit(
     run: RunDirectory,
     data: Callable[..., L.LightningDataModule],
     callbacks: Sequence[L.Callback] = (),
-) -> Clock:
-    """Train a model in place to the end of its run.
+) -> tuple[Clock, Mapping[str, Tensor] | None]:
+    """Train a model to the end of its run.
 
     Args:
         start: the model, and the checkpoint it continues from.
@@ -39,29 +42,30 @@ def fit(
         callbacks: more of Lightning's, called after Grow's own.
 
     Returns:
-        The run's clock at the end.
+        The run's clock at the end, and on rank 0 the trained float32 weights by parameter.
 
     Raises:
-        DivergedError: a loss is no longer finite.
-        PreemptedError: SIGTERM arrived; a checkpoint was written.
+        DivergedError: loss or gradient are no longer finite.
+        PreemptedError: a signal asked for the machine; a checkpoint was written.
+        CheckpointError: a checkpoint could not be written.
         KeyboardInterrupt: the user interrupted the run.
     """
     clock = start_clock(start, plan)
-    steps = plan.total_steps - clock.tokens // plan.batch.tokens
+    steps = plan.steps_from(clock.tokens)
     if steps == 0:  # stopped between its last step and its export
-        return clock
+        return clock, dict(start.model.named_parameters())
     if plan.trainer.threads is not None:
         torch.set_num_threads(plan.trainer.threads)
     torch.manual_seed(plan.seed * 1_000_003 + plan.ranks.rank)  # for dropout; weights and data order have their own
-    trainer = build_trainer(plan, device, steps=steps, callbacks=[_milestones(start, plan, device, run), *callbacks])
+    milestones = _milestones(start, plan, clock, device, run)
+    parameters = parameter_count(start.model)
+    trainer = build_trainer(plan, device, parameters=parameters, steps=steps, callbacks=[milestones, *callbacks])
     module = build_module(start.model, plan, clock, start.input_copies)
     try:
         trainer.fit(module, datamodule=data(start_sequence=clock.tokens // plan.batch.sequence_length))
-    except SIGTERMException:
-        raise PreemptedError(f"{run.path}: stopped by SIGTERM at {clock.tokens:,} tokens. Run it again.") from None
     except SystemExit:  # Lightning turns an interrupt into an exit of its own
         raise KeyboardInterrupt from None
-    return clock
+    return clock, milestones.weights
 
 
 def start_clock(start: Start, plan: Plan) -> Clock:
@@ -71,24 +75,36 @@ def start_clock(start: Start, plan: Plan) -> Clock:
         tokens_per_step=plan.batch.tokens,
         flops_per_token=training_flops_per_token(start.model, plan.batch.sequence_length),
         tokens=state.tokens if state else 0,
+        step=state.step if state else 0,
         seconds_before=state.seconds if state else 0.0,
     )
 
 
-def _milestones(start: Start, plan: Plan, device: torch.device, run: RunDirectory) -> Milestones:
-    keep_bytes = start.checkpoint.state.metrics_bytes if start.checkpoint else 0
-    knows_peak = device.type == "cuda" and plan.trainer.precision == "bf16"
+def _milestones(start: Start, plan: Plan, clock: Clock, device: torch.device, run: RunDirectory) -> Milestones:
+    state = start.checkpoint.state if start.checkpoint else None
+    knows_peak = device.type == "cuda" and plan.trainer.precision != "fp32"
+    rank, timeout_s = plan.ranks.rank, plan.strategy.timeout_s
     return Milestones(
         plan=plan,
+        resume=Resume(start.checkpoint, rank, start.model if plan.keeps_bf16_weights else None),
         checkpoints=CheckpointWriter(
             directory=run.checkpoints,
+            ranks=plan.ranks,
             keep_last=plan.checkpoint.keep_last,
+            background=plan.checkpoint.background,
+            timeout_s=timeout_s,
             sequence_length=plan.batch.sequence_length,
             input_copies=start.input_copies,
         ),
-        resumed=start.checkpoint,
-        rows=MetricsFile(run.metrics if plan.ranks.is_first else None, keep_bytes),
-        display=ProgressDisplay(plan.total_steps, shown=plan.ranks.is_first),
+        preemption=Preemption(),
+        watchdog=Watchdog(timeout_s=timeout_s, report=run.path / "hangs" / f"rank-{rank:05}.txt", rank=rank),
+        skipped=SkippedSteps(
+            limit=plan.trainer.max_skipped_steps, batch=plan.batch, run=run.path, total=state.skipped if state else 0
+        ),
+        rows=MetricsFile(run.metrics if plan.ranks.is_first else None, state.metrics_bytes if state else 0),
+        display=ProgressDisplay(
+            plan.total_steps(state.step, state.tokens) if state else plan.total_steps(), shown=plan.ranks.is_first
+        ),
         first_row={} if start.max_logit_diff is None else {names.MAX_LOGIT_DIFF: start.max_logit_diff},
         peak_flops=peak_flops(torch.cuda.get_device_name(device)) if knows_peak else None,
     )

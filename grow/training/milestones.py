@@ -1,4 +1,4 @@
-"""What happens between two optimizer steps: rows of metrics, validation, checkpoints."""
+"""What happens between two optimizer steps: rows of metrics, validation, checkpoints, giving way to the system."""
 
 import gc
 import math
@@ -8,27 +8,36 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from grow.common import metrics as names
-from grow.common.errors import DivergedError
-from grow.training.checkpoint import Checkpoint, CheckpointWriter
+from grow.common.errors import DivergedError, PreemptedError
+from grow.training.checkpoint import PREEMPTION, ROLLING
+from grow.training.checkpoint_writer import CheckpointWriter
+from grow.training.engine_check import check_engine
+from grow.training.fragments import full_weights
 from grow.training.metrics import Lap, MetricsFile
 from grow.training.module import PretrainModule
 from grow.training.plan import Batch, Plan
+from grow.training.preemption import Preemption
 from grow.training.progress import ProgressDisplay
+from grow.training.resume import Resume
+from grow.training.skipped import SkippedSteps
+from grow.training.watchdog import Watchdog
 
 
 class Milestones(L.Callback):
     """Logs, validates and saves at the steps where that is due.
 
-    Under several ranks every decision rests on the clock or on a reduced loss, so all ranks take it together.
+    Under several ranks every decision rests on the clock or on reduced values, so all ranks take it together.
 
     Args:
         plan: cadences and length.
+        resume: puts a checkpoint's state, or exact masters, into the engine.
         checkpoints: writes them.
-        resumed: the checkpoint to continue from.
+        preemption: whether the system wants the machine back.
+        watchdog: hears from every step.
+        skipped: counts steps without a finite gradient.
         rows: metrics.jsonl.
         display: progress.
         first_row: columns for the first row beside its validation loss.
@@ -39,34 +48,41 @@ class Milestones(L.Callback):
         self,
         *,
         plan: Plan,
+        resume: Resume,
         checkpoints: CheckpointWriter,
-        resumed: Checkpoint | None,
+        preemption: Preemption,
+        watchdog: Watchdog,
+        skipped: SkippedSteps,
         rows: MetricsFile,
         display: ProgressDisplay,
         first_row: Mapping[str, Any],
         peak_flops: float | None,
     ) -> None:
-        self._settings, self._batch, self._total_steps = plan.trainer, plan.batch, plan.total_steps
-        self._checkpoint_tokens = plan.checkpoint.every_tokens
-        self._checkpoints, self._resumed = checkpoints, resumed
+        self._plan, self._settings = plan, plan.trainer
+        self._resume, self._checkpoints = resume, checkpoints
+        self._preemption, self._watchdog, self._skipped = preemption, watchdog, skipped
         self._rows, self._display = rows, display
         self._first_row, self._peak_flops = first_row, peak_flops
         self._seen_tokens = 0
         self._lap = Lap(0)
+        self.weights: Mapping[str, Tensor] | None = None
+        """Trained float32 weights, on rank 0, at the end of training."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: PretrainModule) -> None:
         """Compile, restore, start the clock, and measure the model as it starts."""
         clock = pl_module.clock
-        if self._settings.compile != "none":
-            _warm_up(trainer, pl_module, self._batch)
-        if self._resumed is not None:
-            self._resumed.restore_optimizer(pl_module.model, trainer.optimizers[0])
-            self._resumed.restore_rng(trainer.global_rank)
+        pl_module.engine = getattr(trainer.strategy, "deepspeed_engine", None)
+        check_engine(trainer, self._plan)
+        self._preemption.start()
+        self._watchdog.start()
+        if self._settings.compile != "none" and pl_module.engine is None:
+            _warm_up(trainer, pl_module, self._plan.batch)
+        self._resume.restore(pl_module.model, trainer.optimizers[0])
         gc.collect()
         gc.freeze()  # what exists now lives as long as the run: later collections need not look at it
         clock.start()
-        self._display.start(clock.tokens // clock.tokens_per_step)
-        if self._resumed is None:
+        self._display.start(clock.step)
+        if self._resume.is_fresh:
             self._validate(trainer, pl_module, self._first_row)
         self._seen_tokens = clock.tokens
         self._lap = Lap(clock.tokens)
@@ -75,56 +91,80 @@ class Milestones(L.Callback):
         self, trainer: L.Trainer, pl_module: PretrainModule, outputs: Any, batch: Tensor, batch_idx: int
     ) -> None:
         """Do what is due, in an order in which a checkpoint's metrics are complete."""
-        before, now = self._seen_tokens, pl_module.clock.tokens
+        before, now, step = self._seen_tokens, pl_module.clock.tokens, pl_module.clock.step
         if before == now:
             return  # in the middle of accumulation
         self._seen_tokens = now
-        step = now // pl_module.clock.tokens_per_step
-        last = step == self._total_steps
-        saves = self._checkpoint_tokens is not None and (last or _crossed(before, now, self._checkpoint_tokens))
-        if last or saves or step % self._settings.log_every_steps == 0:
-            self._log(pl_module, step)
+        last = self._plan.steps_from(now) == 0
+        preempted = self._preemption.agreed() and not last
+        kind = self._plan.checkpoint.due(before, now)
+        if kind is None and self._plan.checkpoint.every_tokens is not None and (last or preempted):
+            kind = ROLLING if last else PREEMPTION
+        if last or kind is not None or step % self._settings.log_every_steps == 0:
+            self._log(pl_module)
         if last or _crossed(before, now, self._settings.val_every_tokens):
             self._pause(lambda: self._validate(trainer, pl_module, {}))
-        if saves:
-            self._pause(lambda: self._save(trainer, pl_module))
+        if kind is not None and self._skipped.in_a_row == 0:  # else the weights may be what makes gradients infinite
+            self._pause(lambda: self._save(kind, trainer, pl_module))
+        if preempted:
+            self._give_way(pl_module)
+        self._watchdog.hear(f"step {step + 1}")
 
     def on_train_end(self, trainer: L.Trainer, pl_module: PretrainModule) -> None:
         pl_module.clock.stop()
-
-    def on_exception(self, trainer: L.Trainer, pl_module: PretrainModule, exception: BaseException) -> None:
-        """Save before the machine is taken away; weights change only in a whole step, so that any moment will do."""
-        if isinstance(exception, SIGTERMException) and self._checkpoint_tokens is not None:
-            self._save(trainer, pl_module)
+        self._watchdog.hear("the last checkpoint")
+        self._checkpoints.finish()
+        self.weights = full_weights(pl_module.model)
 
     def teardown(self, trainer: L.Trainer, pl_module: PretrainModule, stage: str) -> None:
+        self._watchdog.stop()
+        self._preemption.stop()
         self._display.stop()
         self._rows.close()
         gc.unfreeze()
 
-    def _log(self, module: PretrainModule, step: int) -> None:
-        loss = _finite(module.mean_loss(), "training", step)
-        speed = self._lap.tokens_per_second(module.clock.tokens)
+    def _log(self, module: PretrainModule) -> None:
+        clock, norms = module.clock, module.grad_norms()
+        for step in self._skipped.count(norms, clock):
+            self._display.note(f"step {step} skipped: its gradient was not finite")
+        loss, speed = module.mean_loss(), self._lap.tokens_per_second(clock.tokens)
         row = {
             names.TRAIN_LOSS: loss,
-            names.TRAIN_TOKENS: module.clock.tokens,
+            names.TRAIN_TOKENS: clock.tokens,
             names.LEARNING_RATE: module.learning_rate,
-            names.GRAD_NORM: float(module.grad_norm),
+            names.GRAD_NORM: norms[-1] if math.isfinite(norms[-1]) else None,
+            names.SKIPPED_STEPS: self._skipped.total or None,
             names.TOKENS_PER_SEC: round(speed, 1),
+            names.MFU: speed * clock.flops_per_token / self._peak_flops if self._peak_flops else None,
         }
-        if self._peak_flops is not None:
-            row[names.MFU] = speed * module.clock.flops_per_token / self._peak_flops
-        self._rows.write(module.clock, row)
-        self._display.update(step, loss, speed)
+        self._rows.write(clock, {name: value for name, value in row.items() if value is not None})
+        self._display.update(clock.step, math.nan if loss is None else loss, speed)
 
     def _validate(self, trainer: L.Trainer, module: PretrainModule, columns: Mapping[str, Any]) -> None:
-        step = module.clock.tokens // module.clock.tokens_per_step
-        loss = _finite(module.validation_loss(trainer.datamodule.val_dataloader()), "validation", step)
+        self._watchdog.hear("validation")
+        loss = _finite(module.validation_loss(trainer.datamodule.val_dataloader()), module.clock.step)
         self._rows.write(module.clock, {names.VAL_LOSS: loss, **columns})
         self._display.note(f"validation at {module.clock.tokens:,} tokens: loss {loss:.4f}")
 
-    def _save(self, trainer: L.Trainer, module: PretrainModule) -> None:
-        self._checkpoints.write(module.model, trainer.optimizers[0], module.clock, self._rows.size_bytes)
+    def _save(self, kind: str, trainer: L.Trainer, module: PretrainModule) -> None:
+        self._watchdog.hear("a checkpoint")
+        self._checkpoints.save(
+            kind,
+            module.model,
+            trainer.optimizers[0],
+            module.clock,
+            metrics_bytes=self._rows.size_bytes,
+            skipped=self._skipped.total,
+        )
+
+    def _give_way(self, module: PretrainModule) -> None:
+        self._checkpoints.finish()
+        told = self._preemption.signal_name or "a signal to another rank"
+        saved = self._plan.checkpoint.every_tokens is not None
+        raise PreemptedError(
+            f"stopped by {told} at {module.clock.tokens:,} tokens, {'with' if saved else 'without'} a checkpoint. "
+            "The same command continues the run."
+        )
 
     def _pause(self, action: Callable[[], None]) -> None:
         started = time.perf_counter()
@@ -136,11 +176,11 @@ def _crossed(before: int, now: int, every: int) -> bool:
     return before // every < now // every
 
 
-def _finite(loss: float, kind: str, step: int) -> float:
+def _finite(loss: float, step: int) -> float:
     if math.isfinite(loss):
         return loss
     raise DivergedError(
-        f"the {kind} loss is {loss} at step {step}. Starting again would end the same way: lower optimizer.lr, "
+        f"the validation loss is {loss} at step {step}. Starting again would end the same way: lower optimizer.lr, "
         "lengthen schedule.warmup_tokens, or keep optimizer.max_grad_norm above 0."
     )
 

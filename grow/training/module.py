@@ -11,6 +11,7 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
@@ -30,6 +31,8 @@ class PretrainModule(L.LightningModule):
         multiplier: tokens seen -> share of the peak learning rate.
         clock: advanced by every optimizer step.
         input_copies: see `build_optimizer`.
+        autocast: multiply in bfloat16.
+        shard: called with this module where Lightning wants it to shard its parameters.
     """
 
     def __init__(
@@ -41,22 +44,26 @@ class PretrainModule(L.LightningModule):
         multiplier: Callable[[int], float],
         clock: Clock,
         input_copies: Mapping[str, int],
+        autocast: bool,
+        shard: Callable[["PretrainModule"], None] | None = None,
     ) -> None:
         super().__init__()
         self.model = model.train()
         self.clock = clock
         self.learning_rate = 0.0
         """Of the weights that were not grown, at the last step."""
-        self.grad_norm: Tensor | None = None
-        """Global norm that the last step's gradients were clipped by."""
+        self.engine: Any = None
+        """DeepSpeed's, once there is one: it then accumulates, clips and steps."""
         self._objective, self._optimizer, self._multiplier = objective, optimizer, multiplier
-        self._input_copies = input_copies
+        self._input_copies, self._autocast, self._shard = input_copies, autocast, shard
         self._losses: list[Tensor] = []
+        self._grad_norms: list[Tensor | float] = []
 
     def loss(self, batch: Tensor) -> Tensor:
         """Mean cross-entropy in nats of (B, T + 1) tokens, each predicted from those before it."""
-        hidden = self.model.base_model(input_ids=batch[:, :-1], use_cache=False).last_hidden_state  # (B, T, D)
-        return self._objective(hidden, self.model.get_output_embeddings().weight, batch[:, 1:])
+        with torch.autocast(batch.device.type, torch.bfloat16, enabled=self._autocast):
+            hidden = self.model.base_model(input_ids=batch[:, :-1], use_cache=False).last_hidden_state  # (B, T, D)
+            return self._objective(hidden, self.model.get_output_embeddings().weight, batch[:, 1:])
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """Loss of one micro-batch, remembered for `mean_loss`."""
@@ -64,24 +71,47 @@ class PretrainModule(L.LightningModule):
         self._losses.append(loss.detach())
         return loss
 
-    def mean_loss(self) -> float:
-        """Mean training loss over all ranks since the last call; waits for the device."""
-        mean = torch.stack(self._losses).mean()
+    def validation_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        """Loss of one batch; strategies that shard weights gather them around it."""
+        return self.loss(batch)
+
+    def mean_loss(self) -> float | None:
+        """Mean training loss over all ranks since the last call, micro-batches without a finite one left out.
+
+        None where none is finite. Waits for the device.
+        """
+        losses = torch.stack(self._losses).double()
         self._losses.clear()
-        return float(self.trainer.strategy.reduce(mean, reduce_op="mean"))
+        finite = losses.isfinite()
+        sums = torch.stack((losses.where(finite, 0).sum(), finite.sum().double()))
+        total, count = self.trainer.strategy.reduce(sums, reduce_op="sum").tolist()
+        return total / count if count else None
+
+    def grad_norms(self) -> list[float]:
+        """Global gradient norm of every step since the last call, before clipping; waits for the device."""
+        norms = torch.stack([torch.as_tensor(norm, dtype=torch.float32) for norm in self._grad_norms]).tolist()
+        self._grad_norms.clear()
+        return norms
 
     def validation_loss(self, batches: Iterable[Tensor]) -> float:
         """Mean loss in nats of all ranks' validation tokens."""
+        strategy = self.trainer.strategy
         total, rows = torch.zeros((), dtype=torch.float64, device=self.device), 0
         self.eval()
-        with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+        with torch.no_grad():
             for batch in batches:
-                total += self.loss(self.trainer.strategy.batch_to_device(batch)) * len(batch)
+                total += strategy.validation_step(strategy.batch_to_device(batch), 0) * len(batch)
                 rows += len(batch)
         self.train()
         sums = torch.stack((total, torch.full_like(total, rows)))
-        loss, rows = self.trainer.strategy.reduce(sums, reduce_op="sum").tolist()
+        loss, rows = strategy.reduce(sums, reduce_op="sum").tolist()
         return loss / rows
+
+    def configure_model(self) -> None:
+        """Shard, where the strategy leaves that to the module; Lightning may call this more than once."""
+        if self._shard is not None:
+            self._shard(self)
+            self._shard = None
 
     def configure_optimizers(self) -> Optimizer:
         return build_optimizer(self.model, self._optimizer, self._input_copies)
@@ -89,9 +119,17 @@ class PretrainModule(L.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clip by global norm and keep the norm; without a limit the norm is only measured."""
+        """Clip by global norm and keep the norm; without a limit the norm is only measured.
+
+        A norm that is not finite makes AdamW's fused kernel leave the step out, without the host having to look.
+        """
+        if self.engine is not None:
+            return  # DeepSpeed clips
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        self.grad_norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val or float("inf"))
+        norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val or float("inf"))
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        optimizer.found_inf = (~norm.isfinite()).float()
+        self._grad_norms.append(norm)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
         """Nothing: `optimizer_step` has done it."""
@@ -104,5 +142,9 @@ class PretrainModule(L.LightningModule):
         self.learning_rate = self._optimizer.lr * share
         set_learning_rates(optimizer, share)
         optimizer.step(closure=optimizer_closure)
-        optimizer.zero_grad()
-        self.clock.advance()
+        if self.engine is None:
+            optimizer.zero_grad()
+            self.clock.advance()
+        elif self.engine.micro_steps % self.engine.gradient_accumulation_steps() == 0:  # called every micro-batch
+            self._grad_norms.append(self.engine.get_global_grad_norm())
+            self.clock.advance()

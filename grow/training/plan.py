@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from grow.common.errors import ConfigError
 from grow.training.ranks import Ranks
 from grow.training.settings import (
+    SHARDED,
     CheckpointSettings,
     ObjectiveSettings,
     OptimizerSettings,
@@ -53,10 +54,6 @@ class Batch:
     def tokens(self) -> int:
         return self.sequence_length * self.micro_batch * self.accumulation * self.world_size
 
-    def steps(self, max_tokens: int) -> int:
-        """Optimizer steps that see at least `max_tokens`."""
-        return math.ceil(max_tokens / self.tokens)
-
     def __str__(self) -> str:
         return (
             f"{self.tokens:,} tokens = {self.micro_batch} x {self.sequence_length} x {self.accumulation} micro-batches "
@@ -79,9 +76,23 @@ class Plan:
     ranks: Ranks
 
     @property
-    def total_steps(self) -> int:
-        """Optimizer steps of the whole run."""
-        return self.batch.steps(self.trainer.max_tokens)
+    def is_distributed(self) -> bool:
+        """Whether the strategy is in force: one process has nobody to share with, unless it insists."""
+        return self.ranks.world_size > 1 or (self.strategy.insist and self.strategy.kind in SHARDED)
+
+    @property
+    def keeps_bf16_weights(self) -> bool:
+        """Whether the model itself is in bfloat16, its float32 masters being in ZeRO's shards."""
+        return self.is_distributed and self.trainer.precision == "bf16_weights"
+
+    @property
+    def autocasts(self) -> bool:
+        """Whether float32 weights are multiplied in bfloat16."""
+        return self.trainer.precision != "fp32" and not self.keeps_bf16_weights
+
+    def steps_from(self, tokens: int) -> int:
+        """Optimizer steps that a run still takes once it has seen some tokens."""
+        return max(0, math.ceil((self.trainer.max_tokens - tokens) / self.batch.tokens))
 
 
 def plan_run(
@@ -101,6 +112,7 @@ def plan_run(
         ConfigError: the strategy does not fit the processes that were started, or the tokens do not divide.
     """
     ranks = Ranks.from_environment(strategy)
+    _check_precision(trainer, strategy)
     return Plan(
         trainer=trainer,
         optimizer=optimizer,
@@ -112,3 +124,11 @@ def plan_run(
         batch=Batch.divide(trainer, sequence_length, ranks.world_size),
         ranks=ranks,
     )
+
+
+def _check_precision(trainer: TrainerSettings, strategy: StrategySettings) -> None:
+    if trainer.precision == "bf16_weights" and not strategy.kind.startswith("zero"):
+        raise ConfigError(
+            f"trainer.precision=bf16_weights keeps float32 masters in ZeRO's shards, but strategy={strategy.name}. "
+            "Use trainer.precision=bf16, or strategy=zero1, zero2 or zero3."
+        )

@@ -131,6 +131,8 @@ class TrainerSettings:
     val_every_tokens: int
     val_tokens: int
     """Tokens of the held-out split that one validation reads; always the same ones."""
+    max_skipped_steps: int = 5
+    """Steps in a row whose gradient is not finite, each skipped, after which the run stops."""
     threads: int | None = None
     """CPU threads a rank may use; null leaves it to torch."""
 
@@ -143,6 +145,7 @@ class TrainerSettings:
             "tokens_per_step",
             "micro_batch",
             "log_every_steps",
+            "max_skipped_steps",
             "val_every_tokens",
             "val_tokens",
         ):
@@ -157,8 +160,23 @@ class CheckpointSettings:
     every_tokens: int | None
     """Tokens between two checkpoints; null writes none."""
     keep_last: int = 2
+    permanent_every_tokens: int | None = None
+    """Tokens between two of the checkpoints that are kept for good; null keeps none."""
+    background: bool = True
+    """Write while training goes on, from a copy in the host's memory."""
 
     def __post_init__(self) -> None:
-        if self.every_tokens is not None:
-            _positive("checkpoint.every_tokens", self.every_tokens)
+        for name in ("every_tokens", "permanent_every_tokens"):
+            if getattr(self, name) is not None:
+                _positive(f"checkpoint.{name}", getattr(self, name))
         _positive("checkpoint.keep_last", self.keep_last)
+        if self.permanent_every_tokens is not None and self.every_tokens is None:
+            raise ConfigError("checkpoint.permanent_every_tokens needs checkpoint.every_tokens: none are written.")
+
+    def due(self, before: int, now: int) -> str | None:
+        """Kind of checkpoint that is due between two numbers of tokens, if any."""
+        if self.permanent_every_tokens and before // self.permanent_every_tokens < now // self.permanent_every_tokens:
+            return "permanent"
+        if self.every_tokens and before // self.every_tokens < now // self.every_tokens:
+            return "rolling"
+        return None

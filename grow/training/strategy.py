@@ -1,5 +1,6 @@
 """Processes that train together: the group they talk in, and Lightning's strategy over it."""
 
+import datetime
 import os
 import sys
 from collections.abc import Iterator
@@ -8,10 +9,12 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
 
 from grow.common.errors import ConfigError
+from grow.training.environment import StartedOutside
 from grow.training.plan import Plan
+from grow.training.zero import build_zero
 
 Value = TypeVar("Value")
 
@@ -42,12 +45,16 @@ def process_group(plan: Plan, device: torch.device) -> Iterator[None]:
     The group exists before Lightning does, so that one rank can grow a model while the others wait. A group that
     ended well ends the process too: gloo's threads now and then abort an interpreter that shuts down after it.
     """
-    if plan.ranks.world_size == 1:
+    if not plan.is_distributed:
         yield
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    for name, value in (("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "29500"), ("RANK", "0"), ("WORLD_SIZE", "1")):
+        os.environ.setdefault(name, value)  # missing only where one process insists on sharding
+    # Twice the time after which a rank gives itself up, so that it can say first where it stood.
+    timeout = datetime.timedelta(seconds=2 * plan.strategy.timeout_s)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
     yield
     dist.barrier()
     dist.destroy_process_group()
@@ -56,11 +63,24 @@ def process_group(plan: Plan, device: torch.device) -> Iterator[None]:
     os._exit(0)
 
 
-def build_strategy(plan: Plan, device: torch.device) -> Strategy:
-    """Data parallel for several ranks, Lightning's plain strategy for one: there is nobody to share with."""
-    if plan.ranks.world_size == 1:
+def build_strategy(plan: Plan, device: torch.device, parameters: int) -> Strategy:
+    """Lightning's strategy for the plan; the plain one where there is nobody to share with.
+
+    Args:
+        plan: kind of strategy, and the processes.
+        device: of this rank.
+        parameters: of the model.
+    """
+    if not plan.is_distributed:
         return SingleDeviceStrategy(device=device)
-    return DDPStrategy(gradient_as_bucket_view=True, broadcast_buffers=False)
+    environment = StartedOutside(plan.ranks)
+    if plan.strategy.kind == "ddp":
+        return DDPStrategy(gradient_as_bucket_view=True, broadcast_buffers=False, cluster_environment=environment)
+    if plan.strategy.kind == "fsdp2":
+        strategy = ModelParallelStrategy(data_parallel_size=plan.ranks.world_size, tensor_parallel_size=1)
+        strategy.cluster_environment = environment
+        return strategy
+    return build_zero(plan, device, parameters, environment)
 
 
 def is_first() -> bool:

@@ -7,6 +7,7 @@ from functools import partial
 
 import lightning.pytorch as L
 import torch
+from torch.distributed.fsdp import fully_shard
 from transformers import PreTrainedModel
 
 from grow.common.clock import Clock
@@ -15,8 +16,6 @@ from grow.training.objective import NextTokenLoss
 from grow.training.plan import Plan
 from grow.training.schedule import multiplier
 from grow.training.strategy import build_strategy
-
-_LIGHTNING_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
 def build_module(model: PreTrainedModel, plan: Plan, clock: Clock, input_copies: Mapping[str, int]) -> PretrainModule:
@@ -29,7 +28,17 @@ def build_module(model: PreTrainedModel, plan: Plan, clock: Clock, input_copies:
         multiplier=partial(multiplier, plan.schedule, max_tokens=plan.trainer.max_tokens),
         clock=clock,
         input_copies=input_copies,
+        autocast=plan.autocasts,
+        shard=shard_fully if plan.is_distributed and plan.strategy.kind == "fsdp2" else None,
     )
+
+
+def shard_fully(module: PretrainModule) -> None:
+    """FSDP2: each decoder block is gathered for itself, what is around them for the whole step."""
+    mesh = module.device_mesh["data_parallel"]
+    for block in module.model.get_decoder().layers:
+        fully_shard(block, mesh=mesh)
+    fully_shard(module, mesh=mesh)
 
 
 def compile_in_place(model: PreTrainedModel, mode: str) -> None:
@@ -39,12 +48,15 @@ def compile_in_place(model: PreTrainedModel, mode: str) -> None:
         part.compile(dynamic=False)
 
 
-def build_trainer(plan: Plan, device: torch.device, *, steps: int, callbacks: list[L.Callback]) -> L.Trainer:
+def build_trainer(
+    plan: Plan, device: torch.device, *, parameters: int, steps: int, callbacks: list[L.Callback]
+) -> L.Trainer:
     """Lightning's Trainer with everything off that Grow does itself: logging, validation, checkpoints, the bar.
 
     Args:
         plan: precision, clipping, batch and processes.
         device: of this rank.
+        parameters: of the model.
         steps: optimizer steps that this start of the run takes.
         callbacks: called in this order.
     """
@@ -54,8 +66,8 @@ def build_trainer(plan: Plan, device: torch.device, *, steps: int, callbacks: li
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=ranks.local_world_size,
         num_nodes=ranks.world_size // ranks.local_world_size,
-        strategy=build_strategy(plan, device),
-        precision=_LIGHTNING_PRECISION[plan.trainer.precision],
+        strategy=build_strategy(plan, device, parameters),
+        precision="bf16-mixed" if plan.keeps_bf16_weights else "32-true",  # autocast is the module's
         max_steps=steps,
         max_epochs=-1,
         accumulate_grad_batches=plan.batch.accumulation,

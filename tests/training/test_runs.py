@@ -212,13 +212,21 @@ def test_another_configuration_in_the_same_directory_is_refused_with_the_keys_th
     assert "trainer" not in str(error.value)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(train, tmp_path):
-    more = ("optimizer.lr=1e18", "optimizer.max_grad_norm=0", "trainer.log_every_steps=3", "schedule.warmup_tokens=0")
-    with pytest.raises(DivergedError, match="at step 3") as error:
-        train(tmp_path / "run", *more)
+def test_a_run_whose_gradients_stay_infinite_stops_and_names_what_they_read(train, tmp_path):
+    run = tmp_path / "run"
+    more = ("optimizer.lr=1e18", "optimizer.max_grad_norm=0", "schedule.warmup_tokens=0", "trainer.max_skipped_steps=3")
+    with pytest.raises(DivergedError, match="3 steps in a row, the last of them step 4") as error:
+        train(run, *more, "trainer.val_every_tokens=1280")
     assert error.value.exit_code == 76
-    assert not (tmp_path / "run" / "model").exists()
-    assert not list((tmp_path / "run").glob("checkpoints/*"))  # step 3 was a checkpoint's: none holds a diverged model
+    assert not (run / "model").exists()
+    assert not list(run.glob("checkpoints/*"))  # one was due at step 3: none holds a diverged model
+    report = json.loads((run / "diverged.json").read_text())
+    assert [step["step"] for step in report["steps"]] == [2, 3, 4]
+    assert [(step["first_sequence"], step["last_sequence"]) for step in report["steps"]] == [
+        (8, 15),
+        (16, 23),
+        (24, 31),
+    ]
 
 
 def test_a_start_that_is_not_finite_stops_before_the_first_step(train, tmp_path, monkeypatch):
