@@ -33,8 +33,8 @@ def main(run: RunConfig) -> None:
     from grow.growth.run import find_source
     from grow.training.export import announce, export_run
     from grow.training.fit import fit
+    from grow.training.processes import device_of, process_group
     from grow.training.start import choose_start
-    from grow.training.strategy import device_of, process_group
 
     device = device_of(plan)
     with process_group(plan, device):

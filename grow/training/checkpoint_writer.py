@@ -38,8 +38,8 @@ from grow.training.checkpoint import (
     sha256,
 )
 from grow.training.fragments import Fragment, base_optimizer, full_weights, owned_fragments
+from grow.training.processes import barrier, gather
 from grow.training.ranks import Ranks
-from grow.training.strategy import barrier, gather
 
 _BYTES_A_PARAMETER = 12  # float32 weight and two moments
 

@@ -15,9 +15,9 @@ from grow.families.build import parameter_count, training_flops_per_token
 from grow.families.weights import copy_tokenizer, new_directory, weight_files
 from grow.training.checkpoint_writer import save_model
 from grow.training.plan import Plan
+from grow.training.processes import is_first
 from grow.training.run_directory import RunDirectory
 from grow.training.start import Start
-from grow.training.strategy import is_first
 
 
 def announce(

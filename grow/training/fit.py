@@ -102,9 +102,7 @@ def _milestones(start: Start, plan: Plan, clock: Clock, device: torch.device, ru
             limit=plan.trainer.max_skipped_steps, batch=plan.batch, run=run.path, total=state.skipped if state else 0
         ),
         rows=MetricsFile(run.metrics if plan.ranks.is_first else None, state.metrics_bytes if state else 0),
-        display=ProgressDisplay(
-            plan.total_steps(state.step, state.tokens) if state else plan.total_steps(), shown=plan.ranks.is_first
-        ),
+        display=ProgressDisplay(clock.step + plan.steps_from(clock.tokens), shown=plan.ranks.is_first),
         first_row={} if start.max_logit_diff is None else {names.MAX_LOGIT_DIFF: start.max_logit_diff},
         peak_flops=peak_flops(torch.cuda.get_device_name(device)) if knows_peak else None,
     )

@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.optim import Optimizer
 
-from grow.training.strategy import is_first
+from grow.training.processes import is_first
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 

@@ -71,7 +71,6 @@ class Milestones(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: PretrainModule) -> None:
         """Compile, restore, start the clock, and measure the model as it starts."""
         clock = pl_module.clock
-        pl_module.engine = getattr(trainer.strategy, "deepspeed_engine", None)
         check_engine(trainer, self._plan)
         self._preemption.start()
         self._watchdog.start()

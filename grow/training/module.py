@@ -52,12 +52,15 @@ class PretrainModule(L.LightningModule):
         self.clock = clock
         self.learning_rate = 0.0
         """Of the weights that were not grown, at the last step."""
-        self.engine: Any = None
-        """DeepSpeed's, once there is one: it then accumulates, clips and steps."""
         self._objective, self._optimizer, self._multiplier = objective, optimizer, multiplier
         self._input_copies, self._autocast, self._shard = input_copies, autocast, shard
         self._losses: list[Tensor] = []
         self._grad_norms: list[Tensor | float] = []
+
+    @property
+    def engine(self) -> Any:
+        """DeepSpeed's, where there is one: it then accumulates, clips and steps."""
+        return getattr(self.trainer.strategy, "deepspeed_engine", None)
 
     def loss(self, batch: Tensor) -> Tensor:
         """Mean cross-entropy in nats of (B, T + 1) tokens, each predicted from those before it."""

@@ -15,8 +15,8 @@ from grow.growth.run import grow
 from grow.growth.settings import GrowthSettings
 from grow.training.checkpoint import Checkpoint, newest_checkpoint
 from grow.training.plan import Plan
+from grow.training.processes import barrier, from_first, is_first
 from grow.training.run_directory import RunDirectory
-from grow.training.strategy import barrier, from_first, is_first
 
 _VERIFIED_SEQUENCES = 4
 

@@ -7,7 +7,6 @@ from functools import partial
 
 import lightning.pytorch as L
 import torch
-from torch.distributed.fsdp import fully_shard
 from transformers import PreTrainedModel
 
 from grow.common.clock import Clock
@@ -15,6 +14,7 @@ from grow.training.module import PretrainModule
 from grow.training.objective import NextTokenLoss
 from grow.training.plan import Plan
 from grow.training.schedule import multiplier
+from grow.training.sharding import shard_fully
 from grow.training.strategy import build_strategy
 
 
@@ -31,14 +31,6 @@ def build_module(model: PreTrainedModel, plan: Plan, clock: Clock, input_copies:
         autocast=plan.autocasts,
         shard=shard_fully if plan.is_distributed and plan.strategy.kind == "fsdp2" else None,
     )
-
-
-def shard_fully(module: PretrainModule) -> None:
-    """FSDP2: each decoder block is gathered for itself, what is around them for the whole step."""
-    mesh = module.device_mesh["data_parallel"]
-    for block in module.model.get_decoder().layers:
-        fully_shard(block, mesh=mesh)
-    fully_shard(module, mesh=mesh)
 
 
 def compile_in_place(model: PreTrainedModel, mode: str) -> None:

@@ -1,12 +1,14 @@
 """DeepSpeed's ZeRO through Lightning's strategy: its configuration, a CPU where Lightning wants CUDA."""
 
 import os
+import warnings
 from typing import Any
 
 import torch
 from lightning.fabric.plugins import ClusterEnvironment
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
+from torch import Tensor
 
 from grow.training.plan import Plan
 
@@ -42,6 +44,21 @@ class ZeroStrategy(DeepSpeedStrategy):
         self.set_world_ranks()
         self._init_deepspeed_distributed()
 
+    def init_deepspeed(self) -> None:
+        super().init_deepspeed()
+        if self.zero_stage_3:  # the loss reads the head's weight, which ZeRO-3 gathers only for the head's own forward
+            import deepspeed
+
+            head = self.lightning_module.model.get_output_embeddings()
+            deepspeed.zero.register_external_parameter(self.lightning_module, head.weight)
+
+    def backward(self, closure_loss: Tensor, optimizer: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """Lightning has divided the loss by the accumulated micro-batches; DeepSpeed must not do it again.
+
+        Both together make gradients too small by that factor, which Adam hides, and clipping does not happen.
+        """
+        return super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)
+
 
 def build_zero(plan: Plan, device: torch.device, parameters: int, environment: ClusterEnvironment) -> ZeroStrategy:
     """The strategy for zero1, zero2 or zero3.
@@ -53,6 +70,7 @@ def build_zero(plan: Plan, device: torch.device, parameters: int, environment: C
         environment: the processes.
     """
     os.environ.setdefault("DS_ACCELERATOR", device.type)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # of calls DeepSpeed makes
     bucket = min(_BUCKET_ELEMENTS, parameters)
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": plan.batch.micro_batch,
