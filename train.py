@@ -1,5 +1,6 @@
 """Pretrains a language model, grown from a smaller one or from noise: python train.py model=tiny growth=none"""
 
+from contextlib import nullcontext
 from functools import partial
 
 from grow.config import RunConfig, entry_point, resolved
@@ -21,11 +22,10 @@ def main(run: RunConfig) -> None:
         sequence_length=run.data.sequence_length,
     )
     directory = RunDirectory(run.directory)
-    directory.refuse_other(resolved(run))
+    changes = directory.check_continues(resolved(run), run.resume)
     if directory.is_finished:
         print(f"{directory.path} is finished: its model is {directory.model}. To train anew, choose another run_dir.")
         return
-
     # Heavy imports wait until here, so that help and configuration errors answer at once.
     from grow.data.corpus import open_data
     from grow.data.module import TokenDataModule
@@ -37,7 +37,7 @@ def main(run: RunConfig) -> None:
     from grow.training.start import choose_start
 
     device = device_of(plan)
-    with process_group(plan, device):
+    with directory.locked() if plan.ranks.is_first else nullcontext(), process_group(plan, device):
         shards = open_data(run.data, find_source(run.growth_source) if run.growth_source else None)
         shards.check_vocabulary(run.model.vocab_size)
         data = partial(
@@ -51,7 +51,7 @@ def main(run: RunConfig) -> None:
             world_size=plan.ranks.world_size,
         )
         start = choose_start(stock_config(run.model), run.growth, run.growth_source, data, directory, plan)
-        announce(start, plan, device, directory, shards, resolved(run))
+        announce(start, plan, device, directory, shards, resolved(run), changes)
         clock, weights = fit(start, plan, device, directory, data)
         export_run(start, clock, directory, shards, weights)
 

@@ -61,10 +61,15 @@ class RunConfig:
     trainer: TrainerSettings
     checkpoint: CheckpointSettings
     seed: int
+    resume: str
+    """What a run directory that holds an earlier start of the run may be continued with. exact: nothing that changes
+    its numbers; changed: other values of optimizer, schedule, objective and trainer."""
     run_dir: str | None
     """Directory of the run; null derives it from the configuration, so that the same command finds it again."""
 
     def __post_init__(self) -> None:
+        if self.resume not in ("exact", "changed"):
+            raise ConfigError(f"resume={self.resume!r}: expected one of exact, changed.")
         sequence = self.data.sequence_length
         if sequence > self.model.max_positions:
             raise ConfigError(
@@ -93,7 +98,7 @@ class RunConfig:
         if self.run_dir is not None:
             return Path(self.run_dir)
         start = "noise" if self.growth is None else self.growth.name
-        digest = digest_json({key: value for key, value in asdict(self).items() if key != "run_dir"})
+        digest = digest_json({key: value for key, value in asdict(self).items() if key not in ("run_dir", "resume")})
         return Path("outputs") / f"{self.model.name}-{start}-seed{self.seed}-{digest[:8]}"
 
 

@@ -4,13 +4,11 @@ Neither side ever holds more than a block of rows of what it writes. A directory
 renamed when it is complete, so what carries the final name can be trusted.
 """
 
-import errno
 import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -124,60 +122,6 @@ def _read_header(path: Path) -> dict[str, dict[str, Any]]:
         entries = json.loads(file.read(length))
     entries.pop("__metadata__", None)
     return {name: {**entry, "data_start": 8 + length + entry["data_offsets"][0]} for name, entry in entries.items()}
-
-
-@contextmanager
-def new_directory(output: Path, needed_bytes: int) -> Iterator[Path]:
-    """A directory to fill, which gets its final name when the block ends and vanishes when the block fails.
-
-    Raises:
-        CheckpointError: the output exists, or the disk cannot hold it.
-    """
-    if output.exists():
-        raise CheckpointError(f"{output}: already exists. Remove it, or choose another output directory.")
-    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
-    try:
-        with writing(output):
-            partial.mkdir(parents=True)
-            check_space(partial, needed_bytes, output)
-            yield partial
-            partial.replace(output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-@contextmanager
-def writing(output: Path) -> Iterator[None]:
-    """Say of a disk that is full or may not be written what it is, and what was being written.
-
-    Raises:
-        CheckpointError: instead of the system's error, or of what a library made of it.
-    """
-    try:
-        yield
-    except Exception as error:
-        codes = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-        said = [os.strerror(code) for code in codes if getattr(error, "errno", None) == code]
-        said += [os.strerror(code) for code in codes if os.strerror(code) in str(error)]
-        if isinstance(error, CheckpointError) or not said:
-            raise
-        raise CheckpointError(
-            f"{output}: cannot be written ({said[0]}). Nothing was left behind; what was complete before still is."
-        ) from None
-
-
-def check_space(directory: Path, needed_bytes: int, output: Path) -> None:
-    """Refuse to write what the disk cannot hold.
-
-    Raises:
-        CheckpointError: there is less free than needed.
-    """
-    free = shutil.disk_usage(directory).free
-    if free < needed_bytes:
-        raise CheckpointError(
-            f"{output}: needs {needed_bytes / 1e9:.2f} GB, but the disk has {free / 1e9:.2f} GB free. "
-            "Free some space or choose another disk."
-        )
 
 
 def write_weights(

@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from grow.common.errors import CheckpointError, GrowthError
+from grow.common.files import new_directory
 from grow.common.provenance import (
     GROWTH_FILE,
     RUN_FILE,
@@ -20,7 +21,7 @@ from grow.common.provenance import (
 )
 from grow.families.build import load_config
 from grow.families.registry import family_of
-from grow.families.weights import MAX_SHARD_BYTES, WeightReader, copy_tokenizer, new_directory
+from grow.families.weights import MAX_SHARD_BYTES, WeightReader, copy_tokenizer
 from grow.growth.engine import write_grown_weights
 from grow.growth.plan import GrowthPlan, plan_growth
 from grow.growth.settings import GrowthSettings

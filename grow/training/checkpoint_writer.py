@@ -22,8 +22,8 @@ from transformers import PreTrainedModel
 
 from grow.common.clock import Clock
 from grow.common.errors import CheckpointError
+from grow.common.files import check_space, writing
 from grow.common.provenance import write_json
-from grow.families.weights import check_space, writing
 from grow.training.checkpoint import (
     COMPLETE_FILE,
     PERMANENT,

@@ -9,10 +9,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from grow.common.clock import Clock
+from grow.common.files import new_directory
 from grow.common.provenance import Lineage, digest_files, write_lineage
 from grow.data.shards import TokenShards
 from grow.families.build import parameter_count, training_flops_per_token
-from grow.families.weights import copy_tokenizer, new_directory, weight_files
+from grow.families.weights import copy_tokenizer, weight_files
 from grow.training.checkpoint_writer import save_model
 from grow.training.plan import Plan
 from grow.training.processes import is_first
@@ -21,15 +22,22 @@ from grow.training.start import Start
 
 
 def announce(
-    start: Start, plan: Plan, device: torch.device, run: RunDirectory, shards: TokenShards, config: dict[str, Any]
+    start: Start,
+    plan: Plan,
+    device: torch.device,
+    run: RunDirectory,
+    shards: TokenShards,
+    config: dict[str, Any],
+    changes: list[str],
 ) -> None:
-    """Write run.json and say in one block what is about to happen."""
+    """Write run.json and say in one block what is about to happen, and what has changed since the run was started."""
     if not is_first():
         return
     model, batch = start.model, plan.batch
     flops = training_flops_per_token(model, batch.sequence_length)
     run.start(
         config,
+        changes,
         model={
             "parameters": parameter_count(model),
             "flops_per_token": flops,
@@ -46,6 +54,7 @@ def announce(
         "length": _length(start, plan),
         "compute": f"{device}, {plan.trainer.precision}, {_strategy(plan)}, compile={plan.trainer.compile}",
         "run": str(run.path),
+        **({"changed": "; ".join(changes)} if changes else {}),
     }
     print("\n".join(f"{name:<8} {value}" for name, value in lines.items()), flush=True)
     if start.warning is not None:

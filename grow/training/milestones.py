@@ -4,6 +4,7 @@ import gc
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import lightning.pytorch as L
@@ -114,6 +115,12 @@ class Milestones(L.Callback):
         self._watchdog.hear("the last checkpoint")
         self._checkpoints.finish()
         self.weights = full_weights(pl_module.model)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: PretrainModule, exception: BaseException) -> None:
+        """Let a checkpoint that is being written become whole; what ended the run matters more than its failure."""
+        with suppress(Exception):
+            self._checkpoints.wait()
+        self.teardown(trainer, pl_module, "fit")
 
     def teardown(self, trainer: L.Trainer, pl_module: PretrainModule, stage: str) -> None:
         self._watchdog.stop()

@@ -1,12 +1,18 @@
 """The directory of a run: what it is called inside, and whether a configuration may continue what it holds."""
 
 import datetime
+import fcntl
+import os
+import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from grow.common.errors import ConfigError
+from grow.common.files import writing
 from grow.common.provenance import (
     GROWTH_FILE,
     METRICS_FILE,
@@ -16,6 +22,16 @@ from grow.common.provenance import (
     versions,
     write_json,
 )
+
+LOCK_FILE = ".lock"
+
+# How a run is computed and watched; such keys change its numbers by rounding at most.
+_FREE = (
+    *("strategy.", "checkpoint.", "trainer.micro_batch", "trainer.accelerator", "trainer.threads", "trainer.compile"),
+    "trainer.log_every_steps",
+)
+# What it learns with; such keys change the numbers, and change only where the user says so.
+_ON_REQUEST = ("optimizer.", "schedule.", "objective.", "trainer.")
 
 _SECRET_WORDS = ("token", "secret", "password", "key")
 
@@ -47,25 +63,61 @@ class RunDirectory:
         """Whether the run exported its model; an export appears whole or not at all."""
         return self.model.is_dir()
 
-    def refuse_other(self, config: dict[str, Any]) -> None:
-        """Let a run continue only under the configuration it was started with.
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out of this run for the length of a block; a killed process keeps nobody out.
 
         Raises:
-            ConfigError: run.json holds another one; the differing keys are named.
+            ConfigError: another process trains in this directory.
+            CheckpointError: the directory cannot be written.
+        """
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / LOCK_FILE).open("a+")
+        with file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.seek(0)
+                raise ConfigError(
+                    f"{self.path}: another process trains in this directory ({file.read().strip() or 'unknown'}). "
+                    "Wait for it, stop it, or choose another run_dir."
+                ) from None
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}")
+            file.flush()
+            yield
+
+    def check_continues(self, config: dict[str, Any], resume: str) -> list[str]:
+        """Compare a configuration with the one that the run was started with.
+
+        Args:
+            config: of the command line.
+            resume: exact refuses what changes the numbers; changed takes new values of what a run may change.
+
+        Returns:
+            A line about each key that differs.
+
+        Raises:
+            ConfigError: a key differs that may not; all of them are named.
         """
         if not (self.path / RUN_FILE).exists():
-            return
+            return []
         before, now = _flat(read_json(self.path / RUN_FILE)["config"]), _flat(config)
-        differing = [
-            f"{key}: {before.get(key)!r} there, {now.get(key)!r} here"
+        differing = {
+            key: f"{key}: {before.get(key)!r} there, {now.get(key)!r} here"
             for key in sorted(before.keys() | now.keys())
-            if key != "run_dir" and before.get(key) != now.get(key)
-        ]
-        if differing:
+            if key not in ("run_dir", "resume") and before.get(key) != now.get(key)
+        }
+        refused = [key for key in differing if not _may_change(key, resume)]
+        if refused:
+            changeable = all(_may_change(key, "changed") for key in refused)
             raise ConfigError(
-                f"{self.path} holds a run of another configuration ({'; '.join(differing)}). Choose another run_dir, "
-                "or remove this one."
+                f"{self.path} holds a run of another configuration ({'; '.join(differing[key] for key in refused)}). "
+                + ("Add resume=changed to go on with the values given here, or choose" if changeable else "Choose")
+                + " another run_dir, or remove this one."
             )
+        return list(differing.values())
 
     def read(self) -> dict[str, Any]:
         """The content of run.json.
@@ -75,12 +127,12 @@ class RunDirectory:
         """
         return read_json(self.path / RUN_FILE)
 
-    def start(self, config: dict[str, Any], **facts: Any) -> None:
-        """Write run.json; a run that continues keeps the moment it was first started."""
+    def start(self, config: dict[str, Any], changes: list[str], **facts: Any) -> None:
+        """Write run.json; a run that continues keeps the moment it was first started, and every change since."""
         self.path.mkdir(parents=True, exist_ok=True)
-        started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        if (self.path / RUN_FILE).exists():
-            started = self.read()["started"]
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        before = self.read() if (self.path / RUN_FILE).exists() else {"started": now}
+        history = before.get("changes", []) + ([{"at": now, "keys": changes}] if changes else [])
         content = {
             "name": self.path.name,
             "config": config,
@@ -88,7 +140,8 @@ class RunDirectory:
             "versions": versions(),
             "git_commit": git_commit(),
             **facts,
-            "started": started,
+            "started": before["started"],
+            **({"changes": history} if history else {}),
             "status": "running",
         }
         write_json(self.path / RUN_FILE, content)
@@ -96,6 +149,10 @@ class RunDirectory:
     def finish(self) -> None:
         """Say in run.json that the run is over."""
         write_json(self.path / RUN_FILE, {**self.read(), "status": "finished"})
+
+
+def _may_change(key: str, resume: str) -> bool:
+    return key.startswith(_FREE) or (resume == "changed" and key.startswith(_ON_REQUEST))
 
 
 def redacted(argument: str) -> str:
