@@ -158,6 +158,7 @@ def _become_rank(rank: int, world_size: int, port: int, overrides: list[str], lo
         with log.open("a") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w", 1), os.fdopen(2, "w", 1)  # who forked may have had others
         if world_size > 1:
             names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
             os.environ.update({name: str(value) for name, value in names.items()})

@@ -47,7 +47,7 @@ def owned_fragments(model: nn.Module, optimizer: Any, *, every_rank: bool = Fals
         every_rank: every rank that keeps a whole parameter owns it, not only rank 0: for filling, not for saving.
     """
     base = base_optimizer(optimizer)
-    create_state(base)
+    _create_state(base, _flat_masters(optimizer, base))
     keeps_whole = every_rank or is_first()
     return [fragment for fragment in _fragments(model, optimizer, base, keeps_whole) if fragment.values.numel()]
 
@@ -55,17 +55,6 @@ def owned_fragments(model: nn.Module, optimizer: Any, *, every_rank: bool = Fals
 def base_optimizer(optimizer: Any) -> Optimizer:
     """The torch optimizer that does the arithmetic."""
     return getattr(optimizer, "optimizer", optimizer)
-
-
-def create_state(optimizer: Optimizer) -> None:
-    """Give every parameter of an AdamW the state that its first step would create."""
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            state = optimizer.state[parameter]
-            if not state:
-                state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
-                for moment in MOMENTS:
-                    state[moment] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
 
 
 def full_weights(model: nn.Module) -> dict[str, Tensor] | None:
@@ -76,6 +65,22 @@ def full_weights(model: nn.Module) -> dict[str, Tensor] | None:
         if is_first():
             weights[name] = whole.to("cpu", copy=True)
     return weights if is_first() else None
+
+
+def _flat_masters(optimizer: Any, base: Optimizer) -> list[Tensor]:
+    """What the optimizer updates; ZeRO-3 lists its masters in the groups only while it updates them."""
+    in_groups = [parameter for group in base.param_groups for parameter in group["params"]]
+    return getattr(optimizer, "fp32_partitioned_groups_flat", in_groups)
+
+
+def _create_state(optimizer: Optimizer, masters: list[Tensor]) -> None:
+    """Give every master of an AdamW the state that its first step would create."""
+    for master in masters:
+        state = optimizer.state[master]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32, device=master.device)
+            for moment in MOMENTS:
+                state[moment] = torch.zeros_like(master, memory_format=torch.preserve_format)
 
 
 def _fragments(model: nn.Module, optimizer: Any, base: Optimizer, keeps_whole: bool) -> Iterator[Fragment]:

@@ -1,0 +1,61 @@
+"""Runs of several processes, forked from this one, which has everything imported."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from scripts.chaos import import_everything, kill, start_ranks, wait
+from tests.training.tiny import command_line, make_shards
+
+
+@pytest.fixture(scope="session")
+def shards_dir(tmp_path_factory) -> Path:
+    import_everything()
+    return make_shards(tmp_path_factory.mktemp("shards"))
+
+
+@pytest.fixture(scope="session")
+def launch(shards_dir):
+    """(run_dir, processes, *overrides) -> process ids of the run's ranks."""
+
+    def start(run_dir: Path, processes: int, *more: str) -> list[int]:
+        run_dir.parent.mkdir(parents=True, exist_ok=True)
+        return start_ranks(processes, command_line(shards_dir, run_dir, *more), run_dir.parent / "log")
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def train(launch):
+    """(run_dir, processes, *overrides) -> the run directory, once its ranks have ended well."""
+
+    def run(run_dir: Path, processes: int, *more: str) -> Path:
+        codes = wait(launch(run_dir, processes, *more))
+        assert codes == [0] * processes, (run_dir.parent / "log").read_text()[-4000:]
+        return run_dir
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def rows():
+    """run directory -> rows of its metrics.jsonl."""
+    return lambda run_dir: [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def stopped_at(launch):
+    """(run_dir, processes, tokens, *overrides) -> a run killed once its metrics have a row of so many tokens."""
+
+    def run(run_dir: Path, processes: int, tokens: int, *more: str) -> Path:
+        ranks = launch(run_dir, processes, *more)
+        reached = 0
+        while reached < tokens:
+            lines = (run_dir / "metrics.jsonl").read_text().splitlines() if (run_dir / "metrics.jsonl").exists() else []
+            reached = max((json.loads(line)["tokens"] for line in lines if line.endswith("}")), default=0)
+        assert kill(ranks)
+        wait(ranks)
+        return run_dir
+
+    return run

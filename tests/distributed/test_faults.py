@@ -1,0 +1,82 @@
+"""What goes wrong on one rank: a gradient that is not finite, a rank that stands still."""
+
+import json
+import math
+import time
+
+import pytest
+import torch.distributed as dist
+from safetensors.torch import load_file
+
+from grow.common import metrics as names
+from grow.training.module import PretrainModule
+from scripts.chaos import wait
+
+pytestmark = pytest.mark.slow
+
+ROWS = ("trainer.log_every_steps=1", "trainer.micro_batch=1")
+
+
+@pytest.fixture
+def damage(monkeypatch):
+    """(steps) -> the last rank's losses in these steps are not a number."""
+
+    def arrange(steps):
+        original = PretrainModule.loss
+
+        def loss(self, batch):
+            is_damaged = self.training and self.clock.step + 1 in steps
+            is_last = not dist.is_initialized() or dist.get_rank() == dist.get_world_size() - 1
+            return original(self, batch) * (math.nan if is_damaged and is_last else 1)
+
+        monkeypatch.setattr(PretrainModule, "loss", loss)
+
+    return arrange
+
+
+@pytest.mark.parametrize(
+    ("strategy", "processes"), [("single", 1), ("ddp", 2), ("zero2", 2), ("zero3", 2), ("fsdp2", 2)]
+)
+def test_a_step_without_a_finite_gradient_is_skipped_by_all_ranks(train, rows, tmp_path, damage, strategy, processes):
+    damage({4})
+    run = train(tmp_path / "run", processes, *ROWS, f"strategy={strategy}")
+    by_step = {row["step"]: row for row in rows(run) if names.LEARNING_RATE in row}
+    assert names.SKIPPED_STEPS not in by_step[3]
+    assert by_step[4][names.SKIPPED_STEPS] == by_step[10][names.SKIPPED_STEPS] == 1
+    assert names.GRAD_NORM not in by_step[4]
+    assert by_step[10]["tokens"] == 1280
+    assert all(tensor.isfinite().all() for tensor in load_file(run / "model" / "model.safetensors").values())
+    state = json.loads((run / "checkpoints" / "step-00000010" / "state.json").read_text())
+    assert (state["step"], state["updates"], state["skipped"]) == (10, 9, 1)
+    assert "step 4 skipped" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "zero2"])
+def test_too_many_in_a_row_end_the_run_on_every_rank_with_76_and_a_report(launch, tmp_path, damage, strategy):
+    damage({2, 4, 5, 6, 7, 8})
+    more = (*ROWS, f"strategy={strategy}", "trainer.max_skipped_steps=3")
+    assert wait(launch(tmp_path / "run", 2, *more)) == [76, 76]
+    report = json.loads((tmp_path / "run" / "diverged.json").read_text())
+    assert report["skipped_in_all"] == 4
+    assert [step["step"] for step in report["steps"]] == [4, 5, 6]
+    assert report["steps"][0]["first_sequence"] == 3 * 128 // 16
+
+
+def test_a_rank_that_stands_still_ends_the_run_and_every_rank_says_where_it_was(launch, tmp_path, monkeypatch):
+    original = PretrainModule.training_step
+
+    def training_step(self, batch, batch_idx):
+        if self.clock.step == 3 and dist.get_rank() == 1:
+            time.sleep(600)
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(PretrainModule, "training_step", training_step)
+    started = time.monotonic()
+    codes = wait(launch(tmp_path / "run", 2, *ROWS, "strategy=ddp", "strategy.timeout_s=4"))
+    assert all(code != 0 for code in codes)
+    assert time.monotonic() - started < 300
+    log = (tmp_path / "log").read_text()
+    assert "has stood still for" in log and "step 4" in log
+    stuck = (tmp_path / "run" / "hangs" / "rank-00001.txt").read_text()
+    assert "training_step" in stuck
+    assert (tmp_path / "run" / "hangs" / "rank-00000.txt").exists() or "Connection" in log
