@@ -35,6 +35,7 @@ from grow.growth.settings import GrowthSettings, ScaleSettings
 from grow.report.settings import ReportConfig
 from grow.training.settings import (
     CheckpointSettings,
+    ExportConfig,
     ObjectiveSettings,
     OptimizerSettings,
     ScheduleSettings,
@@ -120,6 +121,7 @@ def register() -> None:
     store.store(name="grow_checkpoint_schema", node=GrowCheckpointConfig)
     store.store(name="prepare_data_schema", node=PrepareDataConfig)
     store.store(name="report_schema", node=ReportConfig)
+    store.store(name="export_schema", node=ExportConfig)
     for settings in MODEL_SETTINGS:
         store.store(group="model", name=f"{settings.family}_schema", node=settings)
     for group, settings in (

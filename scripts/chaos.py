@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # train.py is a file, not a package
@@ -126,6 +127,11 @@ def import_everything() -> None:
 
 def start_ranks(world_size: int, overrides: list[str], log: Path) -> list[int]:
     """Fork the processes of one start of train.py, as torchrun would start them; returns their ids."""
+    return fork_ranks(world_size, partial(_train, overrides), log)
+
+
+def fork_ranks(world_size: int, body: Callable[[], int], log: Path) -> list[int]:
+    """Fork processes that each run a body and exit with what it returns; what they print goes to a file."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -133,7 +139,7 @@ def start_ranks(world_size: int, overrides: list[str], log: Path) -> list[int]:
     for rank in range(world_size):
         process = os.fork()
         if process == 0:
-            _become_rank(rank, world_size, port, overrides, log)
+            _become_rank(rank, world_size, port, body, log)
         ranks.append(process)
     return ranks
 
@@ -151,7 +157,7 @@ def wait(ranks: list[int]) -> list[int]:
     return [os.waitstatus_to_exitcode(os.waitpid(rank, 0)[1]) for rank in ranks]
 
 
-def _become_rank(rank: int, world_size: int, port: int, overrides: list[str], log: Path) -> None:
+def _become_rank(rank: int, world_size: int, port: int, body: Callable[[], int], log: Path) -> None:
     """Never returns."""
     code = 1
     try:
@@ -163,7 +169,7 @@ def _become_rank(rank: int, world_size: int, port: int, overrides: list[str], lo
             names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
             os.environ.update({name: str(value) for name, value in names.items()})
             os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-        code = _train(overrides)
+        code = body()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

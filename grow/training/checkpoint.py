@@ -142,6 +142,20 @@ def newest_checkpoint(directory: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, skipped
 
 
+def require_complete(path: Path) -> Checkpoint:
+    """The checkpoint in a directory.
+
+    Raises:
+        CheckpointError: it is not one, or its files are not what was written.
+    """
+    wrong = _difference(path)
+    if wrong is None:
+        return Checkpoint(path)
+    raise CheckpointError(
+        f"{path}: expected a complete checkpoint such as RUN/checkpoints/step-00000500, but {wrong}. Choose another."
+    )
+
+
 def directory_name(step: int) -> str:
     """What the checkpoint of a step is called."""
     return f"step-{step:08}"

@@ -180,3 +180,11 @@ class CheckpointSettings:
         if self.every_tokens and before // self.every_tokens < now // self.every_tokens:
             return "rolling"
         return None
+
+
+@dataclass(kw_only=True, slots=True)
+class ExportConfig:
+    """scripts/export.py: a run's checkpoint in, a stock model directory out."""
+
+    checkpoint: str
+    output: str

@@ -1,0 +1,26 @@
+"""Export a checkpoint of a run as a stock model directory, and prove that it computes the same.
+
+python scripts/export.py checkpoint=RUN/checkpoints/step-00000500 output=DIR
+"""
+
+from pathlib import Path
+
+from grow.config import entry_point
+from grow.training.settings import ExportConfig
+
+
+@entry_point("export", ExportConfig)
+def main(config: ExportConfig) -> None:
+    """Export, compare, and say what was found."""
+    from grow.training.export_checkpoint import export_checkpoint
+
+    checked = export_checkpoint(Path(config.checkpoint), Path(config.output))
+    print(
+        f"exported  {config.checkpoint} -> {config.output}\n"
+        f"same      worst logit difference {checked.max_abs_logit_diff:.2e} of {checked.max_abs_logit:.3g} over "
+        f"{checked.tokens} tokens"
+    )
+
+
+if __name__ == "__main__":
+    main()
