@@ -1,6 +1,6 @@
 """Export a checkpoint of a run as a stock model directory, and prove that it computes the same.
 
-python scripts/export.py checkpoint=RUN/checkpoints/step-00000500 output=DIR
+python scripts/export.py source=RUN/checkpoints/step-00000500 output=DIR
 """
 
 from pathlib import Path
@@ -14,9 +14,9 @@ def main(config: ExportConfig) -> None:
     """Export, compare, and say what was found."""
     from grow.training.export_checkpoint import export_checkpoint
 
-    checked = export_checkpoint(Path(config.checkpoint), Path(config.output))
+    checked = export_checkpoint(Path(config.source), Path(config.output))
     print(
-        f"exported  {config.checkpoint} -> {config.output}\n"
+        f"exported  {config.source} -> {config.output}\n"
         f"same      worst logit difference {checked.max_abs_logit_diff:.2e} of {checked.max_abs_logit:.3g} over "
         f"{checked.tokens} tokens"
     )

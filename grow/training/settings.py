@@ -186,5 +186,6 @@ class CheckpointSettings:
 class ExportConfig:
     """scripts/export.py: a run's checkpoint in, a stock model directory out."""
 
-    checkpoint: str
+    source: str
+    """RUN/checkpoints/step-..."""
     output: str
