@@ -53,9 +53,8 @@ class AveragingPlan:
             of = f"decay {ema_decay(self.settings):.4g} {often}"
         else:
             of = f"all snapshots, one {often}"
-        return (
-            f"{self.settings.name}, {of}; from step {self.first_snapshot_step}, average from {self.first_average_step}"
-        )
+        since = f"from step {self.first_snapshot_step}, average from {self.first_average_step}"
+        return f"{self.settings.name}, {of}; {since}"
 
 
 def resolve(
@@ -83,8 +82,8 @@ def resolve(
     )
     if plan.k is not None and plan.k * plan.every_steps > total_steps:
         raise ConfigError(
-            f"averaging.k={plan.k} snapshots every {plan.every_steps} steps span {plan.k * plan.every_steps} steps; the "
-            f"run has {total_steps}. Lower averaging.k or averaging.every_steps, or lengthen trainer.max_tokens."
+            f"averaging.k={plan.k} snapshots every {plan.every_steps} steps span {plan.k * plan.every_steps} steps; "
+            f"the run has {total_steps}. Lower averaging.k or averaging.every_steps, or lengthen trainer.max_tokens."
         )
     if plan.first_average_step > total_steps:
         raise ConfigError(

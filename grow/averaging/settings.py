@@ -68,8 +68,10 @@ class AveragingSettings:
             _at_least_one(f"averaging.{key}", getattr(self, key))
         for key in ("horizon", "start_fraction"):
             share = getattr(self, key)
-            if share is not None and not 0 <= share <= 1 or key == "horizon" and share == 0:
+            if share is not None and not 0 <= share <= 1:
                 raise ConfigError(f"averaging.{key}={share}: expected a share of the run between 0 and 1.")
+        if self.horizon == 0:
+            raise ConfigError("averaging.horizon=0: expected a share of the run above 0.")
         if (self.start_tokens or 0) < 0:
             raise ConfigError(f"averaging.start_tokens={self.start_tokens}: expected 0 or more tokens, or null.")
         if self.kind in WINDOWS and self.k is None:

@@ -20,7 +20,7 @@ def save(average, directory):
 
 def load(average, directory):
     tensors = load_file(directory / "averaging.safetensors")
-    names = dict.fromkeys(key.partition("/")[2] for key in tensors)
+    names = sorted({key.partition("/")[2] for key in tensors}, reverse=True)
     average.load(json.loads((directory / "averaging.json").read_text()), names, tensors.__getitem__)
     return average
 
@@ -81,7 +81,7 @@ def test_what_was_loaded_does_not_share_memory_with_where_it_came_from():
 @pytest.mark.parametrize("ranks", [(2, 1), (1, 2), (2, 4), (3, 2)])
 @pytest.mark.parametrize("kind", ["lawa", "ema"])
 def test_another_number_of_ranks_cuts_the_fragments_anew(kind, ranks):
-    """Two weights as one flat buffer, cut into even parts: a part may hold the end of one weight and part of the next."""
+    """Two weights as one flat buffer, cut evenly: a part may hold the end of one weight and part of the next."""
     before, after = ranks
     plan, path, whole = make_plan(kind, k=3, min_snapshots=1), walk(7), new_average(make_plan(kind, k=3))
     sharded = [new_average(plan) for _ in range(before)]
