@@ -119,19 +119,20 @@ def average_tensor(info: TensorInfo, sources: Sequence[Source], how: Weighting) 
         if not info.dtype.is_floating_point:
             yield sources[-1].read(info.name, block)
             continue
-        parts = [_finite(source.read(info.name, block), info.name, source) for source in sources]
+        parts = [source.read(info.name, block) for source in sources]
         out = torch.empty(len(parts[-1]), dtype=info.dtype)
         for chunk in chunks(len(out)):
             out[chunk] = rounded(combine((part[chunk] for part in parts), how), info.dtype)
+        if not finite([out]):  # whatever is not finite in one of them is not finite in their sum
+            raise _not_finite(info.name, parts, sources)
         yield out
 
 
-def _finite(values: Tensor, name: str, source: Source) -> Tensor:
-    if finite([values]):
-        return values
-    raise CheckpointError(
-        f"{source.label}: tensor {name} holds values that are not finite. The run had diverged there; leave this "
-        "checkpoint out."
+def _not_finite(name: str, parts: Sequence[Tensor], sources: Sequence[Source]) -> CheckpointError:
+    found = [source.label for source, part in zip(sources, parts, strict=True) if not finite([part])]
+    return CheckpointError(
+        f"{', '.join(found)}: tensor {name} holds values that are not finite. The run had diverged there; leave out "
+        "such checkpoints."
     )
 
 

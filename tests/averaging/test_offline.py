@@ -1,4 +1,4 @@
-"""Checkpoints on disk, of any kind of model: averaged to the bit of the core's mean, or refused with the tensor's name."""
+"""Checkpoints on disk, of any kind of model: averaged to the bit of the core's mean, or refused by tensor and file."""
 
 import json
 from pathlib import Path
@@ -189,7 +189,7 @@ def test_a_hub_that_does_not_answer_is_one_paragraph(monkeypatch):
         raise OSError("no route to host")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
-    with pytest.raises(CheckpointError, match="no route to host.*download it elsewhere and give the directory"):
+    with pytest.raises(CheckpointError, match=r"no route to host.*download it elsewhere and give the directory"):
         find_sources(["EleutherAI/pythia-1b@step24000"])
 
 
