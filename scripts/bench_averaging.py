@@ -4,8 +4,8 @@
     python scripts/bench_averaging.py --model pythia_70m --k 3 --rounds 3 --output figures.json
 
 Each round does both, in alternating order, with the files in the page cache: the disk, the same for both, is not what
-is measured. `average` is the whole command (digests of what is averaged, the result flushed to the disk), `mean` reading
-and arithmetic alone; figures are medians over the rounds. Peak memory is a fresh process's, beyond its imports.
+is measured. `average` is the whole command (digests of what is averaged, the result flushed to the disk), `mean` is
+reading and arithmetic alone; figures are medians over the rounds. Peak memory is a fresh process's, beyond its imports.
 
 The cost of averaging inside a run, per step and in bytes held, belongs in `online` below.
 """

@@ -1,5 +1,6 @@
 """Settings: every key does something, what cannot be is refused in one paragraph, shares become steps once."""
 
+import functools
 from dataclasses import fields
 
 import pytest
@@ -11,6 +12,7 @@ from grow.common.errors import ConfigError
 from grow.config import compose
 
 
+@functools.cache
 def settings(choice, *overrides):
     line = ["checkpoints=[x]", "output=y", f"averaging={choice}", *(f"averaging.{o}" for o in overrides)]
     return compose(line, "average_checkpoints", AverageCheckpointsConfig).averaging

@@ -142,6 +142,24 @@ def test_a_smaller_window_keeps_the_newest_and_a_larger_one_fills_up(tmp_path):
     assert eight.count == 6
 
 
+def test_a_window_read_through_a_linear_growth_is_the_grown_windows_average():
+    """grow(mean) == mean(grow) for copies and shares that are powers of two: a window may be mapped, not only reset."""
+
+    def grown(weight):  # HyperCloning's symmetric rule, n = 2
+        return weight.tile(2, 2) / 2 if weight.dim() == 2 else weight.tile(2)
+
+    average, path = new_average(make_plan(k=4)), walk(6)
+    for step, weights in enumerate(path, 1):
+        average.push(step, weights)
+    saved = dict(average.tensors())
+    mapped = new_average(make_plan(k=4))
+    mapped.load(average.state(), average.mean(), lambda key: grown(saved[key]))
+    assert mapped.steps == average.steps
+    assert same(mapped.mean(), {name: grown(tensor) for name, tensor in average.mean().items()})
+    mapped.push(7, {name: grown(tensor) for name, tensor in path[0].items()})
+    assert mapped.steps == [4, 5, 6, 7]
+
+
 def test_another_kind_of_average_is_refused(tmp_path):
     average = new_average(make_plan())
     average.push(1, walk(1)[0])
