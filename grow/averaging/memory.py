@@ -1,6 +1,5 @@
 """What an average remembers of its snapshots: a window of them in memory or on a disk, or one running total."""
 
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -126,7 +125,7 @@ class DiskWindow(Window):
     """Snapshots as safetensors files in a directory of their own; memory holds none of them.
 
     The files are this process's alone. A run that continues gets its window back from its checkpoint, which the files
-    may be ahead of: what lies in the directory at first is removed.
+    may be ahead of: snapshots that lie in the directory at first are removed.
     """
 
     def __init__(self, plan: AveragingPlan, directory: Path) -> None:
@@ -159,8 +158,9 @@ class DiskWindow(Window):
 
     def clear(self) -> None:
         self._readers.clear()
-        shutil.rmtree(self._directory, ignore_errors=True)
-        self._directory.mkdir(parents=True)
+        self._directory.mkdir(parents=True, exist_ok=True)
+        for left in self._directory.glob("snapshot-*"):
+            left.unlink()
 
     def _path(self, step: int) -> Path:
         return self._directory / f"snapshot-{step:08}.safetensors"

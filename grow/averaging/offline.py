@@ -20,8 +20,9 @@ from grow.averaging.settings import WINDOWS, AveragingSettings
 from grow.averaging.sources import Source, files_of, find_sources
 from grow.averaging.weights import Weighting, weighting
 from grow.common.errors import CheckpointError, ConfigError
+from grow.common.files import new_directory
 from grow.common.provenance import digest_files, write_json, write_lineage
-from grow.families.weights import SINGLE_FILE, TensorInfo, new_directory, write_weights
+from grow.families.weights import SINGLE_FILE, TensorInfo, write_weights
 
 AVERAGE_FILE = "average.json"
 _SHARD = re.compile(r"-\d+-of-\d+")

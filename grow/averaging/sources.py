@@ -19,6 +19,7 @@ from grow.families.weights import INDEX_FILE, SINGLE_FILE, TensorInfo, WeightRea
 from grow.growth.run import find_source
 
 _STEP = re.compile(r"(?:step|checkpoint|epoch|iter)[-_]?(\d+)(?!.*\d)", re.IGNORECASE)
+_COMPLETE_FILE = "COMPLETE.json"  # of a run's checkpoint, written last
 _STATE_DICT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 _STATE_DICT_KEYS = ("state_dict", "model", "model_state_dict")
 
@@ -109,10 +110,12 @@ def _open(entry: str) -> list[Source]:
         reader = WeightReader(path.parent, [path]) if path.suffix == ".safetensors" else _pickled(path)
         return [_source(entry, reader, None, path.stem)]
     if path.is_dir() and (path / RUN_FILE).is_file() and (path / "checkpoints").is_dir():
-        inside = sorted((path / "checkpoints").glob("step-*"))
+        inside = [
+            found for found in sorted((path / "checkpoints").glob("step-*")) if (found / _COMPLETE_FILE).is_file()
+        ]
         if not inside:
             raise CheckpointError(
-                f"{path}: expected checkpoints in this run, found none. Train it with checkpoint.every_tokens=TOKENS "
+                f"{path}: expected complete checkpoints in this run, found none. Train it with checkpoint.every_tokens=TOKENS "
                 "and checkpoint.keep_last=NUMBER."
             )
         return [_from_directory(str(directory), directory, directory.name) for directory in inside]

@@ -1,6 +1,7 @@
 """A real run's checkpoints, averaged and swept: what was trained is what is loaded, validated and accounted for."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -38,6 +39,16 @@ def lawa(k):
 
 def test_a_run_stands_for_its_checkpoints_in_order(run):
     assert [source.step for source in find_sources([str(run)])] == STEPS
+
+
+def test_a_checkpoint_that_was_never_finished_is_not_looked_at(run, tmp_path):
+    torn = run / "checkpoints" / "step-00000012"
+    torn.mkdir()
+    (torn / "model.safetensors").write_bytes(b"half")
+    try:
+        assert [source.step for source in find_sources([str(run)])] == STEPS
+    finally:
+        shutil.rmtree(torn)
 
 
 def test_the_average_of_a_run_is_a_stock_model_with_the_runs_tokenizer_and_cost(run, tmp_path):

@@ -248,6 +248,13 @@ def test_a_disk_window_starts_empty_whatever_lies_there(tmp_path):
     assert again.count == 0 and not list((tmp_path / "window").iterdir())
 
 
+def test_a_disk_window_removes_nothing_but_snapshots(tmp_path):
+    (tmp_path / "window").mkdir()
+    (tmp_path / "window" / "notes.txt").write_text("mine")
+    average_of(make_plan(k=2, storage="disk"), tmp_path).reset()
+    assert (tmp_path / "window" / "notes.txt").read_text() == "mine"
+
+
 def test_a_swa_is_the_mean_of_all_snapshots_to_the_bit(tmp_path):
     average, path = average_of(make_plan("swa"), tmp_path), walk(50)
     for step, weights in enumerate(path, 1):
