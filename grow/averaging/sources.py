@@ -110,13 +110,11 @@ def _open(entry: str) -> list[Source]:
         reader = WeightReader(path.parent, [path]) if path.suffix == ".safetensors" else _pickled(path)
         return [_source(entry, reader, None, path.stem)]
     if path.is_dir() and (path / RUN_FILE).is_file() and (path / "checkpoints").is_dir():
-        inside = [
-            found for found in sorted((path / "checkpoints").glob("step-*")) if (found / _COMPLETE_FILE).is_file()
-        ]
+        inside = sorted(file.parent for file in path.glob(f"checkpoints/step-*/{_COMPLETE_FILE}"))
         if not inside:
             raise CheckpointError(
-                f"{path}: expected complete checkpoints in this run, found none. Train it with checkpoint.every_tokens=TOKENS "
-                "and checkpoint.keep_last=NUMBER."
+                f"{path}: expected complete checkpoints in this run, found none. Train it with "
+                "checkpoint.every_tokens=TOKENS and checkpoint.keep_last=NUMBER."
             )
         return [_from_directory(str(directory), directory, directory.name) for directory in inside]
     named = path.name if path.is_dir() else entry.partition("@")[2]

@@ -8,16 +8,17 @@ import torch
 from safetensors.torch import load_file
 
 import train as entry
-from grow.averaging.figure import draw_curves
 from grow.averaging.offline import average_checkpoints
 from grow.averaging.settings import AveragingSettings, SweepAveragesConfig
 from grow.averaging.sources import find_sources
-from grow.averaging.sweep import Curve, as_table, sweep
+from grow.averaging.sweep import as_table, sweep
 from grow.common.errors import CheckpointError, ConfigError
 from grow.config import compose
 from grow.families.build import load_model
 from tests.averaging.conftest import reference_mean, same
 from tests.training.tiny import command_line, make_shards
+
+pytestmark = pytest.mark.slow
 
 STEPS = [2, 4, 6, 8, 10]
 
@@ -96,16 +97,3 @@ def test_windows_that_do_not_fit_say_what_there_is(run, tmp_path):
         sweep(SweepAveragesConfig(run=str(tmp_path), output=str(tmp_path)))
     with pytest.raises(ConfigError, match="k=0"):
         SweepAveragesConfig(run="x", output="y", k=[0])
-
-
-def test_a_gain_is_the_live_loss_less_the_averages_at_the_same_steps():
-    live = Curve(k=1, every_steps=1, steps=[1, 2, 3], losses=[5.0, 4.0, 3.0])
-    mean = Curve(k=2, every_steps=1, steps=[2, 3], losses=[3.5, 3.1])
-    row = as_table([live, mean])[1][1]
-    assert row == ["k=2, every 1 steps", "1", "2", "3.1000", "3", "3.1000", "+0.2000", "-0.1000"]
-
-
-def test_a_figure_of_many_curves_is_drawn(tmp_path):
-    curves = {str(index): ([1, 10, 20], [9.0, 2.0, 1.0 + index]) for index in range(20)}
-    draw_curves(curves, tmp_path / "figure.png", y_label="loss")
-    assert (tmp_path / "figure.png").stat().st_size > 10_000
