@@ -20,6 +20,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from grow.averaging.settings import AverageCheckpointsConfig, AveragingSettings, SweepAveragesConfig
 from grow.common.errors import CheckpointError, ConfigError, GrowError
 from grow.common.provenance import digest_json
 from grow.data.settings import DataSettings, PrepareDataConfig
@@ -122,6 +123,8 @@ def register() -> None:
     store.store(name="prepare_data_schema", node=PrepareDataConfig)
     store.store(name="report_schema", node=ReportConfig)
     store.store(name="export_schema", node=ExportConfig)
+    store.store(name="average_checkpoints_schema", node=AverageCheckpointsConfig)
+    store.store(name="sweep_averages_schema", node=SweepAveragesConfig)
     for settings in MODEL_SETTINGS:
         store.store(group="model", name=f"{settings.family}_schema", node=settings)
     for group, settings in (
@@ -130,6 +133,7 @@ def register() -> None:
         ("optimizer", OptimizerSettings),
         ("schedule", ScheduleSettings),
         ("objective", ObjectiveSettings),
+        ("averaging", AveragingSettings),
         ("strategy", StrategySettings),
         ("trainer", TrainerSettings),
         ("checkpoint", CheckpointSettings),

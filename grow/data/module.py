@@ -14,10 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from grow.common.errors import DataError
-from grow.data.order import order
+from grow.data.order import VALIDATION_SEED, order
 from grow.data.shards import TokenShards, Windows
 
-VALIDATION_SEED = 0  # of the order validation windows are chosen in; not the run's, so that all runs read the same
 POSITIONS_A_BLOCK = 4096  # ordered at a time: the permutation costs a fixed time a call
 
 

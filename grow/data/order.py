@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ROUNDS = 4
+VALIDATION_SEED = 0  # of the order validation windows are chosen in; not the run's, so that all runs read the same
 Words = NDArray[np.uint64]
 
 

@@ -35,6 +35,8 @@ _DTYPES = {
     "BF16": torch.bfloat16,
     "I64": torch.int64,
     "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
@@ -55,19 +57,24 @@ class TensorInfo:
 
 
 class WeightReader:
-    """Tensors of a directory with `model.safetensors` or its sharded form.
+    """Tensors of a directory with `model.safetensors` or its sharded form, or of safetensors files.
 
     Raises:
         CheckpointError: weights are missing, truncated, or in a format that could run code.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, files: list[Path] | None = None) -> None:
         self.directory = directory
-        self.files = weight_files(directory)
+        self.files = weight_files(directory) if files is None else files
         self._place_of = {name: (path, entry) for path in self.files for name, entry in _read_header(path).items()}
 
     def __contains__(self, name: str) -> bool:
         return name in self._place_of
+
+    @property
+    def names(self) -> list[str]:
+        """Every tensor, in the order of the files."""
+        return list(self._place_of)
 
     def info(self, name: str) -> TensorInfo:
         """Shape and dtype, from the header alone."""
@@ -78,12 +85,17 @@ class WeightReader:
 
     def read(self, name: str) -> torch.Tensor:
         """One tensor, on the CPU. Read, not mapped: mapped pages would stay in the process's memory."""
+        shape = self.info(name).shape
+        return self.read_flat(name, slice(0, prod(shape))).view(shape)
+
+    def read_flat(self, name: str, elements: slice) -> torch.Tensor:
+        """Some elements of a tensor, in the order they lie in: (stop - start,)."""
         path, entry = self._place_of[name]
-        info = self.info(name)
-        tensor = torch.empty(info.shape, dtype=info.dtype)
+        dtype = self.info(name).dtype
+        tensor = torch.empty(elements.stop - elements.start, dtype=dtype)
         with path.open("rb") as file:
-            file.seek(entry["data_start"])
-            file.readinto(tensor.view(-1).view(torch.uint8).numpy().data)
+            file.seek(entry["data_start"] + elements.start * dtype.itemsize)
+            file.readinto(tensor.view(torch.uint8).numpy().data)
         return tensor
 
 

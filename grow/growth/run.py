@@ -123,7 +123,7 @@ def grow(
 
 
 def find_source(source: str) -> Path:
-    """The directory of a source: a model directory, a run's `model/`, or a download from the hub.
+    """The directory of a source: a model directory, a run's `model/`, or a hub download (NAME or NAME@REVISION).
 
     Raises:
         CheckpointError: there is no such directory or hub model, or the hub cannot be reached.
@@ -136,7 +136,8 @@ def find_source(source: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(source, allow_patterns=_HUB_FILES))
+        name, _, revision = source.partition("@")
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=_HUB_FILES))
     except Exception as error:  # the hub client has a dozen kinds, all of which mean: not to be had
         raise CheckpointError(
             f"{source}: no such directory, and the hub did not give it ({type(error).__name__}: "

@@ -1,0 +1,185 @@
+"""The averaging core: push a snapshot, give the mean, save and load. It knows neither a trainer nor a run's files.
+
+    average = new_average(plan, directory)
+    if plan.due(step):
+        average.push(step, weights)         # name -> tensor: parameters, or the flat fragments that one rank owns
+    if average.ready:
+        with averaged(weights, average.mean()):
+            ...
+
+Names and shapes are opaque: what is pushed comes back averaged, element by element, so that a rank averages its
+fragments without asking the others. Snapshots are copies; live weights are only ever read.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grow.averaging.arithmetic import chunks, finite, rounded
+from grow.averaging.memory import DiskWindow, HostWindow, Items, Memory, Running, stored_dtype
+from grow.averaging.plan import AveragingPlan
+from grow.averaging.staging import Staging
+from grow.common.errors import CheckpointError
+from grow.families.weights import TensorInfo
+
+
+class Average:
+    """An average of the snapshots that were pushed.
+
+    A snapshot on a GPU is copied while the GPU works on; it is waited for when the next one comes, or when anything
+    is asked of the average. A snapshot with a value that is not finite changes nothing and is counted in `skipped`.
+
+    Args:
+        plan: when snapshots are due, and how they become one.
+        memory: holds them.
+        agree: makes one verdict of the ranks' verdicts on whether a snapshot is finite, where each owns fragments of
+            its own: a logical and. Called once a snapshot.
+    """
+
+    def __init__(self, plan: AveragingPlan, memory: Memory, agree: Callable[[bool], bool] = bool) -> None:
+        self.plan = plan
+        self._memory, self._agree = memory, agree
+        self._staging = Staging()
+        self._tensors: dict[str, TensorInfo] = {}
+        self._last_step = self._skipped = 0
+
+    def push(self, step: int, weights: Mapping[str, Tensor]) -> None:
+        """Take a snapshot of the weights after `step`; they may change as soon as this returns."""
+        self._settle()
+        if step <= self._last_step:
+            raise ValueError(f"expected a snapshot of a step after {self._last_step}, got one of step {step}")
+        found = {
+            name: TensorInfo(name=name, shape=tuple(tensor.shape), dtype=stored_dtype(tensor))
+            for name, tensor in weights.items()
+        }
+        if self._tensors and found != self._tensors:
+            raise ValueError(f"step {step}: expected the names, shapes and dtypes of the snapshots before")
+        self._tensors, self._last_step = found, step
+        if any(tensor.is_cuda for tensor in weights.values()):
+            self._staging.begin(step, weights)
+        elif self._agree(bool(finite(weights.values()))):
+            self._memory.put(step, weights.items())
+        else:
+            self._skipped += 1
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is an average: `min_snapshots` were taken."""
+        return self.count >= self.plan.min_snapshots
+
+    @property
+    def count(self) -> int:
+        """Snapshots in the average."""
+        self._settle()
+        return self._memory.count
+
+    @property
+    def steps(self) -> list[int]:
+        """Of the snapshots that are held whole, oldest first; a running average holds none."""
+        self._settle()
+        return self._memory.steps
+
+    @property
+    def skipped(self) -> int:
+        """Snapshots that were left out because a value was not finite."""
+        self._settle()
+        return self._skipped
+
+    def mean(self) -> dict[str, Tensor]:
+        """The average, in new float32 tensors on the host (float64 where the weights are), rounded once.
+
+        Raises:
+            ValueError: there is none yet; see `ready`.
+        """
+        return dict(self.means())
+
+    def means(self) -> Iterator[tuple[str, Tensor]]:
+        """`mean`, one tensor at a time."""
+        if not self.ready:
+            raise ValueError(f"expected at least {self.plan.min_snapshots} snapshots, found {self.count}")
+        for info in self._tensors.values():
+            out = torch.empty(info.shape, dtype=info.dtype)
+            for chunk in chunks(out.numel()):
+                out.view(-1)[chunk] = rounded(self._memory.combined(info.name, chunk), info.dtype)
+            yield info.name, out
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside `tensors`; JSON."""
+        return {
+            "kind": self.plan.settings.kind,
+            "count": self.count,
+            "steps": self.steps,
+            "last_step": self._last_step,
+            "skipped": self._skipped,
+            "float64": [info.name for info in self._tensors.values() if info.dtype == torch.float64],
+        }
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """What a checkpoint keeps, one tensor at a time: `snapshot-STEP/NAME`, or `total/NAME` of a running average.
+
+        The tensors are the average's own: write them before the next push.
+        """
+        self._settle()
+        return self._memory.tensors()
+
+    def load(self, state: Mapping[str, Any], names: Iterable[str], read: Callable[[str], Tensor]) -> None:
+        """Be what was saved, bit for bit; a smaller window keeps its newest snapshots, a larger one fills up.
+
+        Args:
+            state: what `state` gave.
+            names: of the weights.
+            read: a key of `tensors` -> its tensor, or the part of it that this rank now owns.
+
+        Raises:
+            CheckpointError: another kind of average was saved.
+        """
+        if state["kind"] != self.plan.settings.kind:
+            raise CheckpointError(
+                f"expected the state of averaging.kind={self.plan.settings.kind}, found one of {state['kind']}. "
+                "Continue with that kind, or start another run."
+            )
+        self.reset()
+        wanted = {name: torch.float64 if name in state["float64"] else torch.float32 for name in names}
+        self._memory.load(state["steps"], state["count"], lambda prefix: self._read(prefix, wanted, read))
+        self._last_step, self._skipped = state["last_step"], state["skipped"]
+
+    def reset(self) -> None:
+        """Forget every snapshot: weights of other shapes may come next."""
+        self._settle()
+        self._tensors = {}
+        self._memory.clear()
+
+    def _read(self, prefix: str, dtypes: Mapping[str, torch.dtype], read: Callable[[str], Tensor]) -> Items:
+        for name, dtype in dtypes.items():
+            tensor = read(f"{prefix}/{name}")
+            self._tensors[name] = TensorInfo(name=name, shape=tuple(tensor.shape), dtype=dtype)
+            yield name, tensor
+
+    def _settle(self) -> None:
+        """Wait for a snapshot that is still on its way from a GPU, and decide on it."""
+        for staged in self._staging.finish():
+            if self._agree(bool(staged.finite)):
+                self._staging.spare = self._memory.adopt(staged.step, staged.buffers)
+            else:
+                self._staging.spare = staged.buffers
+                self._skipped += 1
+
+
+def new_average(plan: AveragingPlan, directory: Path | None = None, agree: Callable[[bool], bool] = bool) -> Average:
+    """The average that a plan describes, without a snapshot yet.
+
+    Args:
+        plan: of the run.
+        directory: a directory of this process alone for the snapshots of averaging.storage=disk.
+        agree: see `Average`.
+    """
+    if plan.k is None:
+        return Average(plan, Running(plan), agree)
+    if plan.settings.storage == "host":
+        return Average(plan, HostWindow(plan), agree)
+    if directory is None:
+        raise ValueError("expected a directory for the snapshots of averaging.storage=disk")
+    return Average(plan, DiskWindow(plan, directory), agree)

@@ -1,0 +1,38 @@
+"""Draws averages beside what they are averages of: loss against steps, a line each."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe & Ito 2008
+_LINES = ("-", "--", ":", "-.")
+_STYLE: Any = {"font.size": 12, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True}
+
+
+def draw_curves(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], path: Path, *, y_label: str, title: str = ""
+) -> None:
+    """Write a figure of label -> (steps, values) as PNG; the first curve, the live weights', is black and thick.
+
+    The y axis leaves out the first tenth of the steps, where a model from noise is far above all that matters.
+    """
+    with matplotlib.rc_context({**_STYLE, "grid.color": "#E6E6E6", "text.parse_math": False}):
+        figure = Figure(figsize=(10, 6), layout="constrained")
+        panel = figure.subplots()
+        for index, (label, (steps, values)) in enumerate(curves.items()):
+            colour, line = _COLOURS[(index - 1) % len(_COLOURS)], _LINES[(index - 1) // len(_COLOURS) % len(_LINES)]
+            style: Any = {"color": "black", "linewidth": 2.4} if index == 0 else {"color": colour, "linestyle": line}
+            panel.plot(steps, values, label=label, marker="o", markersize=3, **style)
+        last = max(steps[-1] for steps, _ in curves.values())
+        points = [point for steps, values in curves.values() for point in zip(steps, values, strict=True)]
+        shown = [value for step, value in points if step >= last / 10]
+        height = (max(shown) - min(shown)) or 1.0
+        panel.set_ylim(min(shown) - 0.05 * height, max(shown) + 0.05 * height)
+        panel.set_xlabel("optimizer steps")
+        panel.set_ylabel(y_label)
+        panel.set_title(title)
+        panel.legend(frameon=False, fontsize=10)
+        figure.savefig(path, dpi=120)

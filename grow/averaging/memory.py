@@ -1,0 +1,215 @@
+"""What an average remembers of its snapshots: a window of them in memory or on a disk, or one running total."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from grow.averaging.arithmetic import chunks, combine, fold
+from grow.averaging.plan import AveragingPlan
+from grow.families.weights import WeightReader
+
+Snapshot = dict[str, Tensor]
+Items = Iterable[tuple[str, Tensor]]
+
+
+class Memory(ABC):
+    """The snapshots that were put in, as far as their average needs them."""
+
+    steps: list[int]
+    """Of the snapshots that are held whole, oldest first."""
+    count: int
+    """Snapshots in the average."""
+
+    @abstractmethod
+    def put(self, step: int, items: Items) -> None:
+        """Copy a snapshot in."""
+
+    def adopt(self, step: int, buffers: Snapshot) -> Snapshot | None:
+        """Take a snapshot whose buffers nobody else uses; give back buffers that are free, if there are any."""
+        self.put(step, buffers.items())
+        return buffers
+
+    @abstractmethod
+    def combined(self, name: str, chunk: slice) -> Tensor:
+        """The average of some elements of a weight: float64, (stop - start,)."""
+
+    @abstractmethod
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Everything that is held, under keys PREFIX/NAME."""
+
+    @abstractmethod
+    def load(self, steps: list[int], count: int, items: Callable[[str], Items]) -> None:
+        """Hold what was saved, and nothing else; `items` gives the weights that were saved under a prefix."""
+
+    @abstractmethod
+    def clear(self) -> None:
+        """Forget everything."""
+
+
+class Window(Memory):
+    """The k latest snapshots; one more pushes the oldest out."""
+
+    def __init__(self, plan: AveragingPlan) -> None:
+        assert plan.k is not None
+        self._k, self._plan = plan.k, plan
+
+    @abstractmethod
+    def read(self, step: int, name: str, chunk: slice) -> Tensor:
+        """Some elements of one snapshot: (stop - start,)."""
+
+    @abstractmethod
+    def snapshot(self, step: int) -> Items:
+        """The weights of one snapshot."""
+
+    @property
+    def count(self) -> int:  # type: ignore[override]
+        return len(self.steps)
+
+    def combined(self, name: str, chunk: slice) -> Tensor:
+        return combine((self.read(step, name, chunk) for step in self.steps), self._plan.weighting(self.count))
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        for step in self.steps:
+            for name, tensor in self.snapshot(step):
+                yield f"snapshot-{step}/{name}", tensor
+
+    def load(self, steps: list[int], count: int, items: Callable[[str], Items]) -> None:
+        self.clear()
+        for step in steps[-self._k :]:
+            self.put(step, items(f"snapshot-{step}"))
+
+
+class HostWindow(Window):
+    """Snapshots in memory, in k sets of buffers that are made once and overwritten."""
+
+    def __init__(self, plan: AveragingPlan) -> None:
+        super().__init__(plan)
+        self._snapshots: dict[int, Snapshot] = {}
+
+    @property
+    def steps(self) -> list[int]:  # type: ignore[override]
+        return list(self._snapshots)
+
+    def put(self, step: int, items: Items) -> None:
+        buffers = self._freed() or {}
+        for name, tensor in items:
+            if name not in buffers:
+                buffers[name] = host_buffer(tensor)
+            buffers[name].copy_(tensor.detach())
+        self._snapshots[step] = buffers
+
+    def adopt(self, step: int, buffers: Snapshot) -> Snapshot | None:
+        freed = self._freed()
+        self._snapshots[step] = buffers
+        return freed
+
+    def read(self, step: int, name: str, chunk: slice) -> Tensor:
+        return self._snapshots[step][name].view(-1)[chunk]
+
+    def snapshot(self, step: int) -> Items:
+        return self._snapshots[step].items()
+
+    def clear(self) -> None:
+        self._snapshots.clear()
+
+    def _freed(self) -> Snapshot | None:
+        """The oldest snapshot's buffers, once there are k snapshots."""
+        return self._snapshots.pop(self.steps[0]) if self.count == self._k else None
+
+
+class DiskWindow(Window):
+    """Snapshots as safetensors files in a directory of their own; memory holds none of them.
+
+    The files are this process's alone. A run that continues gets its window back from its checkpoint, which the files
+    may be ahead of: snapshots that lie in the directory at first are removed.
+    """
+
+    def __init__(self, plan: AveragingPlan, directory: Path) -> None:
+        super().__init__(plan)
+        self._directory = directory
+        self._readers: dict[int, WeightReader] = {}
+        self.clear()
+
+    @property
+    def steps(self) -> list[int]:  # type: ignore[override]
+        return list(self._readers)
+
+    def put(self, step: int, items: Items) -> None:
+        path = self._path(step)
+        partial = path.with_suffix(".partial")
+        save_file({name: tensor.detach().to("cpu", stored_dtype(tensor)) for name, tensor in items}, partial)
+        partial.replace(path)
+        if self.count == self._k:
+            oldest = self.steps[0]
+            del self._readers[oldest]
+            self._path(oldest).unlink()
+        self._readers[step] = WeightReader(self._directory, [path])
+
+    def read(self, step: int, name: str, chunk: slice) -> Tensor:
+        return self._readers[step].read_flat(name, chunk)
+
+    def snapshot(self, step: int) -> Items:
+        reader = self._readers[step]
+        return ((name, reader.read(name)) for name in reader.names)
+
+    def clear(self) -> None:
+        self._readers.clear()
+        self._directory.mkdir(parents=True, exist_ok=True)
+        for left in self._directory.glob("snapshot-*"):
+            left.unlink()
+
+    def _path(self, step: int) -> Path:
+        return self._directory / f"snapshot-{step:08}.safetensors"
+
+
+class Running(Memory):
+    """One float64 total, whatever the number of snapshots: exponential, or the sum of all.
+
+    The total is folded oldest first, as an average of files is: the two agree bit for bit.
+    """
+
+    def __init__(self, plan: AveragingPlan) -> None:
+        fold_of_two = plan.weighting(2)
+        self._keep, self._take = fold_of_two.keep, fold_of_two.takes[1]
+        self._totals: Snapshot = {}
+        self.steps, self.count = [], 0
+
+    def put(self, step: int, items: Items) -> None:
+        for name, tensor in items:
+            if self.count == 0:
+                self._totals[name] = tensor.detach().to("cpu", torch.float64, copy=True)
+                continue
+            total, snapshot = self._totals[name].view(-1), tensor.detach().reshape(-1)
+            for chunk in chunks(total.numel()):
+                fold(total[chunk], snapshot[chunk], self._keep, self._take)
+        self.count += 1
+
+    def combined(self, name: str, chunk: slice) -> Tensor:
+        return self._totals[name].view(-1)[chunk] / (self.count if self._keep == 1 else 1)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        return ((f"total/{name}", tensor) for name, tensor in self._totals.items())
+
+    def load(self, steps: list[int], count: int, items: Callable[[str], Items]) -> None:
+        self.clear()
+        if count:
+            self.put(0, items("total"))
+        self.count = count
+
+    def clear(self) -> None:
+        self._totals.clear()
+        self.count = 0
+
+
+def host_buffer(tensor: Tensor, *, pinned: bool = False) -> Tensor:
+    """Room on the host for a snapshot of a tensor."""
+    return torch.empty(tensor.shape, dtype=stored_dtype(tensor), pin_memory=pinned)
+
+
+def stored_dtype(tensor: Tensor) -> torch.dtype:
+    """Of a snapshot: float32, or float64 where the weights are."""
+    return torch.promote_types(tensor.dtype, torch.float32)

@@ -1,0 +1,172 @@
+"""The average of checkpoints on disk: checkpoints in, one stock directory out, streamed a block at a time.
+
+The arithmetic is the core's own, so that an average made here of a run's checkpoints is the one that the run made.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grow.averaging.arithmetic import chunks, combine, finite, rounded
+from grow.averaging.beside import carry, spent_on
+from grow.averaging.settings import WINDOWS, AveragingSettings
+from grow.averaging.sources import Source, files_of, find_sources
+from grow.averaging.weights import Weighting, weighting
+from grow.common.errors import CheckpointError, ConfigError
+from grow.common.files import new_directory
+from grow.common.provenance import digest_files, write_json, write_lineage
+from grow.families.weights import SINGLE_FILE, TensorInfo, write_weights
+
+AVERAGE_FILE = "average.json"
+_SHARD = re.compile(r"-\d+-of-\d+")
+_BLOCK = 2**19  # elements read from each checkpoint at a time
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AverageRecord:
+    """What was averaged, and how; the content of average.json."""
+
+    averaging: dict[str, Any]
+    sources: list[dict[str, Any]]
+    """Label, step, SHA-256 over the weight files and share of each, oldest first."""
+    averaged: int
+    """Tensors that are averages."""
+    copied: list[str]
+    """Tensors that are the newest checkpoint's: whole numbers have no average."""
+
+
+def average_checkpoints(checkpoints: Sequence[str], settings: AveragingSettings, output: Path) -> AverageRecord:
+    """Average checkpoints into a new directory: weights, the newest's configuration and tokenizer, average.json.
+
+    Each tensor keeps its dtype. Memory is a block of each checkpoint, whatever their size.
+
+    Args:
+        checkpoints: see `find_sources`.
+        settings: how; kinds with a window take the newest k. Horizon, start and storage concern a run, not a list.
+        output: directory to make.
+
+    Raises:
+        CheckpointError: checkpoints are missing, damaged, or of different models, or the output cannot be written.
+        ConfigError: there are too few of them.
+    """
+    sources = select(find_sources(checkpoints), settings)
+    tensors = common_tensors(sources)
+    how = weighting(settings, len(sources))
+    with new_directory(output, sum(info.bytes for info in tensors)) as partial, ThreadPoolExecutor(1) as reading:
+        digests = reading.map(lambda source: digest_files(source.reader.files), sources)  # while the average is made
+        blocks = (block for info in tensors for block in average_tensor(info, sources, how))
+        _write(partial, sources[-1], tensors, blocks)
+        record = _record(settings, sources, how, tensors, list(digests))
+        write_json(partial / AVERAGE_FILE, asdict(record))
+    return record
+
+
+def select(sources: list[Source], settings: AveragingSettings) -> list[Source]:
+    """Those that the average is of, oldest first: every `every_steps`-th step where that is given, the newest k."""
+    chosen = sources
+    if settings.every_steps is not None:
+        chosen = [source for source in sources if source.step is not None and source.step % settings.every_steps == 0]
+    window = settings.k if settings.kind in WINDOWS else None
+    needed = settings.min_snapshots or window or 1
+    if len(chosen) < needed:
+        every = f" at multiples of averaging.every_steps={settings.every_steps}" if settings.every_steps else ""
+        raise ConfigError(
+            f"averaging={settings.name}: expected at least {needed} checkpoints{every}, found {len(chosen)} of "
+            f"{len(sources)} (steps {', '.join(str(source.step) for source in sources)}). Name more of them, lower "
+            "averaging.k, or allow fewer with averaging.min_snapshots."
+        )
+    return chosen[-window:] if window else chosen
+
+
+def common_tensors(sources: Sequence[Source]) -> list[TensorInfo]:
+    """The tensors of the newest checkpoint, which every other one must have alike.
+
+    Raises:
+        CheckpointError: a tensor is missing, or has another shape or dtype; it is named, with both checkpoints.
+    """
+    newest = sources[-1]
+    for source in sources[:-1]:
+        for name in sorted(newest.stored_as.keys() | source.stored_as.keys()):
+            there, here = (_described(each, name) for each in (newest, source))
+            if there != here:
+                raise CheckpointError(
+                    f"tensor {name}: {there} in {newest.label}, {here} in {source.label}. Only checkpoints of one "
+                    "model, in one dtype, have an average."
+                )
+    return [newest.info(name) for name in newest.stored_as]
+
+
+def _described(source: Source, name: str) -> str:
+    if name not in source.stored_as:
+        return "missing"
+    info = source.info(name)
+    return f"{tuple(info.shape)} {str(info.dtype).removeprefix('torch.')}"
+
+
+def average_tensor(info: TensorInfo, sources: Sequence[Source], how: Weighting) -> Iterator[Tensor]:
+    """One averaged tensor as flat blocks in its own dtype, rounded once; a tensor of whole numbers is the newest's.
+
+    Raises:
+        CheckpointError: a value is not finite.
+    """
+    for block in chunks(prod(info.shape), _BLOCK):
+        if not info.dtype.is_floating_point:
+            yield sources[-1].read(info.name, block)
+            continue
+        parts = [source.read(info.name, block) for source in sources]
+        out = torch.empty(len(parts[-1]), dtype=info.dtype)
+        for chunk in chunks(len(out)):
+            out[chunk] = rounded(combine((part[chunk] for part in parts), how), info.dtype)
+        if not finite([out]):  # whatever is not finite in one of them is not finite in their sum
+            raise _not_finite(info.name, parts, sources)
+        yield out
+
+
+def _not_finite(name: str, parts: Sequence[Tensor], sources: Sequence[Source]) -> CheckpointError:
+    found = [source.label for source, part in zip(sources, parts, strict=True) if not finite([part])]
+    return CheckpointError(
+        f"{', '.join(found)}: tensor {name} holds values that are not finite. The run had diverged there; leave out "
+        "such checkpoints."
+    )
+
+
+def _write(directory: Path, newest: Source, tensors: list[TensorInfo], blocks: Iterator[Tensor]) -> None:
+    """Weights under the file name that the newest checkpoint's library looks for, and what lay beside them."""
+    names = [] if newest.directory is None else [path.name for path in files_of(newest.directory)]
+    if not names or names[0].startswith("model"):
+        write_weights(directory, tensors, blocks)
+    else:
+        write_weights(directory, tensors, blocks, max_shard_bytes=sum(info.bytes for info in tensors))
+        (directory / SINGLE_FILE).rename(directory / _SHARD.sub("", names[0]))
+    if newest.directory is not None:
+        carry(newest.directory, directory)
+        lineage = spent_on(newest.directory)
+        if lineage is not None:
+            digest = digest_files(files_of(directory))
+            write_lineage(directory, replace(lineage, source=newest.label, digest=digest))
+
+
+def _record(
+    settings: AveragingSettings,
+    sources: Sequence[Source],
+    how: Weighting,
+    tensors: Sequence[TensorInfo],
+    digests: Sequence[str],
+) -> AverageRecord:
+    copied = [info.name for info in tensors if not info.dtype.is_floating_point]
+    return AverageRecord(
+        averaging=asdict(settings),
+        sources=[
+            {"source": source.label, "step": source.step, "digest": digest, "share": share}
+            for source, digest, share in zip(sources, digests, how.shares, strict=True)
+        ],
+        averaged=len(tensors) - len(copied),
+        copied=copied,
+    )
