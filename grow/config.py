@@ -16,7 +16,9 @@ from typing import Any, TypeVar
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
@@ -32,6 +34,7 @@ from grow.families.settings import (
     OptSettings,
 )
 from grow.growth.settings import GrowthSettings, ScaleSettings
+from grow.loggers.settings import LoggerSettings
 from grow.report.settings import ReportConfig
 from grow.training.settings import (
     CheckpointSettings,
@@ -61,6 +64,7 @@ class RunConfig:
     strategy: StrategySettings
     trainer: TrainerSettings
     checkpoint: CheckpointSettings
+    logger: LoggerSettings
     seed: int
     resume: str
     """What a run directory that holds an earlier start of the run may be continued with. exact: nothing that changes
@@ -87,6 +91,18 @@ class RunConfig:
                 f"growth={self.growth.name} needs a model to grow from, and model={self.model.name} names none. "
                 "Add growth.source=DIRECTORY_OR_HUB_ID, or use growth=none to start from noise."
             )
+        self.logger.group = self.logger.group or _launched_as() or self.recipe
+        self.logger.tags = list(dict.fromkeys([self.model.name, self.start, *self.logger.tags]))
+
+    @property
+    def start(self) -> str:
+        """What the weights start as, in a word: a growth or noise."""
+        return "noise" if self.growth is None else self.growth.name
+
+    @property
+    def recipe(self) -> str:
+        """What the seeds of one arm share."""
+        return f"{self.model.name}-{self.start}"
 
     @property
     def growth_source(self) -> str | None:
@@ -98,9 +114,9 @@ class RunConfig:
         """The run directory: `run_dir`, or a name that the same configuration always gets."""
         if self.run_dir is not None:
             return Path(self.run_dir)
-        start = "noise" if self.growth is None else self.growth.name
-        digest = digest_json({key: value for key, value in asdict(self).items() if key not in ("run_dir", "resume")})
-        return Path("outputs") / f"{self.model.name}-{start}-seed{self.seed}-{digest[:8]}"
+        unnamed = ("run_dir", "resume", "logger")
+        digest = digest_json({key: value for key, value in asdict(self).items() if key not in unnamed})
+        return Path("outputs") / f"{self.recipe}-seed{self.seed}-{digest[:8]}"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -133,8 +149,19 @@ def register() -> None:
         ("strategy", StrategySettings),
         ("trainer", TrainerSettings),
         ("checkpoint", CheckpointSettings),
+        ("logger", LoggerSettings),
     ):
         store.store(group=group, name=f"{group}_schema", node=settings)
+
+
+def _launched_as() -> str | None:
+    """The experiment or sweep that the command line chose."""
+    if not HydraConfig.initialized():
+        return None
+    launch = HydraConfig.get()
+    chosen = [launch.runtime.choices.get(group) for group in ("sweep", "experiment")]
+    sweeps = launch.mode == RunMode.MULTIRUN
+    return next(filter(None, chosen), Path(launch.sweep.dir).as_posix() if sweeps else None)
 
 
 def parse(cfg: DictConfig, schema: type[Config] = RunConfig) -> Config:  # type: ignore[assignment]
