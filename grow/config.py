@@ -18,7 +18,6 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
@@ -38,6 +37,7 @@ from grow.loggers.settings import LoggerSettings
 from grow.report.settings import ReportConfig
 from grow.training.settings import (
     CheckpointSettings,
+    EstimateSettings,
     ExportConfig,
     ObjectiveSettings,
     OptimizerSettings,
@@ -120,6 +120,17 @@ class RunConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class EstimateConfig(RunConfig):
+    """scripts/estimate.py: a run, and the machine it is reckoned for."""
+
+    estimate: EstimateSettings = field(default_factory=EstimateSettings)
+    output: str | None = None
+    """JSON file for the numbers."""
+    json: bool = False
+    """Print JSON instead of tables."""
+
+
+@dataclass(kw_only=True, slots=True)
 class GrowCheckpointConfig:
     """scripts/grow_checkpoint.py: one checkpoint directory in, a bigger one out."""
 
@@ -134,6 +145,7 @@ def register() -> None:
     """Give Hydra the schema of every group; idempotent."""
     store = ConfigStore.instance()
     store.store(name="run_schema", node=RunConfig)
+    store.store(name="estimate_schema", node=EstimateConfig)
     store.store(name="grow_checkpoint_schema", node=GrowCheckpointConfig)
     store.store(name="prepare_data_schema", node=PrepareDataConfig)
     store.store(name="report_schema", node=ReportConfig)
@@ -158,10 +170,8 @@ def _launched_as() -> str | None:
     """The experiment or sweep that the command line chose."""
     if not HydraConfig.initialized():
         return None
-    launch = HydraConfig.get()
-    chosen = [launch.runtime.choices.get(group) for group in ("sweep", "experiment")]
-    sweeps = launch.mode == RunMode.MULTIRUN
-    return next(filter(None, chosen), Path(launch.sweep.dir).as_posix() if sweeps else None)
+    choices = HydraConfig.get().runtime.choices
+    return choices.get("sweep") or choices.get("experiment")
 
 
 def parse(cfg: DictConfig, schema: type[Config] = RunConfig) -> Config:  # type: ignore[assignment]
