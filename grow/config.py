@@ -34,7 +34,7 @@ from grow.families.settings import (
 )
 from grow.growth.settings import GrowthSettings, ScaleSettings
 from grow.loggers.settings import LoggerSettings
-from grow.report.settings import ReportConfig
+from grow.report.settings import ReportConfig, WandbReportConfig
 from grow.training.settings import (
     CheckpointSettings,
     EstimateSettings,
@@ -150,6 +150,7 @@ def register() -> None:
     store.store(name="prepare_data_schema", node=PrepareDataConfig)
     store.store(name="report_schema", node=ReportConfig)
     store.store(name="export_schema", node=ExportConfig)
+    store.store(name="wandb_report_schema", node=WandbReportConfig)
     for settings in MODEL_SETTINGS:
         store.store(group="model", name=f"{settings.family}_schema", node=settings)
     for group, settings in (
