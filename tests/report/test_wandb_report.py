@@ -27,10 +27,9 @@ def no_network(monkeypatch):
 
 @pytest.fixture
 def written(three_roles, tmp_path, make_run, source, capsys):
-    """The file that the command writes: three seeds grown, the first two logged to W&B; baseline logged."""
-    for seed in (1, 2):
-        run = make_run(f"grown-{seed}", [5.0, 4.5, 4.0, 3.9, 3.8], growth="hyperclone_noisy", source=source, seed=seed)
-        three_roles["runs"].append(str(run))
+    """The file that the command writes: two seeds grown, neither of them logged to W&B; both baselines were."""
+    run = make_run("grown-1", [5.0, 4.5, 4.0, 3.9, 3.8], growth="hyperclone_noisy", source=source, seed=1)
+    three_roles["runs"].append(str(run))
     for directory, run_id in ((three_roles["baseline"][0], "aaaa"), (three_roles["continued"][0], "bbbb")):
         (Path(directory) / "wandb.json").write_text(json.dumps({"id": run_id, "rows": 5}))
     listed = [f"{role}=[{','.join(directories)}]" for role, directories in three_roles.items()]
@@ -68,7 +67,7 @@ def test_the_tables_are_those_of_the_report(written):
     content, verdict, _ = written
     (markdown,) = blocks(content, "markdown-block")
     assert markdown["content"] == as_markdown(verdict)
-    assert "2.00x [2.00, 2.00], saves 50%" in markdown["content"]
+    assert "2.00x, saves 50%" in markdown["content"]
 
 
 def test_every_arm_is_a_set_of_its_own_runs_and_seeds_are_one_line(written):
@@ -79,7 +78,7 @@ def test_every_arm_is_a_set_of_its_own_runs_and_seeds_are_one_line(written):
     filters = {name: found["filters"]["filters"][0] for name, found in sets.items()}
     assert (filters["from noise"]["key"]["name"], filters["from noise"]["value"]) == ("name", ["aaaa"])
     assert filters["hyperclone_noisy"]["key"]["name"] == "displayName"  # never logged: by name
-    assert filters["hyperclone_noisy"]["value"] == ["grown", "grown-1", "grown-2"]
+    assert filters["hyperclone_noisy"]["value"] == ["grown", "grown-1"]
     grouping = {name: [key["name"] for key in found["grouping"]] for name, found in sets.items()}
     assert grouping == {"from noise": [], "source trained on": [], "hyperclone_noisy": ["group"]}
 
@@ -96,11 +95,7 @@ def test_loss_stands_over_tokens_flops_and_seconds(written):
 
 
 def test_runs_that_were_never_logged_are_named(written):
-    assert [line.split()[1] for line in written[2].splitlines() if "not logged" in line] == [
-        "grown",
-        "grown-1",
-        "grown-2",
-    ]
+    assert [line.split()[1] for line in written[2].splitlines() if "not logged" in line] == ["grown", "grown-1"]
 
 
 def test_publishing_without_a_login_is_one_paragraph(three_roles, monkeypatch, tmp_path):
