@@ -4,7 +4,6 @@
 heavy is imported.
 """
 
-import difflib
 import errno
 import functools
 import os
@@ -17,13 +16,14 @@ from typing import Any, TypeVar
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from grow.common.errors import CheckpointError, ConfigError, GrowError
 from grow.common.provenance import digest_json
 from grow.data.settings import DataSettings, PrepareDataConfig
+from grow.explain import explain, raised_by_omegaconf
 from grow.families.settings import (
     GptNeoxSettings,
     LlamaSettings,
@@ -184,7 +184,7 @@ def parse(cfg: DictConfig, schema: type[Config] = RunConfig) -> Config:  # type:
     try:
         config = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
-        raise _explain(error) from None
+        raise explain(error) from None
     except AttributeError as error:  # a key added with +, which a slotted dataclass refuses
         raise ConfigError(f"{error}. Remove the + and check the spelling: --cfg job prints every key.") from None
     if not isinstance(config, schema):
@@ -203,7 +203,7 @@ def compose(overrides: list[str], config_name: str = "train", schema: type[Confi
         try:
             return parse(hydra.compose(config_name, overrides), schema)
         except (HydraException, OmegaConfBaseException) as error:
-            raise _explain(error) from None
+            raise explain(error) from None
 
 
 def entry_point(config_name: str, schema: type[Config]) -> Callable[[Callable[[Config], None]], Callable[[], None]]:
@@ -222,9 +222,9 @@ def entry_point(config_name: str, schema: type[Config]) -> Callable[[Callable[[C
             try:
                 launch(lambda cfg: _attempt(task, cfg, schema))()
             except (HydraException, OmegaConfBaseException) as error:
-                _fail(_explain(error))
+                _fail(explain(error))
             except AssertionError as error:
-                if not _raised_by_omegaconf(error):
+                if not raised_by_omegaconf(error):
                     raise
                 _fail(
                     ConfigError(
@@ -259,43 +259,6 @@ def _is_full_disk(error: Exception) -> bool:
 def _fail(error: GrowError) -> None:
     print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
     sys.exit(error.exit_code)
-
-
-def _explain(error: BaseException) -> ConfigError:
-    """One paragraph for a user out of what Hydra and OmegaConf raise."""
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
-        group, _, wrong = error.missing_cfg_file.rpartition("/")
-        options = [option for option in error.options if not option.endswith("_schema")]
-        return ConfigError(f"{group}={wrong}: no such option. {_nearest(wrong, options)}Options: {', '.join(options)}.")
-    cause = error.__cause__ if isinstance(error, ConfigCompositionException) and error.__cause__ else error
-    if isinstance(cause, MissingMandatoryValue):
-        return ConfigError(f"{cause.full_key or cause.msg} has no value. Give one on the command line: KEY=VALUE.")
-    if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and cause.key is not None:
-        known = _known_keys(cause)
-        where = f" in {cause.object_type.__name__}" if isinstance(cause.object_type, type) else ""
-        return ConfigError(
-            f"{cause.full_key}: no such key{where}. {_nearest(str(cause.key), known)}"
-            f"Keys: {', '.join(known) or 'see --cfg job'}."
-        )
-    return ConfigError(" ".join(str(cause).split()))
-
-
-def _raised_by_omegaconf(error: BaseException) -> bool:
-    """OmegaConf asserts, instead of raising an error of its own, when a key below a null node is set."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("omegaconf")
-
-
-def _known_keys(error: OmegaConfBaseException) -> list[str]:
-    fields = getattr(error.object_type, "__dataclass_fields__", None)
-    return sorted(fields) if fields else []
-
-
-def _nearest(wrong: str, options: list[str]) -> str:
-    close = difflib.get_close_matches(wrong, options, n=1)
-    return f"Did you mean {close[0]}? " if close else ""
 
 
 def resolved(config: Any) -> dict[str, Any]:

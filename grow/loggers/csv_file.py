@@ -23,7 +23,7 @@ class CsvView:
     def start(self, record: dict[str, Any]) -> None:
         self._rewrite([])
 
-    def write(self, number: int, row: Row) -> None:
+    def write(self, row: Row) -> None:
         new = [column for column in row if column not in self._columns]
         if new:
             self._columns += new

@@ -36,7 +36,7 @@ class TensorBoardView:
         self._writer = self._open(str(self._directory), flush_secs=10)
         self._started = datetime.datetime.fromisoformat(record["started"]).timestamp()
 
-    def write(self, number: int, row: Row) -> None:
+    def write(self, row: Row) -> None:
         moment = self._started + row["seconds"]
         for name, value in row.items():
             if isinstance(value, (int, float)):

@@ -18,8 +18,8 @@ class View(Protocol):
     def start(self, record: dict[str, Any]) -> None:
         """Get ready for rows. `record` is run.json."""
 
-    def write(self, number: int, row: Row) -> None:
-        """Show a row, the `number`-th of metrics.jsonl from 0. A run that continues hands over its old rows first."""
+    def write(self, row: Row) -> None:
+        """Show a row of metrics.jsonl. A run that continues hands over its old rows first."""
 
     def close(self, summary: Row, *, failed: bool) -> None:
         """Finish, whether `start` was called or not."""
@@ -30,7 +30,6 @@ class Views:
 
     def __init__(self, run: Path, views: dict[str, View]) -> None:
         self._run, self._views = run, views
-        self._rows = 0
         self._last: Row = {}
 
     def start(self, rows: Iterator[Row]) -> None:
@@ -44,8 +43,7 @@ class Views:
 
     def write(self, row: Row) -> None:
         """Show the next row."""
-        self._each(lambda view: view.write(self._rows, row))
-        self._rows += 1
+        self._each(lambda view: view.write(row))
         self._last = row
 
     def close(self, *, failed: bool) -> None:

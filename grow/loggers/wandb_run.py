@@ -1,13 +1,15 @@
 """Weights & Biases: one W&B run for a Grow run, however many ranks and starts it takes.
 
-The id of the W&B run is drawn once and kept in wandb.json of the run directory, with the number of rows that were
-handed over. A row's number in metrics.jsonl is its W&B step, so a run that continues hands over no row twice.
+wandb.json of the run directory holds the id of the W&B run, drawn once, and how far W&B has been told: a run that
+continues tells it nothing twice. W&B cannot take rows back, so of steps that were lost and trained again it keeps the
+first rows; metrics.jsonl has those of the weights.
 """
 
 import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,41 @@ from grow.loggers.views import Row
 
 _INIT_TIMEOUT_S = 60.0
 _FINISH_TIMEOUT_S = 300.0
+
+
+@dataclass(kw_only=True, slots=True)
+class Told:
+    """How far W&B has been told of a run."""
+
+    id: str
+    rows: int = 0
+    """Also the W&B step of the next one."""
+    tokens: int = -1
+    """Of the last row."""
+    columns: list[str] = field(default_factory=list)
+    """Of all rows at those tokens: a training row and a validation row may stand at the same ones."""
+
+    def has(self, row: Row) -> bool:
+        """Whether W&B was told of this row, or of another one in its place."""
+        return row["tokens"] < self.tokens or (row["tokens"] == self.tokens and row.keys() <= set(self.columns))
+
+    def add(self, row: Row) -> None:
+        """W&B is told of a row."""
+        before = self.columns if row["tokens"] == self.tokens else []
+        self.rows, self.tokens, self.columns = self.rows + 1, row["tokens"], sorted({*before, *row})
+
+    def correct(self, step: int, tokens: int | None) -> None:
+        """Believe the server, where a killed process told it less than was written down here.
+
+        Args:
+            step: W&B's next one.
+            tokens: of the last row that arrived, if any did.
+        """
+        self.rows = max(self.rows, step)
+        if tokens is None:
+            self.tokens, self.columns = -1, []
+        elif tokens < self.tokens:
+            self.tokens, self.columns = tokens + 1, []
 
 
 class WandbView:
@@ -36,11 +73,12 @@ class WandbView:
     def __init__(self, settings: LoggerSettings, run: Path) -> None:
         run.mkdir(parents=True, exist_ok=True)
         self._state_file = run / WANDB_FILE
-        self._state = _state(self._state_file)
-        self._run = _connect(settings, run, self._state["id"])
+        known = read_json(self._state_file) if self._state_file.exists() else {"id": secrets.token_hex(4)}
+        self._run = _connect(settings, run, known["id"])
+        self._told = Told(**known)
         if settings.mode == "online":
-            self._state["rows"] = self._run.step  # the server knows better what it has
-        write_json(self._state_file, self._state)
+            self._told.correct(self._run.step, self._run.summary.get(TRAIN_TOKENS))
+        write_json(self._state_file, asdict(self._told))
 
     def start(self, record: dict[str, Any]) -> None:
         facts = {key: value for key, value in record.items() if key != "config"}
@@ -48,21 +86,16 @@ class WandbView:
         self._run.define_metric(TRAIN_TOKENS)
         self._run.define_metric("*", step_metric=TRAIN_TOKENS, step_sync=True)
 
-    def write(self, number: int, row: Row) -> None:
-        if number < self._state["rows"]:
+    def write(self, row: Row) -> None:
+        if self._told.has(row):
             return
-        self._run.log({**row, TRAIN_TOKENS: row["tokens"]}, step=number, commit=True)
-        self._state["rows"] = number + 1
-        write_json(self._state_file, self._state)
+        self._run.log({**row, TRAIN_TOKENS: row["tokens"]}, step=self._told.rows, commit=True)
+        self._told.add(row)
+        write_json(self._state_file, asdict(self._told))
 
     def close(self, summary: Row, *, failed: bool) -> None:
         self._run.summary.update(summary)
         self._run.finish(exit_code=int(failed))
-
-
-def _state(path: Path) -> dict[str, Any]:
-    """The W&B id of a run and how many rows were handed over under it."""
-    return read_json(path) if path.exists() else {"id": secrets.token_hex(4), "rows": 0}
 
 
 def _connect(settings: LoggerSettings, run: Path, run_id: str) -> Any:

@@ -1,5 +1,6 @@
 """Views one by one: what fails, what is refused, what is hidden."""
 
+import dataclasses
 import json
 
 import pytest
@@ -10,6 +11,7 @@ from grow.common.redact import redacted, redacted_config
 from grow.config import compose
 from grow.loggers.settings import LoggerSettings
 from grow.loggers.views import Views, open_views
+from grow.loggers.wandb_run import Told
 from grow.training.metrics import MetricsFile
 
 
@@ -22,10 +24,10 @@ class Recorder:
     def start(self, record):
         self.numbers.clear()
 
-    def write(self, number, row):
-        if number == self._fails_at:
+    def write(self, row):
+        if len(self.numbers) == self._fails_at:
             raise OSError("the line is dead")
-        self.numbers.append(number)
+        self.numbers.append(row["step"])
 
     def close(self, summary, *, failed):
         self.closed.append((summary, failed))
@@ -52,8 +54,8 @@ def test_a_view_that_fails_is_left_out_with_one_warning_and_the_others_go_on(run
     views = Views(run, {"broken": broken, "sound": sound})
     assert len(write_rows(run, views, 5)) == 5
     views.close(failed=False)
-    assert (broken.numbers, broken.closed) == ([0, 1], [])
-    assert (sound.numbers, len(sound.closed)) == ([0, 1, 2, 3, 4], 1)
+    assert (broken.numbers, broken.closed) == ([1, 2], [])
+    assert (sound.numbers, len(sound.closed)) == ([1, 2, 3, 4, 5], 1)
     assert capsys.readouterr().out.count("the broken view stopped working") == 1
 
 
@@ -70,7 +72,7 @@ def test_rows_that_are_kept_are_shown_again_and_those_that_are_cut_are_not(run):
     kept = sum(len(line) + 1 for line in lines[:3])
     view = Recorder()
     MetricsFile(run / "metrics.jsonl", kept, Views(run, {"view": view})).close()
-    assert view.numbers == [0, 1, 2]
+    assert view.numbers == [1, 2, 3]
 
 
 def test_only_the_first_rank_opens_views(tmp_path):
@@ -106,6 +108,34 @@ def test_wandb_that_cannot_be_reached_is_refused_before_anything_trains(tmp_path
         open_views(settings, tmp_path / "run", shown=True),
     ):
         pass
+
+
+def test_wandb_is_told_of_no_step_twice_even_when_the_rows_of_a_second_start_lie_elsewhere():
+    told = Told(id="a")
+    first = [{"tokens": 0, "val/loss": 1}, {"tokens": 20, "train/loss": 1}, {"tokens": 20, "val/loss": 1}]
+    for row in first:
+        assert not told.has(row)
+        told.add(row)
+    told = Told(**json.loads(json.dumps(dataclasses.asdict(told))))
+    assert all(told.has(row) for row in [*first, {"tokens": 10, "train/loss": 1}])
+    assert not told.has({"tokens": 30, "train/loss": 1})
+    assert told.rows == 3
+
+
+def test_a_row_that_was_killed_between_two_at_the_same_tokens_is_told():
+    told = Told(id="a")
+    told.add({"tokens": 20, "train/loss": 1})
+    assert told.has({"tokens": 20, "train/loss": 1})
+    assert not told.has({"tokens": 20, "val/loss": 1})
+
+
+def test_what_never_reached_wandbs_server_is_told_again():
+    told = Told(id="a", rows=5, tokens=50, columns=["tokens", "train/loss"])
+    told.correct(step=3, tokens=30)
+    assert [told.has({"tokens": tokens, "train/loss": 1}) for tokens in (30, 40, 50)] == [True, False, False]
+    assert told.rows == 5  # steps of W&B only rise
+    told.correct(step=0, tokens=None)
+    assert not told.has({"tokens": 0, "val/loss": 1})
 
 
 @pytest.mark.parametrize(

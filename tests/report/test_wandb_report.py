@@ -31,7 +31,7 @@ def written(three_roles, tmp_path, make_run, source, capsys):
     run = make_run("grown-1", [5.0, 4.5, 4.0, 3.9, 3.8], growth="hyperclone_noisy", source=source, seed=1)
     three_roles["runs"].append(str(run))
     for directory, run_id in ((three_roles["baseline"][0], "aaaa"), (three_roles["continued"][0], "bbbb")):
-        (Path(directory) / "wandb.json").write_text(json.dumps({"id": run_id, "rows": 5}))
+        (Path(directory) / "wandb.json").write_text(json.dumps({"id": run_id}))
     listed = [f"{role}=[{','.join(directories)}]" for role, directories in three_roles.items()]
     overrides = [*listed, f"output={tmp_path}/sub/report.json", "project=mine", "title=Growing"]
     wandb_report.main.__wrapped__(compose(overrides, "wandb_report", WandbReportConfig))

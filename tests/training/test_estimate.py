@@ -230,11 +230,11 @@ def test_every_gpu_with_a_peak_has_a_memory():
 
 
 def test_the_estimate_makes_the_same_choices_as_train_py():
-    estimate, train = (
-        [line for line in yaml.safe_load((CONFIG_DIR / name).read_text())["defaults"] if isinstance(line, dict)]
-        for name in ("estimate.yaml", "train.yaml")
+    estimated, trained = (yaml.safe_load((CONFIG_DIR / name).read_text()) for name in ("estimate.yaml", "train.yaml"))
+    groups, others = (
+        [line for line in file.pop("defaults") if isinstance(line, dict)] for file in (estimated, trained)
     )
-    assert estimate == train
+    assert (groups, estimated) == (others, trained)
     run = compose(["model=olmo_1b", "trainer=paper"])
     config = compose(["model=olmo_1b", "trainer=paper"], "estimate", EstimateConfig)
     assert config.directory.parent == run.directory.parent
