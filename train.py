@@ -1,6 +1,5 @@
 """Pretrains a language model, grown from a smaller one or from noise: python train.py model=tiny growth=none"""
 
-from contextlib import nullcontext
 from functools import partial
 
 from grow.config import RunConfig, entry_point, resolved
@@ -33,11 +32,12 @@ def main(run: RunConfig) -> None:
     from grow.growth.run import find_source
     from grow.training.export import announce, export_run
     from grow.training.fit import fit
-    from grow.training.processes import device_of, process_group
+    from grow.training.processes import device_of
+    from grow.training.session import session
     from grow.training.start import choose_start
 
     device = device_of(plan)
-    with directory.locked() if plan.ranks.is_first else nullcontext(), process_group(plan, device):
+    with session(plan, device, directory, run.logger) as views:
         shards = open_data(run.data, find_source(run.growth_source) if run.growth_source else None)
         shards.check_vocabulary(run.model.vocab_size)
         data = partial(
@@ -52,7 +52,7 @@ def main(run: RunConfig) -> None:
         )
         start = choose_start(stock_config(run.model), run.growth, run.growth_source, data, directory, plan)
         announce(start, plan, device, directory, shards, resolved(run), changes)
-        clock, weights = fit(start, plan, device, directory, data)
+        clock, weights = fit(start, plan, device, directory, data, views=views)
         export_run(start, clock, directory, shards, weights)
 
 

@@ -4,7 +4,6 @@
 heavy is imported.
 """
 
-import difflib
 import errno
 import functools
 import os
@@ -16,14 +15,16 @@ from typing import Any, TypeVar
 
 import hydra
 from hydra.core.config_store import ConfigStore
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from grow.averaging.settings import AverageCheckpointsConfig, AveragingSettings, SweepAveragesConfig
 from grow.common.errors import CheckpointError, ConfigError, GrowError
 from grow.common.provenance import digest_json
 from grow.data.settings import DataSettings, PrepareDataConfig
+from grow.explain import explain, raised_by_omegaconf
 from grow.families.settings import (
     GptNeoxSettings,
     LlamaSettings,
@@ -33,9 +34,11 @@ from grow.families.settings import (
     OptSettings,
 )
 from grow.growth.settings import GrowthSettings, ScaleSettings
-from grow.report.settings import ReportConfig
+from grow.loggers.settings import LoggerSettings
+from grow.report.settings import ReportConfig, WandbReportConfig
 from grow.training.settings import (
     CheckpointSettings,
+    EstimateSettings,
     ExportConfig,
     ObjectiveSettings,
     OptimizerSettings,
@@ -62,6 +65,7 @@ class RunConfig:
     strategy: StrategySettings
     trainer: TrainerSettings
     checkpoint: CheckpointSettings
+    logger: LoggerSettings
     seed: int
     resume: str
     """What a run directory that holds an earlier start of the run may be continued with. exact: nothing that changes
@@ -88,6 +92,18 @@ class RunConfig:
                 f"growth={self.growth.name} needs a model to grow from, and model={self.model.name} names none. "
                 "Add growth.source=DIRECTORY_OR_HUB_ID, or use growth=none to start from noise."
             )
+        self.logger.group = self.logger.group or _launched_as() or self.recipe
+        self.logger.tags = list(dict.fromkeys([self.model.name, self.start, *self.logger.tags]))
+
+    @property
+    def start(self) -> str:
+        """What the weights start as, in a word: a growth or noise."""
+        return "noise" if self.growth is None else self.growth.name
+
+    @property
+    def recipe(self) -> str:
+        """What the seeds of one arm share."""
+        return f"{self.model.name}-{self.start}"
 
     @property
     def growth_source(self) -> str | None:
@@ -99,9 +115,20 @@ class RunConfig:
         """The run directory: `run_dir`, or a name that the same configuration always gets."""
         if self.run_dir is not None:
             return Path(self.run_dir)
-        start = "noise" if self.growth is None else self.growth.name
-        digest = digest_json({key: value for key, value in asdict(self).items() if key not in ("run_dir", "resume")})
-        return Path("outputs") / f"{self.model.name}-{start}-seed{self.seed}-{digest[:8]}"
+        unnamed = ("run_dir", "resume", "logger", "strategy", "checkpoint")
+        digest = digest_json({key: value for key, value in asdict(self).items() if key not in unnamed})
+        return Path("outputs") / f"{self.recipe}-seed{self.seed}-{digest[:8]}"
+
+
+@dataclass(kw_only=True, slots=True)
+class EstimateConfig(RunConfig):
+    """scripts/estimate.py: a run, and the machine it is reckoned for."""
+
+    estimate: EstimateSettings = field(default_factory=EstimateSettings)
+    output: str | None = None
+    """JSON file for the numbers."""
+    json: bool = False
+    """Print JSON instead of tables."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -119,12 +146,14 @@ def register() -> None:
     """Give Hydra the schema of every group; idempotent."""
     store = ConfigStore.instance()
     store.store(name="run_schema", node=RunConfig)
+    store.store(name="estimate_schema", node=EstimateConfig)
     store.store(name="grow_checkpoint_schema", node=GrowCheckpointConfig)
     store.store(name="prepare_data_schema", node=PrepareDataConfig)
     store.store(name="report_schema", node=ReportConfig)
     store.store(name="export_schema", node=ExportConfig)
     store.store(name="average_checkpoints_schema", node=AverageCheckpointsConfig)
     store.store(name="sweep_averages_schema", node=SweepAveragesConfig)
+    store.store(name="wandb_report_schema", node=WandbReportConfig)
     for settings in MODEL_SETTINGS:
         store.store(group="model", name=f"{settings.family}_schema", node=settings)
     for group, settings in (
@@ -137,8 +166,17 @@ def register() -> None:
         ("strategy", StrategySettings),
         ("trainer", TrainerSettings),
         ("checkpoint", CheckpointSettings),
+        ("logger", LoggerSettings),
     ):
         store.store(group=group, name=f"{group}_schema", node=settings)
+
+
+def _launched_as() -> str | None:
+    """The experiment or sweep that the command line chose."""
+    if not HydraConfig.initialized():
+        return None
+    choices = HydraConfig.get().runtime.choices
+    return choices.get("sweep") or choices.get("experiment")
 
 
 def parse(cfg: DictConfig, schema: type[Config] = RunConfig) -> Config:  # type: ignore[assignment]
@@ -150,7 +188,7 @@ def parse(cfg: DictConfig, schema: type[Config] = RunConfig) -> Config:  # type:
     try:
         config = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
-        raise _explain(error) from None
+        raise explain(error) from None
     except AttributeError as error:  # a key added with +, which a slotted dataclass refuses
         raise ConfigError(f"{error}. Remove the + and check the spelling: --cfg job prints every key.") from None
     if not isinstance(config, schema):
@@ -169,7 +207,7 @@ def compose(overrides: list[str], config_name: str = "train", schema: type[Confi
         try:
             return parse(hydra.compose(config_name, overrides), schema)
         except (HydraException, OmegaConfBaseException) as error:
-            raise _explain(error) from None
+            raise explain(error) from None
 
 
 def entry_point(config_name: str, schema: type[Config]) -> Callable[[Callable[[Config], None]], Callable[[], None]]:
@@ -188,9 +226,9 @@ def entry_point(config_name: str, schema: type[Config]) -> Callable[[Callable[[C
             try:
                 launch(lambda cfg: _attempt(task, cfg, schema))()
             except (HydraException, OmegaConfBaseException) as error:
-                _fail(_explain(error))
+                _fail(explain(error))
             except AssertionError as error:
-                if not _raised_by_omegaconf(error):
+                if not raised_by_omegaconf(error):
                     raise
                 _fail(
                     ConfigError(
@@ -225,43 +263,6 @@ def _is_full_disk(error: Exception) -> bool:
 def _fail(error: GrowError) -> None:
     print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
     sys.exit(error.exit_code)
-
-
-def _explain(error: BaseException) -> ConfigError:
-    """One paragraph for a user out of what Hydra and OmegaConf raise."""
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
-        group, _, wrong = error.missing_cfg_file.rpartition("/")
-        options = [option for option in error.options if not option.endswith("_schema")]
-        return ConfigError(f"{group}={wrong}: no such option. {_nearest(wrong, options)}Options: {', '.join(options)}.")
-    cause = error.__cause__ if isinstance(error, ConfigCompositionException) and error.__cause__ else error
-    if isinstance(cause, MissingMandatoryValue):
-        return ConfigError(f"{cause.full_key or cause.msg} has no value. Give one on the command line: KEY=VALUE.")
-    if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and cause.key is not None:
-        known = _known_keys(cause)
-        where = f" in {cause.object_type.__name__}" if isinstance(cause.object_type, type) else ""
-        return ConfigError(
-            f"{cause.full_key}: no such key{where}. {_nearest(str(cause.key), known)}"
-            f"Keys: {', '.join(known) or 'see --cfg job'}."
-        )
-    return ConfigError(" ".join(str(cause).split()))
-
-
-def _raised_by_omegaconf(error: BaseException) -> bool:
-    """OmegaConf asserts, instead of raising an error of its own, when a key below a null node is set."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("omegaconf")
-
-
-def _known_keys(error: OmegaConfBaseException) -> list[str]:
-    fields = getattr(error.object_type, "__dataclass_fields__", None)
-    return sorted(fields) if fields else []
-
-
-def _nearest(wrong: str, options: list[str]) -> str:
-    close = difflib.get_close_matches(wrong, options, n=1)
-    return f"Did you mean {close[0]}? " if close else ""
 
 
 def resolved(config: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ LINEAGE_FILE = "lineage.json"
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
 GROWTH_FILE = "growth.json"
+WANDB_FILE = "wandb.json"
 
 _RECORDED_PACKAGES = ("torch", "transformers", "lightning", "deepspeed", "tokenizers", "safetensors", "numpy")
 

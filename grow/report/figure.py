@@ -41,14 +41,14 @@ def draw(verdict: Verdict, path: Path) -> None:
         for panel, axis in zip(panels, AXES, strict=True):
             _draw_panel(panel, axis, verdict)
         panels[0].set_ylabel("validation loss (nats a token)")
-        panels[0].set_ylim(*_loss_range(verdict))
+        panels[0].set_ylim(*loss_range(verdict))
         handles, _ = panels[0].get_legend_handles_labels()
         handles.append(Line2D([], [], color="grey", alpha=0.3, linewidth=2.4, label="faint: source's FLOPs added"))
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4), frameon=False)
         figure.savefig(path, dpi=110)
 
 
-def _styled(verdict: Verdict) -> Iterator[tuple[Arm, str, str]]:
+def styled(verdict: Verdict) -> Iterator[tuple[Arm, str, str]]:
     """Every arm with its colour and marker, those on top last."""
     if verdict.baseline is not None:
         yield verdict.baseline, *_BASELINE
@@ -59,7 +59,7 @@ def _styled(verdict: Verdict) -> Iterator[tuple[Arm, str, str]]:
 
 
 def _draw_panel(panel: Any, axis: Axis, verdict: Verdict) -> None:
-    arms = list(_styled(verdict))
+    arms = list(styled(verdict))
     divisor, unit = scale(axis, max(arm.curve.along(axis)[-1] for arm, _, _ in arms))
     for arm, colour, marker in arms:
         _draw_arm(panel, axis, arm, divisor, {"color": colour, "marker": marker})
@@ -82,7 +82,7 @@ def _draw_arm(panel: Any, axis: Axis, arm: Arm, divisor: float, style: dict[str,
 
 
 def _mark_crossings(panel: Any, axis: Axis, verdict: Verdict, divisor: float) -> None:
-    colours = {arm.label: colour for arm, colour, _ in _styled(verdict)}
+    colours = {arm.label: colour for arm, colour, _ in styled(verdict)}
     for index, judged in enumerate(verdict.arms):
         found = (judged.speedups or {})[axis, "F"].speedup
         if found.cost_run is None:
@@ -96,9 +96,9 @@ def _mark_crossings(panel: Any, axis: Axis, verdict: Verdict, divisor: float) ->
         label.set_path_effects([withStroke(linewidth=3, foreground="white")])
 
 
-def _loss_range(verdict: Verdict) -> tuple[float, float]:
+def loss_range(verdict: Verdict) -> tuple[float, float]:
     """Room for everything after the first steep stretch: from noise, a loss starts far above all that matters."""
-    curves = [arm.curve for arm, _, _ in _styled(verdict)]
+    curves = [arm.curve for arm, _, _ in styled(verdict)]
     top = max(curve.loss_at(0.1 * curve.tokens[-1], "tokens") for curve in curves)
     bottom = min(float(curve.loss.min()) for curve in curves)
     height = (top - bottom) or 1.0

@@ -35,6 +35,26 @@ class ReportConfig:
             raise ConfigError(f"amortised_over={self.amortised_over}: expected a number of targets of at least 1.")
 
 
+@dataclass(kw_only=True, slots=True)
+class WandbReportConfig(ReportConfig):
+    """scripts/wandb_report.py: the same runs, shown in W&B."""
+
+    output: str | None = None  # type: ignore[assignment]  # a file here
+    """JSON file for the report as W&B's server would be sent it; no network is used."""
+    publish: bool = False
+    """Upload the report."""
+    project: str = "grow"
+    """W&B project of the runs and of the report."""
+    entity: str | None = None
+    """User or team; null is the account's default."""
+    title: str = "Speed-up"
+
+    def __post_init__(self) -> None:
+        ReportConfig.__post_init__(self)
+        if self.output is None and not self.publish:
+            raise ConfigError("expected output=FILE, publish=true, or both: otherwise there is nothing to do.")
+
+
 def _directories(key: str, value: Any) -> list[str]:
     directories = [] if value is None else value if isinstance(value, list) else [value]
     if not all(isinstance(directory, str) and directory for directory in directories):

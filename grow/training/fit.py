@@ -9,6 +9,7 @@ from torch import Tensor
 from grow.common import metrics as names
 from grow.common.clock import Clock
 from grow.families.build import parameter_count, training_flops_per_token
+from grow.loggers.views import Views
 from grow.training.checkpoint_writer import CheckpointWriter
 from grow.training.metrics import MetricsFile, peak_flops
 from grow.training.milestones import Milestones
@@ -30,6 +31,7 @@ def fit(
     run: RunDirectory,
     data: Callable[..., L.LightningDataModule],
     callbacks: Sequence[L.Callback] = (),
+    views: Views | None = None,
 ) -> tuple[Clock, Mapping[str, Tensor] | None]:
     """Train a model to the end of its run.
 
@@ -40,6 +42,7 @@ def fit(
         run: gets metrics and checkpoints.
         data: makes the data module, given `start_sequence`.
         callbacks: more of Lightning's, called after Grow's own.
+        views: of the rows of metrics.jsonl.
 
     Returns:
         The run's clock at the end, and on rank 0 the trained float32 weights by parameter.
@@ -57,7 +60,7 @@ def fit(
     if plan.trainer.threads is not None:
         torch.set_num_threads(plan.trainer.threads)
     torch.manual_seed(plan.seed * 1_000_003 + plan.ranks.rank)  # for dropout; weights and data order have their own
-    milestones = _milestones(start, plan, clock, device, run)
+    milestones = _milestones(start, plan, clock, device, run, views)
     parameters = parameter_count(start.model)
     trainer = build_trainer(plan, device, parameters=parameters, steps=steps, callbacks=[milestones, *callbacks])
     module = build_module(start.model, plan, clock, start.input_copies)
@@ -80,7 +83,9 @@ def start_clock(start: Start, plan: Plan) -> Clock:
     )
 
 
-def _milestones(start: Start, plan: Plan, clock: Clock, device: torch.device, run: RunDirectory) -> Milestones:
+def _milestones(
+    start: Start, plan: Plan, clock: Clock, device: torch.device, run: RunDirectory, views: Views | None
+) -> Milestones:
     state = start.checkpoint.state if start.checkpoint else None
     knows_peak = device.type == "cuda" and plan.trainer.precision != "fp32"
     rank, timeout_s = plan.ranks.rank, plan.strategy.timeout_s
@@ -101,7 +106,7 @@ def _milestones(start: Start, plan: Plan, clock: Clock, device: torch.device, ru
         skipped=SkippedSteps(
             limit=plan.trainer.max_skipped_steps, batch=plan.batch, run=run.path, total=state.skipped if state else 0
         ),
-        rows=MetricsFile(run.metrics if plan.ranks.is_first else None, state.metrics_bytes if state else 0),
+        rows=MetricsFile(run.metrics if plan.ranks.is_first else None, state.metrics_bytes if state else 0, views),
         display=ProgressDisplay(clock.step + plan.steps_from(clock.tokens), shown=plan.ranks.is_first),
         first_row={} if start.max_logit_diff is None else {names.MAX_LOGIT_DIFF: start.max_logit_diff},
         peak_flops=peak_flops(torch.cuda.get_device_name(device)) if knows_peak else None,

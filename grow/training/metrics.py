@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from grow.common.clock import Clock
+from grow.loggers.views import Views
 
 _PEAK_BF16_FLOPS = {  # dense, from the vendors' data sheets
     "H200": 989e12,
@@ -18,11 +19,26 @@ _PEAK_BF16_FLOPS = {  # dense, from the vendors' data sheets
     "A10": 125e12,
     "V100": 125e12,
 }
+_MEMORY_BYTES = {  # from the same sheets
+    "H200": 141e9,
+    "H100": 80e9,
+    "A100": 80e9,
+    "L40S": 48e9,
+    "L4": 24e9,
+    "A10": 24e9,
+    "V100": 32e9,
+}
+GPUS = tuple(_PEAK_BF16_FLOPS)
 
 
 def peak_flops(device_name: str) -> float | None:
     """Dense bfloat16 FLOP/s that the maker of a GPU states, or None for one that is not in the table."""
     return next((peak for name, peak in _PEAK_BF16_FLOPS.items() if name in device_name), None)
+
+
+def gpu_memory_bytes(device_name: str) -> float | None:
+    """Memory of a GPU in its largest common form, or None for one that is not in the table."""
+    return next((memory for name, memory in _MEMORY_BYTES.items() if name in device_name), None)
 
 
 class MetricsFile:
@@ -31,20 +47,27 @@ class MetricsFile:
     Args:
         path: the file; None drops all rows (ranks other than the first).
         keep_bytes: length to cut the file to first: what was written after the checkpoint a run continues from.
+        views: are handed every row too.
     """
 
-    def __init__(self, path: Path | None, keep_bytes: int = 0) -> None:
+    def __init__(self, path: Path | None, keep_bytes: int = 0, views: Views | None = None) -> None:
         self._file: IO[str] | None = None
+        self._views = views
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
             os.truncate(path, min(keep_bytes, path.stat().st_size))
+            if views is not None:
+                views.start(map(json.loads, path.read_text().splitlines()))
             self._file = path.open("a", buffering=1)
 
     def write(self, clock: Clock, values: dict[str, Any]) -> None:
         """Append the clock's four columns and these values."""
         if self._file is not None:
-            self._file.write(json.dumps({**clock.reading(), **values}) + "\n")
+            row = {**clock.reading(), **values}
+            self._file.write(json.dumps(row) + "\n")
+            if self._views is not None:
+                self._views.write(row)
 
     @property
     def size_bytes(self) -> int:

@@ -22,6 +22,7 @@ from grow.common.provenance import (
     versions,
     write_json,
 )
+from grow.common.redact import redacted
 
 LOCK_FILE = ".lock"
 
@@ -32,8 +33,6 @@ _FREE = (
 )
 # What it learns with; such keys change the numbers, and change only where the user says so.
 _ON_REQUEST = ("optimizer.", "schedule.", "objective.", "trainer.")
-
-_SECRET_WORDS = ("token", "secret", "password", "key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +106,7 @@ class RunDirectory:
         differing = {
             key: f"{key}: {before.get(key)!r} there, {now.get(key)!r} here"
             for key in sorted(before.keys() | now.keys())
-            if key not in ("run_dir", "resume") and before.get(key) != now.get(key)
+            if not key.startswith(("run_dir", "resume", "logger.")) and before.get(key) != now.get(key)
         }
         refused = [key for key in differing if not _may_change(key, resume)]
         if refused:
@@ -153,13 +152,6 @@ class RunDirectory:
 
 def _may_change(key: str, resume: str) -> bool:
     return key.startswith(_FREE) or (resume == "changed" and key.startswith(_ON_REQUEST))
-
-
-def redacted(argument: str) -> str:
-    """A command line argument with its value hidden where its key looks like a secret's."""
-    key, equals, _ = argument.partition("=")
-    words = key.lower().replace("-", "_").replace(".", "_").lstrip("+~").split("_")
-    return f"{key}=***" if equals and any(word in words for word in _SECRET_WORDS) else argument
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

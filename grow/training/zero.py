@@ -11,8 +11,7 @@ from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 from torch import Tensor
 
 from grow.training.plan import Plan
-
-_BUCKET_ELEMENTS = 200_000_000  # reduced or gathered at a time: large enough to fill a network
+from grow.training.settings import ZERO_BUCKET_ELEMENTS
 
 
 class ZeroStrategy(DeepSpeedStrategy):
@@ -71,7 +70,7 @@ def build_zero(plan: Plan, device: torch.device, parameters: int, environment: C
     """
     os.environ.setdefault("DS_ACCELERATOR", device.type)
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # of calls DeepSpeed makes
-    bucket = min(_BUCKET_ELEMENTS, parameters)
+    bucket = min(ZERO_BUCKET_ELEMENTS, parameters)
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": plan.batch.micro_batch,
         "zero_optimization": {

@@ -1,0 +1,36 @@
+"""Configuration of the loggers. Imports nothing heavy."""
+
+from dataclasses import dataclass, field
+
+from grow.common.errors import ConfigError
+
+VIEWS = ("csv", "tensorboard", "wandb")
+MODES = ("online", "offline")
+
+
+@dataclass(kw_only=True, slots=True)
+class LoggerSettings:
+    """Where a run's rows are shown besides metrics.jsonl. Nothing here changes what is trained."""
+
+    name: str
+    views: list[str] = field(default_factory=list)
+    """Any of csv, tensorboard, wandb."""
+    mode: str = "online"
+    """W&B only. offline: keep its files in the run directory, for `wandb sync`."""
+    project: str = "grow"
+    """W&B only."""
+    entity: str | None = None
+    """W&B only: user or team; null is the account's default."""
+    group: str | None = None
+    """W&B only: runs that belong together; null is the experiment or sweep, else the recipe."""
+    tags: list[str] = field(default_factory=list)
+    """W&B only: besides the model and the growth."""
+
+    def __post_init__(self) -> None:
+        wrong = [view for view in self.views if view not in VIEWS]
+        if wrong or len(set(self.views)) < len(self.views):
+            raise ConfigError(f"logger.views={self.views}: expected any of {', '.join(VIEWS)}, each at most once.")
+        if self.mode not in MODES:
+            raise ConfigError(f"logger.mode={self.mode!r}: expected one of {', '.join(MODES)}.")
+        if not self.project:
+            raise ConfigError("logger.project='': expected the name of a W&B project.")

@@ -1,0 +1,47 @@
+"""TensorBoard event files of a run's rows, made anew at every start of the run. The x-axis is tokens."""
+
+import datetime
+import shutil
+from pathlib import Path
+from typing import Any
+
+from grow.common.errors import ConfigError
+from grow.loggers.views import Row
+
+
+class TensorBoardView:
+    """A scalar for every number of a row, at the row's tokens; relative time is the run's own seconds.
+
+    Args:
+        directory: of the event files; those of an earlier start are replaced.
+
+    Raises:
+        ConfigError: the package tensorboard is not installed.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ModuleNotFoundError:
+            raise ConfigError(
+                "logger.views=[tensorboard]: the package tensorboard is not installed. "
+                "Install it with `pip install tensorboard`, or choose another logger."
+            ) from None
+        self._directory, self._open = directory, SummaryWriter
+        self._writer: Any = None
+        self._started = 0.0
+
+    def start(self, record: dict[str, Any]) -> None:
+        shutil.rmtree(self._directory, ignore_errors=True)
+        self._writer = self._open(str(self._directory), flush_secs=10)
+        self._started = datetime.datetime.fromisoformat(record["started"]).timestamp()
+
+    def write(self, row: Row) -> None:
+        moment = self._started + row["seconds"]
+        for name, value in row.items():
+            if isinstance(value, (int, float)):
+                self._writer.add_scalar(name, value, row["tokens"], walltime=moment)
+
+    def close(self, summary: Row, *, failed: bool) -> None:
+        if self._writer is not None:
+            self._writer.close()

@@ -1,0 +1,122 @@
+"""A verdict as a W&B report: the tables, and live curves of the W&B runs that belong to its arms.
+
+Built with W&B's own package wandb-workspaces. Without an entity nothing here uses a network.
+"""
+
+import json
+from typing import Any
+
+from grow.common import metrics as names
+from grow.common.errors import ConfigError
+from grow.common.provenance import WANDB_FILE, read_json
+from grow.report import wording
+from grow.report.arms import Arm
+from grow.report.figure import loss_range, styled
+from grow.report.publish import as_markdown
+from grow.report.verdict import Verdict
+
+_PANELS = [  # metric, x-axis, its title
+    (names.VAL_LOSS, names.TRAIN_TOKENS, "tokens"),
+    (names.VAL_LOSS, "flops", "FLOPs"),
+    (names.VAL_LOSS, "seconds", "seconds of training"),
+    (names.TRAIN_LOSS, names.TRAIN_TOKENS, "tokens"),
+    (names.TOKENS_PER_SEC, names.TRAIN_TOKENS, "tokens"),
+    (names.GRAD_NORM, names.TRAIN_TOKENS, "tokens"),
+]
+_WIDTH, _HEIGHT = 12, 8  # of a panel; a W&B page is 24 wide
+
+
+def build_report(verdict: Verdict, *, project: str, entity: str, title: str) -> Any:
+    """The report, not saved yet.
+
+    Args:
+        verdict: what it shows.
+        project: W&B project of the runs and the report.
+        entity: user or team; "" leaves it open. With one, W&B is asked for the project when the report is written out.
+        title: of the page.
+
+    Raises:
+        ConfigError: the package wandb-workspaces is not installed.
+    """
+    wr = _reports()
+    runsets = [_runset(wr, arm, colour, project, entity) for arm, colour, _ in styled(verdict)]
+    return wr.Report(
+        project=project,
+        entity=entity,
+        title=title,
+        description=wording.target_sentence(verdict),
+        width="fluid",
+        blocks=[
+            wr.MarkdownBlock(as_markdown(verdict)),
+            wr.H2("Curves"),
+            wr.PanelGrid(runsets=runsets, panels=_panels(wr, verdict)),
+        ],
+    )
+
+
+def as_spec(report: Any) -> dict[str, Any]:
+    """What W&B's server is sent for a report, as plain data."""
+    model = report._to_model()
+    return {
+        "displayName": model.display_name,
+        "description": model.description,
+        "projectName": model.project.name,
+        "entityName": model.project.entity_name,
+        "type": "runs",
+        "spec": json.loads(model.spec.model_dump_json(by_alias=True, exclude_none=True)),
+    }
+
+
+def not_logged(verdict: Verdict) -> list[str]:
+    """Names of the runs that W&B never saw: their curves will be missing from the report."""
+    return [run.name for arm, _, _ in styled(verdict) for run in arm.runs if not (run.directory / WANDB_FILE).exists()]
+
+
+def _panels(wr: Any, verdict: Verdict) -> list[Any]:
+    panels = []
+    for index, (metric, axis, title) in enumerate(_PANELS):
+        row, column = divmod(index, 2)
+        panels.append(
+            wr.LinePlot(
+                title=f"{metric} against {title}",
+                x=axis,
+                y=[metric],
+                title_x=title,
+                range_y=loss_range(verdict) if metric == names.VAL_LOSS else (None, None),
+                layout=wr.Layout(x=column * _WIDTH, y=row * _HEIGHT, w=_WIDTH, h=_HEIGHT),
+            )
+        )
+    return panels
+
+
+def _runset(wr: Any, arm: Arm, colour: str, project: str, entity: str) -> Any:
+    """The runs of one arm; several seeds are one line, their mean, with its spread around it."""
+    from wandb_workspaces import expr
+
+    ids = {run.name: _wandb_id(run.directory) for run in arm.runs}
+    known = [run_id for run_id in ids.values() if run_id is not None]
+    complete = len(known) == len(arm.runs)
+    return wr.Runset(
+        project=project,
+        entity=entity,
+        name=arm.label,
+        filters=[expr.Metric("ID").isin(known) if complete else expr.Metric("Name").isin(list(ids))],
+        groupby=["group"] if len(arm.runs) > 1 else [],
+        run_settings={run_id: wr.RunSettings(color=colour) for run_id in known},
+    )
+
+
+def _wandb_id(directory: Any) -> str | None:
+    path = directory / WANDB_FILE
+    return read_json(path)["id"] if path.exists() else None
+
+
+def _reports() -> Any:
+    try:
+        import wandb_workspaces.reports.v2 as reports
+    except ModuleNotFoundError:
+        raise ConfigError(
+            "a W&B report needs the package wandb-workspaces, which is not installed. Install it with "
+            "`pip install wandb-workspaces`; scripts/report.py makes the same tables and curves without it."
+        ) from None
+    return reports

@@ -1,0 +1,68 @@
+"""Tiny runs in this process, and what was written for W&B read back without a network."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from grow.config import compose
+from grow.training.module import PretrainModule
+from tests.training.tiny import command_line, make_shards
+
+
+@pytest.fixture(scope="session")
+def train(tmp_path_factory):
+    """(run_dir, *more) -> the run directory, after train.py's task ran in this process."""
+    import train as entry
+
+    torch.set_num_threads(1)
+    shards_dir = make_shards(tmp_path_factory.mktemp("shards"))
+
+    def run(run_dir: Path, *more: str) -> Path:
+        entry.main.__wrapped__(compose(command_line(shards_dir, run_dir, *more)))
+        return run_dir
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def killed(train):
+    """(step, run_dir, *more) -> the directory of a run that died in that step."""
+
+    def run(step: int, run_dir: Path, *more: str) -> Path:
+        def training_step(self, batch, batch_idx):
+            if self.clock.tokens == (step - 1) * self.clock.tokens_per_step:
+                raise RuntimeError("killed")
+            return original(self, batch, batch_idx)
+
+        original = PretrainModule.training_step
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+            patch.setattr(PretrainModule, "training_step", training_step)
+            train(run_dir, *more)
+        return run_dir
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def rows():
+    """run directory -> rows of its metrics.jsonl."""
+    return lambda run_dir: [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="session")
+def wandb_records():
+    """run directory -> the records of each of its offline W&B directories, oldest first."""
+
+    def read(run_dir: Path) -> list[list[dict]]:
+        tool = Path(sys.executable).with_name("wandb")
+        found = []
+        for directory in sorted((run_dir / "wandb").glob("offline-run-*"), key=lambda path: path.stat().st_mtime):
+            done = subprocess.run([tool, "leet", "inspect", "--json", directory], capture_output=True, check=True)
+            found.append([json.loads(line) for line in done.stdout.splitlines()])
+        return found
+
+    return read
