@@ -16,7 +16,9 @@ from typing import Any, TypeVar
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
@@ -33,6 +35,7 @@ from grow.families.settings import (
 )
 from grow.growth.settings import GrowthSettings, ScaleSettings
 from grow.report.settings import ReportConfig
+from grow.sweep import Sweep
 from grow.training.settings import (
     CheckpointSettings,
     ObjectiveSettings,
@@ -169,7 +172,8 @@ def compose(overrides: list[str], config_name: str = "train", schema: type[Confi
 def entry_point(config_name: str, schema: type[Config]) -> Callable[[Callable[[Config], None]], Callable[[], None]]:
     """Make a command out of a task: compose, parse, run, and turn a user's mistakes into one paragraph.
 
-    Exit codes are those of `grow.common.errors`; 130 is an interrupt from the keyboard.
+    Exit codes are those of `grow.common.errors`; 130 is an interrupt from the keyboard. With -m every run is a process
+    of its own, and the command ends with a table of them.
     """
 
     def decorate(task: Callable[[Config], None]) -> Callable[[], None]:
@@ -179,28 +183,38 @@ def entry_point(config_name: str, schema: type[Config]) -> Callable[[Callable[[C
             # Spinning OpenMP threads make a CPU run 3 to 5 times slower as soon as anything else wants a core.
             os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
             launch = hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)
+            sweep = Sweep(sys.argv[0])
             try:
-                launch(lambda cfg: _attempt(task, cfg, schema))()
+                launch(lambda cfg: _attempt(task, cfg, schema, sweep))()
+                if code := sweep.close():
+                    sys.exit(code)
             except (HydraException, OmegaConfBaseException) as error:
                 _fail(_explain(error))
-            except AssertionError as error:
-                if not _raised_by_omegaconf(error):
-                    raise
-                _fail(
-                    ConfigError(
-                        "growth.*: growth=none takes no settings. Choose a preset too, e.g. growth=hyperclone_noisy."
-                    )
-                )
             except KeyboardInterrupt:
                 print("\nInterrupted. The same command continues from the last checkpoint.", file=sys.stderr)
                 sys.exit(130)
+            except Exception as error:
+                if _raised_in(error, "submitit"):
+                    sweep.close()
+                    _fail(GrowError(f"{error} Jobs that were submitted go on; give the same command again after them."))
+                if not (isinstance(error, AssertionError) and _raised_in(error, "omegaconf")):
+                    raise
+                _fail(
+                    ConfigError(
+                        "growth.*: growth=none takes no settings. Choose a preset too, e.g. growth=hyperclone_noisy; "
+                        "for a sweep that has both, name the source as model.grown_from=DIRECTORY_OR_HUB_ID."
+                    )
+                )
 
         return functools.wraps(task)(command)
 
     return decorate
 
 
-def _attempt(task: Callable[[Config], None], cfg: DictConfig, schema: type[Config]) -> None:
+def _attempt(task: Callable[[Config], None], cfg: DictConfig, schema: type[Config], sweep: Sweep) -> None:
+    job = HydraConfig.get()
+    if job.mode == RunMode.MULTIRUN:
+        return sweep.run(job.job.num, list(job.overrides.task), lambda: parse(cfg, schema))
     try:
         task(parse(cfg, schema))
     except GrowError as error:  # caught inside Hydra, which would print a line of its own above ours
@@ -240,12 +254,15 @@ def _explain(error: BaseException) -> ConfigError:
     return ConfigError(" ".join(str(cause).split()))
 
 
-def _raised_by_omegaconf(error: BaseException) -> bool:
-    """OmegaConf asserts, instead of raising an error of its own, when a key below a null node is set."""
+def _raised_in(error: BaseException, package: str) -> bool:
+    """Where an error comes from, for libraries that have none of their own.
+
+    OmegaConf asserts when a key below a null node is set; submitit raises RuntimeError where there is no Slurm.
+    """
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("omegaconf")
+    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] == package
 
 
 def _known_keys(error: OmegaConfBaseException) -> list[str]:

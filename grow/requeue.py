@@ -1,0 +1,37 @@
+"""What becomes of a preempted job of a sweep: back into the queue, unless it was cancelled.
+
+submitit, which starts such jobs, requeues one at once when it is signalled. That is too early: the job would end while
+its run is being saved. So its signal is kept from it (grow/sweep.py) and repeated here, once the run is saved. submitit
+then does the rest by its own rules: rank 0 asks Slurm to requeue, and time-outs count against max_num_timeout.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+
+from grow.training.ranks import Ranks
+
+
+def requeue() -> str:
+    """Requeue the job this process belongs to, and leave; or say why that was not done."""
+    if "SUBMITIT_EXECUTOR" not in os.environ:
+        return "the same command continues it"
+    if "SLURM_JOB_ID" in os.environ and not _is_wanted(os.environ["SLURM_JOB_ID"]):
+        return "its job was cancelled; the same command continues it"
+    try:
+        signal.raise_signal(signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"])
+    except Exception as error:  # submitit's: no retries are left, or Slurm refused
+        return f"{error} The same command continues it"
+    if not Ranks.found().is_first:  # with 0: a site may end all ranks when one fails, the first one before it has asked
+        sys.exit(0)
+    return "submitit did not requeue it; the same command continues it"
+
+
+def _is_wanted(job_id: str) -> bool:
+    """Whether Slurm is not ending this job for good: scontrol would bring even a cancelled one back."""
+    try:
+        shown = subprocess.run(["scontrol", "show", "job", job_id], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return "JobState=RUNNING" in shown.stdout
