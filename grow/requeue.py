@@ -17,7 +17,7 @@ def requeue() -> str:
     """Requeue the job this process belongs to, and leave; or say why that was not done."""
     if "SUBMITIT_EXECUTOR" not in os.environ:
         return "the same command continues it"
-    if "SLURM_JOB_ID" in os.environ and not _is_wanted(os.environ["SLURM_JOB_ID"]):
+    if "SLURM_JOB_ID" in os.environ and not _is_wanted(_job()):
         return "its job was cancelled; the same command continues it"
     try:
         signal.raise_signal(signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"])
@@ -28,10 +28,16 @@ def requeue() -> str:
     return "submitit did not requeue it; the same command continues it"
 
 
-def _is_wanted(job_id: str) -> bool:
+def _job() -> str:
+    """Slurm's name of this job; a member of an array may share its number with the whole array."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
+
+
+def _is_wanted(job: str) -> bool:
     """Whether Slurm is not ending this job for good: scontrol would bring even a cancelled one back."""
     try:
-        shown = subprocess.run(["scontrol", "show", "job", job_id], capture_output=True, text=True, timeout=60)
+        shown = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return False
     return "JobState=RUNNING" in shown.stdout

@@ -103,13 +103,14 @@ class Sweep:
             return outcome("failed", error.exit_code, f"{type(error).__name__}: {error}")
         if directory is not None and RunDirectory(directory).is_finished:
             return outcome("skipped", 0, str(directory))
-        print(f"\n# {' '.join(overrides)}", flush=True)
+        print(f"\n# {directory or ' '.join(overrides)}", flush=True)
         ended = run_process([*self._command, *overrides, "hydra.mode=RUN"])
         if ended.state == "finished":
             return outcome("finished", 0, str(directory or ""))
         if ended.state == "preempted":
+            note = requeue()  # does not return where it worked
             self._stopped = PreemptedError.exit_code
-            return outcome("preempted", self._stopped, requeue())
+            return outcome("preempted", self._stopped, note)
         if ended.state == "interrupted":
             self._stopped = _INTERRUPTED
             return outcome("interrupted", self._stopped)
