@@ -212,11 +212,12 @@ def entry_point(config_name: str, schema: type[Config]) -> Callable[[Callable[[C
 
 
 def _attempt(task: Callable[[Config], None], cfg: DictConfig, schema: type[Config], sweep: Sweep) -> None:
-    job = HydraConfig.get()
-    if job.mode == RunMode.MULTIRUN:
-        return sweep.run(job.job.num, list(job.overrides.task), lambda: parse(cfg, schema))
+    hydra_config = HydraConfig.get()
     try:
-        task(parse(cfg, schema))
+        if hydra_config.mode == RunMode.MULTIRUN:
+            sweep.run(hydra_config.job.num, list(hydra_config.overrides.task), lambda: parse(cfg, schema))
+        else:
+            task(parse(cfg, schema))
     except GrowError as error:  # caught inside Hydra, which would print a line of its own above ours
         _fail(error)
     except Exception as error:

@@ -13,9 +13,14 @@ import sys
 from grow.training.ranks import Ranks
 
 
+def in_submitit() -> bool:
+    """Whether this process is a job of hydra/launcher=slurm, or of submitit otherwise."""
+    return "SUBMITIT_EXECUTOR" in os.environ
+
+
 def requeue() -> str:
     """Requeue the job this process belongs to, and leave; or say why that was not done."""
-    if "SUBMITIT_EXECUTOR" not in os.environ:
+    if not in_submitit():
         return "the same command continues it"
     if "SLURM_JOB_ID" in os.environ and not _is_wanted(_job()):
         return "its job was cancelled; the same command continues it"

@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from grow.common.errors import GrowError, PreemptedError
+from grow.common.errors import ConfigError, GrowError, PreemptedError
 from grow.common.provenance import read_json, write_json
-from grow.requeue import requeue
+from grow.requeue import in_submitit, requeue
 from grow.training.ranks import Ranks
 from grow.training.run_directory import RunDirectory
 
@@ -76,9 +76,19 @@ class Sweep:
         self._stopped = 0
 
     def run(self, number: int, overrides: list[str], parse: Callable[[], Any]) -> None:
-        """Do one run and record its outcome; of several ranks the first one does."""
+        """Do one run and record its outcome; of a job's ranks the first one does.
+
+        Raises:
+            ConfigError: several processes were started for the sweep itself.
+        """
+        ranks = Ranks.found()
+        if ranks.world_size > 1 and not in_submitit():
+            raise ConfigError(
+                f"-m: expected one process, which starts one run after another, found {ranks.world_size}. For runs of "
+                "several ranks add hydra/launcher=slurm hydra.launcher.tasks_per_node=N, or submit slurm/sweep.sbatch."
+            )
         outcome = self._outcome(number, overrides, parse)
-        if Ranks.found().is_first:
+        if ranks.is_first:
             self._folder.mkdir(parents=True, exist_ok=True)
             write_json(self._folder / f"{number}.json", asdict(outcome))
 

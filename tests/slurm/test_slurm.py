@@ -13,7 +13,10 @@ from tests.slurm.conftest import ROOT
 from tests.training.tiny import command_line
 
 pytestmark = pytest.mark.slow
-LONG = ("trainer.max_tokens=51200", "trainer.val_every_tokens=25600", "trainer.log_every_steps=50")
+LONG = (
+    *("trainer.max_tokens=12800", "trainer.val_every_tokens=6400", "trainer.log_every_steps=50"),
+    "checkpoint.every_tokens=1280",
+)
 TWO_TASKS = ("--ntasks-per-node=2", "--gpus-per-node=0", "--cpus-per-task=1")
 WIDER = ("model.embed=32", "model.heads=4", "model.ffn=48")
 LAUNCHER = ("hydra/launcher=slurm", "hydra.launcher.gpus_per_node=null", "hydra.launcher.cpus_per_task=1")
