@@ -215,7 +215,7 @@ def _attempt(task: Callable[[Config], None], cfg: DictConfig, schema: type[Confi
     hydra_config = HydraConfig.get()
     try:
         if hydra_config.mode == RunMode.MULTIRUN:
-            sweep.run(hydra_config.job.num, list(hydra_config.overrides.task), lambda: parse(cfg, schema))
+            sweep.run(hydra_config.job.num, list(hydra_config.overrides.task), lambda: _directory(parse(cfg, schema)))
         else:
             task(parse(cfg, schema))
     except GrowError as error:  # caught inside Hydra, which would print a line of its own above ours
@@ -224,6 +224,10 @@ def _attempt(task: Callable[[Config], None], cfg: DictConfig, schema: type[Confi
         if not _is_full_disk(error):
             raise
         _fail(CheckpointError(f"the disk is full: {error}. Free some space and give the same command again."))
+
+
+def _directory(config: Any) -> Path | None:
+    return config.directory if isinstance(config, RunConfig) else None
 
 
 def _is_full_disk(error: Exception) -> bool:

@@ -9,8 +9,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 from grow.training.ranks import Ranks
+
+_TRIES, _PAUSE_S = 5, 2.0
 
 
 def in_submitit() -> bool:
@@ -22,11 +25,11 @@ def requeue() -> str:
     """Requeue the job this process belongs to, and leave; or say why that was not done."""
     if not in_submitit():
         return "the same command continues it"
-    if "SLURM_JOB_ID" in os.environ and not _is_wanted(_job()):
-        return "its job was cancelled; the same command continues it"
     try:
+        if "SLURM_JOB_ID" in os.environ and not _is_wanted(_job()):
+            return "its job was cancelled; the same command continues it"
         signal.raise_signal(signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"])
-    except Exception as error:  # submitit's: no retries are left, or Slurm refused
+    except Exception as error:  # submitit's: no retries are left, or Slurm refused; or there is no scontrol here
         return f"{error} The same command continues it"
     if not Ranks.found().is_first:  # with 0: a site may end all ranks when one fails, the first one before it has asked
         sys.exit(0)
@@ -41,8 +44,9 @@ def _job() -> str:
 
 def _is_wanted(job: str) -> bool:
     """Whether Slurm is not ending this job for good: scontrol would bring even a cancelled one back."""
-    try:
-        shown = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return "JobState=RUNNING" in shown.stdout
+    for _ in range(_TRIES):  # a busy controller does not always answer
+        shown = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True)
+        if shown.returncode == 0:
+            return "JobState=RUNNING" in shown.stdout
+        time.sleep(_PAUSE_S)
+    return True

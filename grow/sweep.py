@@ -75,8 +75,13 @@ class Sweep:
         self._folder = (_FOLDER / f"{time.strftime('%Y%m%d-%H%M%S')}-{time.monotonic_ns()}").resolve()
         self._stopped = 0
 
-    def run(self, number: int, overrides: list[str], parse: Callable[[], Any]) -> None:
+    def run(self, number: int, overrides: list[str], configure: Callable[[], Path | None]) -> None:
         """Do one run and record its outcome; of a job's ranks the first one does.
+
+        Args:
+            number: of the run in its sweep.
+            overrides: what the script is started with.
+            configure: checks the run's configuration, and names its directory where it has one.
 
         Raises:
             ConfigError: several processes were started for the sweep itself.
@@ -87,7 +92,7 @@ class Sweep:
                 f"-m: expected one process, which starts one run after another, found {ranks.world_size}. For runs of "
                 "several ranks add hydra/launcher=slurm hydra.launcher.tasks_per_node=N, or submit slurm/sweep.sbatch."
             )
-        outcome = self._outcome(number, overrides, parse)
+        outcome = self._outcome(number, overrides, configure)
         if ranks.is_first:
             self._folder.mkdir(parents=True, exist_ok=True)
             write_json(self._folder / f"{number}.json", asdict(outcome))
@@ -101,29 +106,30 @@ class Sweep:
         shutil.rmtree(self._folder)
         return worst([outcome.exit_code for outcome in outcomes])
 
-    def _outcome(self, number: int, overrides: list[str], parse: Callable[[], Any]) -> Outcome:
+    def _outcome(self, number: int, overrides: list[str], configure: Callable[[], Path | None]) -> Outcome:
         def outcome(state: str, exit_code: int = 0, note: str = "") -> Outcome:
             return Outcome(number=number, overrides=overrides, state=state, exit_code=exit_code, note=note)
 
         if self._stopped:
             return outcome("waiting", self._stopped)
         try:
-            directory = getattr(parse(), "directory", None)
+            directory = configure()
         except GrowError as error:
             return outcome("failed", error.exit_code, f"{type(error).__name__}: {error}")
         if directory is not None and RunDirectory(directory).is_finished:
             return outcome("skipped", 0, str(directory))
         print(f"\n# {directory or ' '.join(overrides)}", flush=True)
         ended = run_process([*self._command, *overrides, "hydra.mode=RUN"])
+        note = requeue() if ended.state == "preempted" else ""  # leaves where it can, and pickles this object
+        if ended.signals or ended.state == "preempted":  # however this run ended, no other is to be started
+            self._stopped = PreemptedError.exit_code
         if ended.state == "finished":
             return outcome("finished", 0, str(directory or ""))
         if ended.state == "preempted":
-            note = requeue()  # does not return where it worked
-            self._stopped = PreemptedError.exit_code
             return outcome("preempted", self._stopped, note)
         if ended.state == "interrupted":
             self._stopped = _INTERRUPTED
-            return outcome("interrupted", self._stopped)
+            return outcome("interrupted", _INTERRUPTED)
         return outcome("failed", ended.code, ended.error)
 
 

@@ -29,19 +29,22 @@ class Slurm:
     environment: dict[str, str]
 
     def __call__(self, *command: str) -> str:
-        done = subprocess.run(command, env=self.environment, cwd=ROOT, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, f"{command}: {done.stderr}"
-        return done.stdout
+        for _ in range(5):  # on a busy machine a command now and then gets no answer
+            done = subprocess.run(command, env=self.environment, cwd=ROOT, capture_output=True, text=True, timeout=60)
+            if done.returncode == 0:
+                return done.stdout
+            time.sleep(1)
+        raise AssertionError(f"{command}: {done.returncode}, {done.stderr}")
 
     def facts(self, job: str) -> dict[str, str]:
         """KEY=VALUE of `scontrol show job`."""
         return dict(re.findall(r"(\w+)=(\S*)", self("scontrol", "show", "job", job)))
 
-    def wait(self, what: str, happened: Callable[[], bool], seconds: float = 150) -> None:
+    def wait(self, what: str, happened: Callable[[], bool], seconds: float = 600) -> None:
         deadline = time.monotonic() + seconds
         while not happened():
             assert time.monotonic() < deadline, f"waited {seconds} s for: {what}"
-            time.sleep(0.05)
+            time.sleep(0.1)
 
     def start_again(self, job: str, restarts: int) -> None:
         """Spare a requeued job the two minutes that Slurm lets it wait; a second later, since it counts in seconds."""
