@@ -17,6 +17,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -24,7 +25,7 @@ from grow.averaging.settings import AverageCheckpointsConfig, AveragingSettings,
 from grow.common.errors import CheckpointError, ConfigError, GrowError
 from grow.common.provenance import digest_json
 from grow.data.settings import DataSettings, PrepareDataConfig
-from grow.explain import explain, raised_by_omegaconf
+from grow.explain import explain, raised_in
 from grow.families.settings import (
     GptNeoxSettings,
     LlamaSettings,
@@ -36,6 +37,7 @@ from grow.families.settings import (
 from grow.growth.settings import GrowthSettings, ScaleSettings
 from grow.loggers.settings import LoggerSettings
 from grow.report.settings import ReportConfig, WandbReportConfig
+from grow.sweep import Sweep
 from grow.training.settings import (
     CheckpointSettings,
     EstimateSettings,
@@ -213,7 +215,8 @@ def compose(overrides: list[str], config_name: str = "train", schema: type[Confi
 def entry_point(config_name: str, schema: type[Config]) -> Callable[[Callable[[Config], None]], Callable[[], None]]:
     """Make a command out of a task: compose, parse, run, and turn a user's mistakes into one paragraph.
 
-    Exit codes are those of `grow.common.errors`; 130 is an interrupt from the keyboard.
+    Exit codes are those of `grow.common.errors`; 130 is an interrupt from the keyboard. With -m every run is a process
+    of its own, and the command ends with a table of them.
     """
 
     def decorate(task: Callable[[Config], None]) -> Callable[[], None]:
@@ -223,36 +226,51 @@ def entry_point(config_name: str, schema: type[Config]) -> Callable[[Callable[[C
             # Spinning OpenMP threads make a CPU run 3 to 5 times slower as soon as anything else wants a core.
             os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
             launch = hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)
+            sweep = Sweep(sys.argv[0])
             try:
-                launch(lambda cfg: _attempt(task, cfg, schema))()
+                launch(lambda cfg: _attempt(task, cfg, schema, sweep))()
+                if code := sweep.close():
+                    sys.exit(code)
             except (HydraException, OmegaConfBaseException) as error:
                 _fail(explain(error))
-            except AssertionError as error:
-                if not raised_by_omegaconf(error):
-                    raise
-                _fail(
-                    ConfigError(
-                        "growth.*: growth=none takes no settings. Choose a preset too, e.g. growth=hyperclone_noisy."
-                    )
-                )
             except KeyboardInterrupt:
                 print("\nInterrupted. The same command continues from the last checkpoint.", file=sys.stderr)
                 sys.exit(130)
+            except Exception as error:
+                if raised_in(error, "submitit"):
+                    sweep.close()
+                    _fail(GrowError(f"{error} Jobs that were submitted go on; give the same command again after them."))
+                if not (isinstance(error, AssertionError) and raised_in(error, "omegaconf")):
+                    raise
+                _fail(
+                    ConfigError(
+                        "growth.*: growth=none takes no settings. Choose a preset too, e.g. growth=hyperclone_noisy; "
+                        "for a sweep that has both, name the source as model.grown_from=DIRECTORY_OR_HUB_ID."
+                    )
+                )
 
         return functools.wraps(task)(command)
 
     return decorate
 
 
-def _attempt(task: Callable[[Config], None], cfg: DictConfig, schema: type[Config]) -> None:
+def _attempt(task: Callable[[Config], None], cfg: DictConfig, schema: type[Config], sweep: Sweep) -> None:
+    hydra_config = HydraConfig.get()
     try:
-        task(parse(cfg, schema))
+        if hydra_config.mode == RunMode.MULTIRUN:
+            sweep.run(hydra_config.job.num, list(hydra_config.overrides.task), lambda: _directory(parse(cfg, schema)))
+        else:
+            task(parse(cfg, schema))
     except GrowError as error:  # caught inside Hydra, which would print a line of its own above ours
         _fail(error)
     except Exception as error:
         if not _is_full_disk(error):
             raise
         _fail(CheckpointError(f"the disk is full: {error}. Free some space and give the same command again."))
+
+
+def _directory(config: Any) -> Path | None:
+    return config.directory if isinstance(config, RunConfig) else None
 
 
 def _is_full_disk(error: Exception) -> bool:

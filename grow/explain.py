@@ -27,12 +27,15 @@ def explain(error: BaseException) -> ConfigError:
     return ConfigError(" ".join(str(cause).split()))
 
 
-def raised_by_omegaconf(error: BaseException) -> bool:
-    """OmegaConf asserts, instead of raising an error of its own, when a key below a null node is set."""
+def raised_in(error: BaseException, package: str) -> bool:
+    """Where an error comes from, for libraries that have none of their own.
+
+    OmegaConf asserts when a key below a null node is set; submitit raises RuntimeError where there is no Slurm.
+    """
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("omegaconf")
+    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] == package
 
 
 def _known_keys(error: OmegaConfBaseException) -> list[str]:

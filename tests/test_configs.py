@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from grow.common.errors import ConfigError
 from grow.config import CONFIG_DIR, GrowCheckpointConfig, RunConfig, compose
@@ -51,7 +52,7 @@ def test_no_configuration_computes(path):
 @pytest.mark.parametrize(
     "choice",
     [
-        f"{path.parent.name}={path.stem}"
+        f"{path.parent.relative_to(CONFIG_DIR)}={path.stem}"
         for path in FILES
         if path.parent != CONFIG_DIR and path.parent.name not in ("model", "experiment", "averaging")
     ],
@@ -61,6 +62,14 @@ def test_every_choice_composes_into_a_run(choice):
     needed += ["data.path=somewhere"] if choice == "data=shards" else []
     needed += ["model=olmo_1b", "trainer=paper"] if choice == "data=dolma" else []
     assert isinstance(compose([choice, *needed]), RunConfig)
+
+
+def test_the_ablation_sweeps_over_every_variant_of_the_paper_and_over_noise():
+    file = CONFIG_DIR / "experiment" / "ablation_variants.yaml"
+    growths = OmegaConf.load(file).hydra.sweeper.params.growth.split(",")
+    assert set(growths) == {path.stem for path in (CONFIG_DIR / "growth").glob("hyperclone*.yaml")} | {"none"}
+    runs = [compose(["experiment=ablation_variants", "model=pythia_1.4b", f"growth={growth}"]) for growth in growths]
+    assert len({run.directory for run in runs}) == 5
 
 
 @pytest.mark.parametrize("name", MODELS)

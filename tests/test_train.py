@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 HEAVY = ("torch", "lightning", "transformers", "deepspeed")
+ONE_OF_TWO = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +52,8 @@ def without_heavy_imports(*arguments: str, **environment: str) -> subprocess.Com
     ("arguments", "environment", "says"),
     [
         (("trainer.val_tokens=5",), {}, "at least one sequence"),
-        (("strategy=ddp", "trainer.tokens_per_step=2048"), {"WORLD_SIZE": "2", "RANK": "1"}, "x ranks = 8 x 256 x 2"),
-        ((), {"WORLD_SIZE": "2", "RANK": "0"}, "strategy=single is for one process"),
+        (("strategy=ddp", "trainer.tokens_per_step=2048"), ONE_OF_TWO, "x ranks = 8 x 256 x 2"),
+        ((), ONE_OF_TWO, "strategy=single is for one process"),
     ],
 )
 def test_processes_and_batches_that_do_not_fit_exit_with_2_without_heavy_imports(arguments, environment, says):

@@ -1,0 +1,243 @@
+"""Sweeps: what ends one run does not reach the others, finished ones are skipped, the worst decides the exit code."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from grow import requeue as requeueing
+from grow.common.errors import ConfigError, DataError
+from grow.sweep import Outcome, Sweep, as_table, run_process, worst
+from tests.training.tiny import command_line, make_shards
+
+ROOT = Path(__file__).parents[1]
+SIGNAL_PARENT = "import os, signal, sys, time; os.kill(os.getppid(), signal.SIG{name}); time.sleep(30)"
+SAVES = "import signal, sys; signal.signal(signal.SIG{name}, lambda *_: sys.exit(75)); " + SIGNAL_PARENT
+
+
+def python(code):
+    return [sys.executable, "-c", code]
+
+
+def train(*overrides, cwd, **environment):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *overrides],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **environment},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+def states(answer):
+    """The table's rows, as (run, state)."""
+    _, _, table = answer.stdout.rpartition("\n\n")
+    return [tuple(re.split(" {2,}", line)[:2]) for line in table.splitlines()[:-1]]
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_code", "error"),
+    [
+        ("pass", 0, "exit code 0"),
+        ("raise ValueError('no')", 1, "ValueError: no"),
+        ("import sys; sys.stderr.write('DataError: gone\\nbye\\n'); sys.exit(77)", 77, "DataError: gone"),
+        ("import sys; sys.exit('some words')", 1, "some words"),
+        ("import os; os._exit(3)", 3, "exit code 3"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", 137, "exit code 137"),
+    ],
+)
+def test_a_process_is_judged_by_its_exit_code_and_the_line_that_names_its_error(code, exit_code, error):
+    ended = run_process(python(code))
+    assert (ended.code, ended.error) == (exit_code, error)
+    assert ended.state == ("failed" if exit_code else "finished")
+
+
+def test_errors_are_passed_through_as_they_come(capfd):
+    run_process(python("import sys; print('one\\ntwo', file=sys.stderr); print('three')"))
+    captured = capfd.readouterr()
+    assert (captured.err, captured.out) == ("one\ntwo\n", "three\n")
+
+
+@pytest.mark.parametrize("name", ["TERM", "USR1", "USR2", "HUP"])
+def test_a_signal_is_passed_on_and_a_run_that_saves_on_it_is_preempted(name):
+    before = signal.getsignal(signal.Signals[f"SIG{name}"])
+    ended = run_process(python(SAVES.format(name=name)))
+    assert (ended.code, ended.state) == (75, "preempted")
+    assert signal.getsignal(signal.Signals[f"SIG{name}"]) == before
+
+
+def test_a_run_that_dies_of_the_signal_before_it_can_save_is_preempted_too():
+    assert run_process(python(SIGNAL_PARENT.format(name="USR1"))).state == "preempted"
+
+
+def test_a_run_that_dies_of_a_signal_that_nobody_sent_here_failed():
+    assert run_process(python("import os; os.kill(os.getpid(), 15)")).state == "failed"
+
+
+def test_an_interrupt_is_passed_on_and_is_no_failure():
+    assert run_process(python(SIGNAL_PARENT.format(name="INT"))).state == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("codes", "code"),
+    [([0, 0], 0), ([0, 2, 1], 2), ([77, 76, 0], 77), ([137, 1], 137), ([77, 75, 0], 75), ([75, 130], 130)],
+)
+def test_the_worst_run_decides_unless_the_sweep_was_stopped(codes, code):
+    assert worst(codes) == code
+
+
+def test_the_table_names_runs_by_what_differs():
+    shared = ["model=tiny", "growth=none"]
+    finished = Outcome(number=0, overrides=[*shared, "seed=1"], state="finished", note="outputs/a")
+    failed = Outcome(number=1, overrides=[*shared, "seed=20"], state="failed", exit_code=1, note="E: x")
+    assert as_table([finished, failed]).splitlines() == [
+        "seed=1   finished     outputs/a",
+        "seed=20  failed       E: x",
+        "1 finished, 1 failed",
+    ]
+    assert as_table([finished]).startswith("model=tiny growth=none seed=1  finished")
+
+
+def test_the_run_at_which_a_sweep_is_stopped_is_its_last(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    script = tmp_path / "script.py"
+    script.write_text(SAVES.format(name="TERM"))
+    sweep = Sweep(str(script))
+    for number in range(3):
+        sweep.run(number, [f"seed={number}"], lambda: None)
+    assert sweep.close() == 75
+    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()[-4:-1]] == [
+        ["seed=0", "preempted"],
+        ["seed=1", "waiting"],
+        ["seed=2", "waiting"],
+    ]
+
+
+def test_a_run_that_cannot_be_configured_fails_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "script.py").write_text("")
+    sweep = Sweep(str(tmp_path / "script.py"))
+
+    def impossible():
+        raise DataError("no such thing")
+
+    sweep.run(0, ["seed=0"], impossible)
+    sweep.run(1, ["seed=1"], lambda: None)
+    assert sweep.close() == 77
+    printed = capsys.readouterr().out
+    assert "DataError: no such thing" in printed and "1 failed, 1 finished" in printed
+
+
+def test_a_sweep_of_nothing_says_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert Sweep("train.py").close() == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_a_sweep_that_is_itself_several_processes_is_refused(tmp_path, monkeypatch):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="-m: expected one process"):
+        Sweep("train.py").run(0, [], lambda: None)
+
+
+def test_a_job_that_was_preempted_hands_the_signal_to_submitit_and_a_cancelled_one_does_not(tmp_path, monkeypatch):
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >{tmp_path}/asked\ncat {tmp_path}/state\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert requeueing.requeue() == "the same command continues it"
+    job = {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "9", "SLURM_ARRAY_TASK_ID": "2"}
+    for name, value in {**job, "SUBMITIT_EXECUTOR": "slurm"}.items():
+        monkeypatch.setenv(name, value)
+    got = []
+    before = signal.signal(signal.SIGUSR2, lambda number, _: got.append(number))
+    try:
+        (tmp_path / "state").write_text("JobId=9 JobState=CANCELLED Reason=None")
+        assert "cancelled" in requeueing.requeue()
+        assert got == []
+        (tmp_path / "state").write_text("JobId=9 JobState=RUNNING Reason=None")
+        requeueing.requeue()
+        assert got == [signal.SIGUSR2]
+        assert (tmp_path / "asked").read_text() == "show job 9_2\n"
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+
+def test_a_sweep_skips_what_is_finished_reports_what_is_wrong_and_goes_on(tmp_path):
+    (tmp_path / "done" / "model").mkdir(parents=True)
+    sweep = ["-m", "run_dir=done,new", "trainer.max_tokens=1000000,100", "trainer.val_tokens=5"]
+    answer = train(*sweep, cwd=tmp_path)
+    assert states(answer) == [
+        ("run_dir=done trainer.max_tokens=1000000", "skipped"),
+        ("run_dir=done trainer.max_tokens=100", "failed"),
+        ("run_dir=new trainer.max_tokens=1000000", "failed"),
+        ("run_dir=new trainer.max_tokens=100", "failed"),
+    ]
+    assert answer.returncode == 2
+    assert "less than one step" in answer.stdout and "at least one sequence" in answer.stdout
+    assert answer.stdout.endswith("1 skipped, 3 failed\n")
+    assert "Traceback" not in answer.stdout + answer.stderr
+
+
+def test_the_ablation_file_is_a_sweep(tmp_path):
+    answer = train("-m", "experiment=ablation_variants", "trainer.max_tokens=100", cwd=tmp_path)
+    assert answer.returncode == 2
+    assert "5 failed" in answer.stdout
+
+
+def test_a_sweep_that_composes_nonsense_starts_nothing_and_says_what_to_write_instead(tmp_path):
+    answer = train("-m", "growth=hyperclone,none", "growth.source=x", cwd=tmp_path)
+    assert answer.returncode == 2
+    assert "model.grown_from=" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_the_slurm_launcher_says_so_where_there_is_no_slurm(tmp_path):
+    only_python = str(Path(sys.executable).parent)
+    answer = train("-m", "seed=0,1", "hydra/launcher=slurm", cwd=tmp_path, PATH=only_python)
+    assert answer.returncode == 1
+    assert "are you indeed on a slurm cluster" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+@pytest.mark.slow
+def test_a_second_launch_does_what_the_first_one_left(tmp_path):
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    overrides = [one for one in command_line(make_shards(shards), tmp_path) if not one.startswith("run_dir=")]
+    sweep = ["-m", *overrides, "optimizer.max_grad_norm=0", "schedule.warmup_tokens=0", "optimizer.lr=1e18,0.01"]
+    answer = train(*sweep, cwd=tmp_path)
+    assert states(answer) == [("optimizer.lr=1e+18", "failed"), ("optimizer.lr=0.01", "finished")], answer.stderr
+    assert answer.returncode == 76
+    assert "DivergedError" in answer.stdout
+    again = train(*sweep, cwd=tmp_path)
+    assert states(again) == [("optimizer.lr=1e+18", "failed"), ("optimizer.lr=0.01", "skipped")], again.stderr
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_stopped_saves_its_run_and_leaves_the_rest_for_the_next_launch(tmp_path):
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    more = ("trainer.max_tokens=12800000", "checkpoint.every_tokens=1280")
+    overrides = [one for one in command_line(make_shards(shards), tmp_path, *more) if not one.startswith("run_dir=")]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), "-m", *overrides, "seed=0,1"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 600
+    while not list(tmp_path.glob("outputs/*/checkpoints/step-*")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    printed, _ = process.communicate(timeout=600)
+    assert process.returncode == 75
+    assert "seed=0  preempted" in printed and "seed=1  waiting" in printed
