@@ -17,6 +17,7 @@ def main(run: RunConfig) -> None:
         objective=run.objective,
         checkpoint=run.checkpoint,
         strategy=run.strategy,
+        averaging=run.averaging,
         seed=run.seed,
         sequence_length=run.data.sequence_length,
     )
@@ -52,8 +53,7 @@ def main(run: RunConfig) -> None:
         )
         start = choose_start(stock_config(run.model), run.growth, run.growth_source, data, directory, plan)
         announce(start, plan, device, directory, shards, resolved(run), changes)
-        clock, weights = fit(start, plan, device, directory, data, views=views)
-        export_run(start, clock, directory, shards, weights)
+        export_run(start, fit(start, plan, device, directory, data, views=views), directory, shards)
 
 
 if __name__ == "__main__":

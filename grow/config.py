@@ -67,6 +67,7 @@ class RunConfig:
     strategy: StrategySettings
     trainer: TrainerSettings
     checkpoint: CheckpointSettings
+    averaging: AveragingSettings
     logger: LoggerSettings
     seed: int
     resume: str

@@ -46,13 +46,10 @@ class AveragingSettings:
     """wsm: the learning rate's decay that the weights stand for: linear (a uniform mean), cosine or minus_sqrt."""
     storage: str = "host"
     """Where a window keeps its snapshots in a run: host (memory, pinned where they come from a GPU) or disk."""
-    on_growth: str = "reset"
-    """A grown model's first window: reset (empty), or map (the source's, grown; linear growths only)."""
 
     def __post_init__(self) -> None:
         _one_of("averaging.kind", self.kind, KINDS)
         _one_of("averaging.storage", self.storage, ("host", "disk"))
-        _one_of("averaging.on_growth", self.on_growth, ("reset", "map"))
         for key in dict.fromkeys(key for keys in _TAKES.values() for key in keys):
             if key not in _TAKES[self.kind] and getattr(self, key) is not None:
                 raise ConfigError(

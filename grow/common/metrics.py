@@ -3,6 +3,7 @@
 TRAIN_LOSS = "train/loss"
 TRAIN_TOKENS = "train/tokens"
 VAL_LOSS = "val/loss"
+VAL_AVG_LOSS = "val_avg/loss"
 LEARNING_RATE = "optim/lr"
 GRAD_NORM = "optim/grad_norm"
 SKIPPED_STEPS = "optim/skipped_steps"

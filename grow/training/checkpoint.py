@@ -4,6 +4,7 @@ checkpoints/step-00000500/
     config.json, model.safetensors       a stock model directory, float32: it can be loaded, averaged or grown as it is
     optimizer-00000-of-00002.safetensors one file a rank: PARAMETER/exp_avg and PARAMETER/exp_avg_sq, flat, from an
                                          element on that the header names
+    average-00000-of-00002.safetensors   where weights are averaged: snapshot-STEP/PARAMETER, flat in the same way
     rng.safetensors                      state of the random generators of every rank
     state.json                           tokens, seconds, sequences read, length of metrics.jsonl, ...
     COMPLETE.json                        SHA-256 of every other file; written last
@@ -18,6 +19,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -25,13 +27,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim import Optimizer
 
+from grow.averaging.average import Average
 from grow.common.errors import CheckpointError
 from grow.common.provenance import read_json
-from grow.training.fragments import MOMENTS, Fragment
+from grow.training.fragments import Fragment
 
 COMPLETE_FILE = "COMPLETE.json"
 STATE_FILE = "state.json"
 RNG_FILE = "rng.safetensors"
+OPTIMIZER_FILES, AVERAGE_FILES = "optimizer-*.safetensors", "average-*.safetensors"
 STARTS = "starts"  # in a shard's header: first element of each parameter's fragment
 PERMANENT, ROLLING, PREEMPTION = "permanent", "rolling", "preemption"
 
@@ -55,6 +59,8 @@ class RunState:
     """Steps skipped so far."""
     input_copies: dict[str, int] = field(default_factory=dict)
     """Weights whose inputs a growth repeated, and how often."""
+    average: dict[str, Any] | None = None
+    """What the average of the weights keeps beside its snapshots."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +83,32 @@ class Checkpoint:
         Raises:
             CheckpointError: some elements were never saved.
         """
-        moments = SavedMoments(self.path)
+        moments = SavedFragments(self.path, OPTIMIZER_FILES)
         for fragment in fragments:
             for moment, view in fragment.moments.items():
                 moments.read(f"{fragment.name}/{moment}", fragment.start, view)
         updates = self.state.updates
         for state in optimizer.state.values():
             state["step"].fill_(updates)
+
+    def restore_average(self, average: Average, fragments: Sequence[Fragment]) -> None:
+        """Give an average the snapshots that were saved, as far as this rank owns them; without any it starts anew.
+
+        Raises:
+            CheckpointError: another kind of average was saved, or of other weights.
+        """
+        state = self.state.average
+        if state is None:
+            return
+        saved, owned = SavedFragments(self.path, AVERAGE_FILES), {fragment.name: fragment for fragment in fragments}
+
+        def read(key: str) -> Tensor:
+            fragment = owned[key.partition("/")[2]]
+            part = torch.empty(fragment.values.numel(), dtype=torch.float32)
+            saved.read(key, fragment.start, part)
+            return part
+
+        average.load(state, owned, read)
 
     def restore_rng(self, rank: int) -> None:
         """Put this rank's random generators where they were; a rank that did not exist then keeps its own."""
@@ -94,24 +119,27 @@ class Checkpoint:
             torch.cuda.set_rng_state(tensors[f"{rank}.cuda"])
 
 
-class SavedMoments:
-    """The optimizer shards of a checkpoint as one: any stretch of any parameter's moments.
+class SavedFragments:
+    """The shards of a checkpoint as one: any stretch of any parameter's moments or snapshots.
 
     Args:
         directory: of a checkpoint.
+        files: pattern of the shards. Their tensors are PARAMETER/KIND or KIND/PARAMETER; the header says from which
+            element of the parameter on.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, files: str) -> None:
         self._directory = directory
         self._pieces: dict[str, list[tuple[int, Path]]] = defaultdict(list)
-        for path in sorted(directory.glob("optimizer-*.safetensors")):
+        for path in sorted(directory.glob(files)):
             with safe_open(path, framework="pt") as file:
-                for name, start in json.loads(file.metadata()[STARTS]).items():
-                    for moment in MOMENTS:
-                        self._pieces[f"{name}/{moment}"].append((start, path))
+                starts = json.loads(file.metadata()[STARTS])
+                for key in file.keys():  # noqa: SIM118 (it is no mapping)
+                    name = next(part for part in (key.partition("/")[2], key.rpartition("/")[0]) if part in starts)
+                    self._pieces[key].append((starts[name], path))
 
     def read(self, key: str, start: int, out: Tensor) -> None:
-        """Fill a flat tensor with elements [start, start + n) of PARAMETER/MOMENT.
+        """Fill a flat tensor with a tensor's elements [start, start + n).
 
         Raises:
             CheckpointError: the shards do not hold all of them.

@@ -40,6 +40,7 @@ from grow.training.checkpoint import (
 from grow.training.fragments import Fragment, base_optimizer, full_weights, owned_fragments
 from grow.training.processes import barrier, gather
 from grow.training.ranks import Ranks
+from grow.training.run_average import RunAverage
 
 _BYTES_A_PARAMETER = 12  # float32 weight and two moments
 
@@ -60,7 +61,15 @@ class CheckpointWriter:
     _failure: BaseException | None = field(default=None, repr=False)
 
     def save(
-        self, kind: str, model: PreTrainedModel, optimizer: Any, clock: Clock, *, metrics_bytes: int, skipped: int
+        self,
+        kind: str,
+        model: PreTrainedModel,
+        optimizer: Any,
+        clock: Clock,
+        *,
+        metrics_bytes: int,
+        skipped: int,
+        average: RunAverage | None,
     ) -> None:
         """Copy the state of a step and start to write it; every rank calls this at the same step edge.
 
@@ -71,6 +80,7 @@ class CheckpointWriter:
             clock: tokens, step and seconds.
             metrics_bytes: length of metrics.jsonl.
             skipped: steps skipped so far.
+            average: of the weights; its snapshots are not copied, so `wait` before the next one.
 
         Raises:
             CheckpointError: the disk is full or read-only, now or while the last checkpoint was written.
@@ -91,9 +101,10 @@ class CheckpointWriter:
             metrics_bytes=metrics_bytes,
             skipped=skipped,
             input_copies=dict(self.input_copies),
+            average=None if average is None else average.average.state(),
         )
         weights, shard = full_weights(model), _Shard(owned_fragments(model, optimizer))
-        self._start(lambda: self._write(partial, final, state, model, weights, shard, _by_rank(rng)))
+        self._start(lambda: self._write(partial, final, state, model, weights, shard, average, _by_rank(rng)))
 
     def wait(self) -> None:
         """Until this rank's last checkpoint is written.
@@ -143,10 +154,14 @@ class CheckpointWriter:
         model: PreTrainedModel,
         weights: dict[str, Tensor] | None,
         shard: "_Shard",
+        average: RunAverage | None,
         rng: dict[str, Tensor],
     ) -> None:
+        rank = f"{self.ranks.rank:05}-of-{self.ranks.world_size:05}.safetensors"
         with writing(final):
-            shard.write(partial / f"optimizer-{self.ranks.rank:05}-of-{self.ranks.world_size:05}.safetensors")
+            shard.write(partial / f"optimizer-{rank}")
+            if average is not None:
+                _write_average(average, partial / f"average-{rank}")
             if weights is None:  # not rank 0
                 _say_done(partial, self.ranks.rank)
                 return
@@ -196,6 +211,11 @@ class _Shard:
 
     def write(self, path: Path) -> None:
         save_file(self._tensors, path, metadata={STARTS: json.dumps(self._starts)})
+
+
+def _write_average(average: RunAverage, path: Path) -> None:
+    starts = {fragment.name: fragment.start for fragment in average.fragments}
+    save_file(dict(average.average.tensors()), path, metadata={STARTS: json.dumps(starts)})
 
 
 def save_model(model: PreTrainedModel, weights: Mapping[str, Tensor], directory: Path) -> None:

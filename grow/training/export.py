@@ -1,7 +1,9 @@
 """The two ends of a run on disk: what it says when it starts, and the stock model directory it leaves."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from grow.data.shards import TokenShards
 from grow.families.build import parameter_count, training_flops_per_token
 from grow.families.weights import copy_tokenizer, weight_files
 from grow.training.checkpoint_writer import save_model
+from grow.training.fit import Trained
 from grow.training.plan import Plan
 from grow.training.processes import is_first
 from grow.training.run_directory import RunDirectory
@@ -53,6 +56,7 @@ def announce(
         "step": str(batch),
         "length": _length(start, plan),
         "compute": f"{device}, {plan.trainer.precision}, {_strategy(plan)}, compile={plan.trainer.compile}",
+        **({"average": str(plan.averaging)} if plan.averaging is not None else {}),
         "run": str(run.path),
         **({"changed": "; ".join(changes)} if changes else {}),
     }
@@ -76,32 +80,42 @@ def _strategy(plan: Plan) -> str:
     return kind
 
 
-def export_run(
-    start: Start, clock: Clock, run: RunDirectory, shards: TokenShards, weights: Mapping[str, Tensor] | None
-) -> None:
-    """Write the trained model with the data's tokenizer, and close run.json.
+def export_run(start: Start, trained: Trained, run: RunDirectory, shards: TokenShards) -> None:
+    """Write the trained model, and its average where there is one, with the data's tokenizer, and close run.json.
 
     Args:
         start: how the run began.
-        clock: of the run, at its end.
-        run: gets the model.
-        shards: whose tokenizer goes with it.
-        weights: float32 values of the model's parameters, on rank 0.
+        trained: what it ended with.
+        run: gets the models.
+        shards: whose tokenizer goes with them.
 
     Raises:
-        CheckpointError: the model cannot be written.
+        CheckpointError: a model cannot be written.
     """
-    if weights is None:
+    if trained.weights is None:
         return
-    model = start.model
-    _name_special_tokens(model, shards.eos_id)
-    with new_directory(run.model, sum(tensor.nbytes for tensor in weights.values())) as partial:
-        save_model(model, weights, partial)
+    _name_special_tokens(start.model, shards.eos_id)
+    shutil.rmtree(run.average, ignore_errors=True)  # of an export that was killed before the model was written
+    if trained.averaged is not None:
+        _export(run.average, trained.averaged, start, trained.clock, run, shards)
+    _export(run.model, trained.weights, start, trained.clock, run, shards)
+    run.finish()
+    print(f"Finished {trained.clock.tokens:,} tokens in {trained.clock.seconds:,.1f} s: {run.model}", flush=True)
+
+
+def _export(
+    output: Path,
+    weights: Mapping[str, Tensor],
+    start: Start,
+    clock: Clock,
+    run: RunDirectory,
+    shards: TokenShards,
+) -> None:
+    with new_directory(output, sum(tensor.nbytes for tensor in weights.values())) as partial:
+        save_model(start.model, weights, partial)
         copy_tokenizer(shards.tokenizer_dir, partial)
         digest = digest_files(weight_files(partial))
         write_lineage(partial, total_spent(start, clock, source=str(run.path), digest=digest))
-    run.finish()
-    print(f"Finished {clock.tokens:,} tokens in {clock.seconds:,.1f} s: {run.model}", flush=True)
 
 
 def total_spent(start: Start, clock: Clock, *, source: str, digest: str) -> Lineage:

@@ -1,16 +1,19 @@
 """One fit: a model and a plan in, trained weights and the time it took out."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import lightning.pytorch as L
 import torch
 from torch import Tensor
 
+from grow.averaging.average import new_average
 from grow.common import metrics as names
 from grow.common.clock import Clock
 from grow.families.build import parameter_count, training_flops_per_token
 from grow.loggers.views import Views
 from grow.training.checkpoint_writer import CheckpointWriter
+from grow.training.fragments import Fragment
 from grow.training.metrics import MetricsFile, peak_flops
 from grow.training.milestones import Milestones
 from grow.training.plan import Plan
@@ -24,6 +27,16 @@ from grow.training.trainer import build_module, build_trainer
 from grow.training.watchdog import Watchdog
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trained:
+    """What a run ends with; the weights are float32, by parameter, and on rank 0 only."""
+
+    clock: Clock
+    weights: Mapping[str, Tensor] | None
+    averaged: Mapping[str, Tensor] | None
+    """None also where nothing was averaged."""
+
+
 def fit(
     start: Start,
     plan: Plan,
@@ -32,7 +45,7 @@ def fit(
     data: Callable[..., L.LightningDataModule],
     callbacks: Sequence[L.Callback] = (),
     views: Views | None = None,
-) -> tuple[Clock, Mapping[str, Tensor] | None]:
+) -> "Trained":
     """Train a model to the end of its run.
 
     Args:
@@ -44,9 +57,6 @@ def fit(
         callbacks: more of Lightning's, called after Grow's own.
         views: of the rows of metrics.jsonl.
 
-    Returns:
-        The run's clock at the end, and on rank 0 the trained float32 weights by parameter.
-
     Raises:
         DivergedError: loss or gradient are no longer finite.
         PreemptedError: a signal asked for the machine; a checkpoint was written.
@@ -56,7 +66,7 @@ def fit(
     clock = start_clock(start, plan)
     steps = plan.steps_from(clock.tokens)
     if steps == 0:  # stopped between its last step and its export
-        return clock, dict(start.model.named_parameters())
+        return _as_saved(start, plan, clock, run)
     if plan.trainer.threads is not None:
         torch.set_num_threads(plan.trainer.threads)
     torch.manual_seed(plan.seed * 1_000_003 + plan.ranks.rank)  # for dropout; weights and data order have their own
@@ -68,7 +78,22 @@ def fit(
         trainer.fit(module, datamodule=data(start_sequence=clock.tokens // plan.batch.sequence_length))
     except SystemExit:  # Lightning turns an interrupt into an exit of its own
         raise KeyboardInterrupt from None
-    return clock, milestones.weights
+    return Trained(clock=clock, weights=milestones.weights, averaged=milestones.averaged_weights)
+
+
+def _as_saved(start: Start, plan: Plan, clock: Clock, run: RunDirectory) -> Trained:
+    """Weights and average out of the run's last checkpoint."""
+    if not plan.ranks.is_first:
+        return Trained(clock=clock, weights=None, averaged=None)
+    weights = {name: parameter.detach() for name, parameter in start.model.named_parameters()}
+    averaged = None
+    if plan.averaging is not None and start.checkpoint is not None:
+        average = new_average(plan.averaging, run.window(plan.ranks.rank))
+        wholes = [Fragment(name=name, start=0, values=value.view(-1), moments={}) for name, value in weights.items()]
+        start.checkpoint.restore_average(average, wholes)
+        if average.ready:
+            averaged = {name: mean.view(weights[name].shape) for name, mean in average.means()}
+    return Trained(clock=clock, weights=weights, averaged=averaged)
 
 
 def start_clock(start: Start, plan: Plan) -> Clock:
@@ -108,6 +133,7 @@ def _milestones(
         ),
         rows=MetricsFile(run.metrics if plan.ranks.is_first else None, state.metrics_bytes if state else 0, views),
         display=ProgressDisplay(clock.step + plan.steps_from(clock.tokens), shown=plan.ranks.is_first),
+        window=run.window(rank),
         first_row={} if start.max_logit_diff is None else {names.MAX_LOGIT_DIFF: start.max_logit_diff},
         peak_flops=peak_flops(torch.cuda.get_device_name(device)) if knows_peak else None,
     )

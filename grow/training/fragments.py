@@ -1,6 +1,7 @@
 """Which stretch of every parameter's float32 values this rank keeps, under any strategy: what is saved and restored.
 
-    plain, ddp   every rank keeps all of it; rank 0 speaks for them
+    plain        all of it
+    ddp          every rank keeps all of it; each speaks for an equal share of every parameter
     zero1, 2     a stretch of the group's flat masters      (DeepSpeed's _hp_mapping of a parameter)
     zero3        the rank's equal share of each parameter    (DeepSpeed's safe_get_local_*)
     fsdp2        the rank's rows of each parameter           (a DTensor's local part)
@@ -14,6 +15,7 @@ from math import prod
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
@@ -44,17 +46,25 @@ def owned_fragments(model: nn.Module, optimizer: Any, *, every_rank: bool = Fals
     Args:
         model: whose `named_parameters` name the fragments.
         optimizer: as Lightning holds it, DeepSpeed's or torch's; its state is created where it has none yet.
-        every_rank: every rank that keeps a whole parameter owns it, not only rank 0: for filling, not for saving.
+        every_rank: a rank that keeps a whole parameter owns all of it, not a share: for filling, not for saving.
     """
     base = base_optimizer(optimizer)
     _create_state(base, _flat_masters(optimizer, base))
-    keeps_whole = every_rank or is_first()
-    return [fragment for fragment in _fragments(model, optimizer, base, keeps_whole) if fragment.values.numel()]
+    part, parts = (0, 1) if every_rank or not dist.is_initialized() else (dist.get_rank(), dist.get_world_size())
+    return [fragment for fragment in _fragments(model, optimizer, base, part, parts) if fragment.values.numel()]
 
 
 def base_optimizer(optimizer: Any) -> Optimizer:
     """The torch optimizer that does the arithmetic."""
     return getattr(optimizer, "optimizer", optimizer)
+
+
+def kept_in_shards(model: nn.Module) -> str | None:
+    """zero3 or fsdp2 where a rank holds only its part of the weights it computes with, else None."""
+    parameter = next(model.parameters())
+    if hasattr(parameter, "ds_id"):
+        return "zero3"
+    return "fsdp2" if isinstance(parameter.detach(), DTensor) else None
 
 
 def full_weights(model: nn.Module) -> dict[str, Tensor] | None:
@@ -83,7 +93,7 @@ def _create_state(optimizer: Optimizer, masters: list[Tensor]) -> None:
                 state[moment] = torch.zeros_like(master, memory_format=torch.preserve_format)
 
 
-def _fragments(model: nn.Module, optimizer: Any, base: Optimizer, keeps_whole: bool) -> Iterator[Fragment]:
+def _fragments(model: nn.Module, optimizer: Any, base: Optimizer, part: int, parts: int) -> Iterator[Fragment]:
     for name, parameter in model.named_parameters():
         if hasattr(parameter, "ds_id"):
             yield _zero3_fragment(name, parameter)
@@ -92,17 +102,18 @@ def _fragments(model: nn.Module, optimizer: Any, base: Optimizer, keeps_whole: b
                 yield _zero2_fragment(name, parameter._hp_mapping, optimizer, base)
         elif isinstance(parameter.detach(), DTensor):
             yield _fsdp_fragment(name, parameter, base)
-        elif keeps_whole:
-            yield _whole_fragment(name, parameter, base)
+        else:
+            yield _plain_fragment(name, parameter, base, part, parts)
 
 
-def _whole_fragment(name: str, parameter: Tensor, base: Optimizer) -> Fragment:
+def _plain_fragment(name: str, parameter: Tensor, base: Optimizer, part: int, parts: int) -> Fragment:
+    start, stop = (parameter.numel() * edge // parts for edge in (part, part + 1))
     state = base.state[parameter]
     return Fragment(
         name=name,
-        start=0,
-        values=parameter.detach().view(-1),
-        moments={moment: state[moment].view(-1) for moment in MOMENTS},
+        start=start,
+        values=parameter.detach().view(-1)[start:stop],
+        moments={moment: state[moment].view(-1)[start:stop] for moment in MOMENTS},
     )
 
 
@@ -121,7 +132,7 @@ def _zero3_fragment(name: str, parameter: Any) -> Fragment:
     from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_optimizer_state
 
     share = parameter.partition_numel()  # the last ranks' shares may be padded, or padding only
-    start = min(torch.distributed.get_rank() * share, parameter.ds_numel)
+    start = min(dist.get_rank() * share, parameter.ds_numel)
     size = min(share, parameter.ds_numel - start)
     return Fragment(
         name=name,

@@ -5,12 +5,14 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
 import torch
 from torch import Tensor
 
+from grow.averaging.average import new_average
 from grow.common import metrics as names
 from grow.common.errors import DivergedError, PreemptedError
 from grow.training.checkpoint import PREEMPTION, ROLLING
@@ -23,6 +25,7 @@ from grow.training.plan import Batch, Plan
 from grow.training.preemption import Preemption
 from grow.training.progress import ProgressDisplay
 from grow.training.resume import Resume
+from grow.training.run_average import RunAverage
 from grow.training.skipped import SkippedSteps
 from grow.training.watchdog import Watchdog
 
@@ -41,6 +44,7 @@ class Milestones(L.Callback):
         skipped: counts steps without a finite gradient.
         rows: metrics.jsonl.
         display: progress.
+        window: directory for the snapshots of averaging.storage=disk, this rank's alone.
         first_row: columns for the first row beside its validation loss.
         peak_flops: of the device, where it is known.
     """
@@ -56,6 +60,7 @@ class Milestones(L.Callback):
         skipped: SkippedSteps,
         rows: MetricsFile,
         display: ProgressDisplay,
+        window: Path,
         first_row: Mapping[str, Any],
         peak_flops: float | None,
     ) -> None:
@@ -63,11 +68,14 @@ class Milestones(L.Callback):
         self._resume, self._checkpoints = resume, checkpoints
         self._preemption, self._watchdog, self._skipped = preemption, watchdog, skipped
         self._rows, self._display = rows, display
-        self._first_row, self._peak_flops = first_row, peak_flops
+        self._window, self._first_row, self._peak_flops = window, first_row, peak_flops
         self._seen_tokens = 0
         self._lap = Lap(0)
+        self._average: RunAverage | None = None
         self.weights: Mapping[str, Tensor] | None = None
         """Trained float32 weights, on rank 0, at the end of training."""
+        self.averaged_weights: Mapping[str, Tensor] | None = None
+        """Their average, on rank 0, where there is one."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: PretrainModule) -> None:
         """Compile, restore, start the clock, and measure the model as it starts."""
@@ -78,6 +86,10 @@ class Milestones(L.Callback):
         if self._settings.compile != "none" and pl_module.engine is None:
             _warm_up(trainer, pl_module, self._plan.batch)
         self._resume.restore(pl_module.model, trainer.optimizers[0])
+        if self._plan.averaging is not None:
+            average = new_average(self._plan.averaging, self._window)
+            self._average = RunAverage(average, pl_module.model, trainer.optimizers[0])
+            self._resume.restore_average(self._average)
         gc.collect()
         gc.freeze()  # what exists now lives as long as the run: later collections need not look at it
         clock.start()
@@ -96,6 +108,9 @@ class Milestones(L.Callback):
             return  # in the middle of accumulation
         self._seen_tokens = now
         last = self._plan.steps_from(now) == 0
+        if self._average is not None:
+            self._checkpoints.wait()  # it may still be writing the snapshots that the next one pushes out
+            self._average.push_if_due(step)
         preempted = self._preemption.agreed() and not last
         kind = self._plan.checkpoint.due(before, now)
         if kind is None and self._plan.checkpoint.every_tokens is not None and (last or preempted):
@@ -115,6 +130,8 @@ class Milestones(L.Callback):
         self._watchdog.hear("the last checkpoint")
         self._checkpoints.finish()
         self.weights = full_weights(pl_module.model)
+        if self._average is not None and self._average.ready:
+            self.averaged_weights = self._average.full()
 
     def on_exception(self, trainer: L.Trainer, pl_module: PretrainModule, exception: BaseException) -> None:
         """Let a checkpoint that is being written become whole; what ended the run matters more than its failure."""
@@ -148,9 +165,16 @@ class Milestones(L.Callback):
 
     def _validate(self, trainer: L.Trainer, module: PretrainModule, columns: Mapping[str, Any]) -> None:
         self._watchdog.hear("validation")
-        loss = _finite(module.validation_loss(trainer.datamodule.val_dataloader()), module.clock.step)
-        self._rows.write(module.clock, {names.VAL_LOSS: loss, **columns})
-        self._display.note(f"validation at {module.clock.tokens:,} tokens: loss {loss:.4f}")
+        losses = {names.VAL_LOSS: self._validation_loss(trainer, module)}
+        if self._average is not None and self._average.ready:
+            with self._average.in_model():
+                losses[names.VAL_AVG_LOSS] = self._validation_loss(trainer, module)
+        self._rows.write(module.clock, {**losses, **columns})
+        shown = ", of the average ".join(f"{loss:.4f}" for loss in losses.values())
+        self._display.note(f"validation at {module.clock.tokens:,} tokens: loss {shown}")
+
+    def _validation_loss(self, trainer: L.Trainer, module: PretrainModule) -> float:
+        return _finite(module.validation_loss(trainer.datamodule.val_dataloader()), module.clock.step)
 
     def _save(self, kind: str, trainer: L.Trainer, module: PretrainModule) -> None:
         self._watchdog.hear("a checkpoint")
@@ -161,6 +185,7 @@ class Milestones(L.Callback):
             module.clock,
             metrics_bytes=self._rows.size_bytes,
             skipped=self._skipped.total,
+            average=self._average,
         )
 
     def _give_way(self, module: PretrainModule) -> None:

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from grow.averaging.plan import AveragingPlan, resolve
+from grow.averaging.settings import AveragingSettings
 from grow.common.errors import ConfigError
 from grow.training.ranks import Ranks
 from grow.training.settings import (
@@ -71,6 +73,7 @@ class Plan:
     objective: ObjectiveSettings
     checkpoint: CheckpointSettings
     strategy: StrategySettings
+    averaging: AveragingPlan | None
     seed: int
     batch: Batch
     ranks: Ranks
@@ -103,16 +106,19 @@ def plan_run(
     objective: ObjectiveSettings,
     checkpoint: CheckpointSettings,
     strategy: StrategySettings,
+    averaging: AveragingSettings,
     seed: int,
     sequence_length: int,
 ) -> Plan:
-    """Find this process's rank, and divide the tokens of a step.
+    """Find this process's rank, divide the tokens of a step, and work out which steps are averaged.
 
     Raises:
-        ConfigError: the strategy does not fit the processes that were started, or the tokens do not divide.
+        ConfigError: the strategy does not fit the processes that were started, the tokens do not divide, or the run
+            is too short for its average.
     """
     ranks = Ranks.from_environment(strategy)
     _check_precision(trainer, strategy)
+    batch = Batch.divide(trainer, sequence_length, ranks.world_size)
     return Plan(
         trainer=trainer,
         optimizer=optimizer,
@@ -120,8 +126,14 @@ def plan_run(
         objective=objective,
         checkpoint=checkpoint,
         strategy=strategy,
+        averaging=resolve(
+            averaging,
+            total_steps=math.ceil(trainer.max_tokens / batch.tokens),
+            tokens_per_step=batch.tokens,
+            warmup_tokens=schedule.warmup(trainer.max_tokens),
+        ),
         seed=seed,
-        batch=Batch.divide(trainer, sequence_length, ranks.world_size),
+        batch=batch,
         ranks=ranks,
     )
 

@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 
 from grow.training.checkpoint import Checkpoint
 from grow.training.fragments import base_optimizer, owned_fragments
+from grow.training.run_average import RunAverage
 
 
 class Resume:
@@ -32,7 +33,7 @@ class Resume:
 
     def restore(self, model: PreTrainedModel, optimizer: Any) -> None:
         """Fill this rank's masters, moments and random state."""
-        if self._checkpoint is None and self._masters is None:
+        if self.is_fresh and self._masters is None:
             return
         fragments = owned_fragments(model, optimizer, every_rank=True)
         if self._masters is not None:
@@ -42,3 +43,8 @@ class Resume:
         if self._checkpoint is not None:
             self._checkpoint.restore_optimizer(fragments, base_optimizer(optimizer))
             self._checkpoint.restore_rng(self._rank)
+
+    def restore_average(self, average: RunAverage | None) -> None:
+        """Fill this rank's part of the average, once the weights are what they were."""
+        if self._checkpoint is not None and average is not None:
+            self._checkpoint.restore_average(average.average, average.fragments)

@@ -32,7 +32,7 @@ _FREE = (
     "trainer.log_every_steps",
 )
 # What it learns with; such keys change the numbers, and change only where the user says so.
-_ON_REQUEST = ("optimizer.", "schedule.", "objective.", "trainer.")
+_ON_REQUEST = ("optimizer.", "schedule.", "objective.", "trainer.", "averaging.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,10 @@ class RunDirectory:
         return self.path / "model"
 
     @property
+    def average(self) -> Path:
+        return self.path / "average"
+
+    @property
     def metrics(self) -> Path:
         return self.path / METRICS_FILE
 
@@ -56,6 +60,10 @@ class RunDirectory:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    def window(self, rank: int) -> Path:
+        """Where a rank keeps the snapshots of averaging.storage=disk."""
+        return self.path / "window" / f"rank-{rank:05}"
 
     @property
     def is_finished(self) -> bool:

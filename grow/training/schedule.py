@@ -13,7 +13,7 @@ def multiplier(settings: ScheduleSettings, tokens: int, max_tokens: int) -> floa
         tokens: tokens seen once the step is done, so that the first step of a warm-up is not empty.
         max_tokens: length of the run.
     """
-    warmup = _length(settings.warmup_tokens, settings.warmup_fraction, max_tokens)
+    warmup = settings.warmup(max_tokens)
     decay = _length(settings.decay_tokens, settings.decay_fraction, max_tokens)
     if tokens < warmup:
         return tokens / warmup

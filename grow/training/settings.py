@@ -77,6 +77,10 @@ class ScheduleSettings:
                 "schedule=paper for one that ends earlier."
             )
 
+    def warmup(self, max_tokens: int) -> float:
+        """Tokens of the warm-up in a run of this length."""
+        return self.warmup_fraction * max_tokens if self.warmup_tokens is None else self.warmup_tokens
+
 
 @dataclass(kw_only=True, slots=True)
 class ObjectiveSettings:

@@ -90,7 +90,6 @@ def test_bytes_are_those_of_the_window_or_of_one_total():
         ("lawa", ["decay=0.5"], r"kind=lawa takes no such key.*every_steps"),
         ("lawa", ["curve=linear"], r"averaging\.curve"),
         ("lawa", ["storage=tape"], "host, disk"),
-        ("lawa", ["on_growth=ignore"], "reset, map"),
         ("swa", ["k=5"], r"averaging\.k=5: averaging\.kind=swa"),
         ("swa", ["storage=disk"], "no window to store"),
         ("ema", ["k=null"], "one of the two"),
@@ -139,7 +138,7 @@ def test_every_key_changes_what_it_is_about(key, choice, one, other, seen):
 
 
 def test_the_keys_tested_above_are_all_there_are():
-    elsewhere = {"kind", "reference", "storage", "on_growth"}  # the presets; the window's; the next run's
+    elsewhere = {"kind", "reference", "storage"}  # the presets; the window's
     tested = {
         "k",
         "every_steps",

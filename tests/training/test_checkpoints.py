@@ -11,7 +11,14 @@ from safetensors.torch import load_file, save_file
 from grow.common import metrics as names
 from grow.common.errors import CheckpointError, ConfigError
 from grow.common.files import writing
-from grow.training.checkpoint import STARTS, Checkpoint, SavedMoments, newest_checkpoint, require_complete
+from grow.training.checkpoint import (
+    OPTIMIZER_FILES,
+    STARTS,
+    Checkpoint,
+    SavedFragments,
+    newest_checkpoint,
+    require_complete,
+)
 from grow.training.export_checkpoint import export_checkpoint
 
 
@@ -90,7 +97,7 @@ def test_moments_saved_in_any_pieces_are_read_back_in_any_others(tmp_path, piece
         tensors = {"w/exp_avg": piece, "w/exp_avg_sq": piece * 2}
         path = tmp_path / f"optimizer-{rank:05}-of-{pieces:05}.safetensors"
         save_file(tensors, path, metadata={STARTS: json.dumps({"w": cuts[rank]})})
-    saved = SavedMoments(tmp_path)
+    saved = SavedFragments(tmp_path, OPTIMIZER_FILES)
     for start, stop in ((0, 17), (3, 4), (5, 17), (0, 9)):
         out = torch.full((stop - start,), -1.0)
         saved.read("w/exp_avg_sq", start, out)
