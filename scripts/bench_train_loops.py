@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import LlamaConfig, PreTrainedModel, Trainer, TrainingArguments
 
+from grow.averaging.settings import AveragingSettings
 from grow.data.module import TokenDataModule
 from grow.data.shards import TokenShards
 from grow.families.build import model_from_noise
@@ -136,6 +137,7 @@ def grow_plan(case: "Case") -> Plan:
         objective=ObjectiveSettings(name="bench"),
         checkpoint=CheckpointSettings(name="none", every_tokens=None),
         strategy=StrategySettings(name="single", kind="single"),
+        averaging=AveragingSettings(name="none", kind="none"),
         seed=0,
         sequence_length=case.sizes[-1],
     )
