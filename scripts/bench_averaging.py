@@ -1,4 +1,4 @@
-"""What averaging costs: an offline mean of checkpoints against reading the same files once.
+"""What averaging costs: a snapshot against the steps between two of them, an offline mean against reading its files.
 
     python scripts/bench_averaging.py                                # 5 checkpoints of Pythia-160M's shapes, float32
     python scripts/bench_averaging.py --model pythia_70m --k 3 --rounds 3 --output figures.json
@@ -7,16 +7,23 @@ Each round does both, in alternating order, with the files in the page cache: th
 is measured. `average` is the whole command (digests of what is averaged, the result flushed to the disk), `mean` is
 reading and arithmetic alone; figures are medians over the rounds. Peak memory is a fresh process's, beyond its imports.
 
-The cost of averaging inside a run, per step and in bytes held, belongs in `online` below.
+Inside a run: the demo's model takes a snapshot every fourth step; the time of a snapshot is set against that of 64
+steps of the same run (nu = 64), and what is held against 4 k P bytes.
 """
 
 import argparse
+import itertools
 import json
 import shutil
 import statistics
+import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # train.py is a file, not a package
 
 import torch
 from bench_growth import in_fresh_process, make_random_checkpoint, peak_bytes
@@ -32,7 +39,7 @@ from grow.families.weights import weight_files
 def main() -> None:
     """Make checkpoints, measure, print, and write the figures as JSON."""
     options = read_options()
-    figures = {"offline": offline(options), "versions": versions(), "commit": git_commit()}
+    figures = {"online": online(), "offline": offline(options), "versions": versions(), "commit": git_commit()}
     print(json.dumps(figures, indent=2))
     if options.output:
         Path(options.output).write_text(json.dumps(figures, indent=2) + "\n")
@@ -66,6 +73,50 @@ def offline(options: argparse.Namespace) -> dict[str, object]:
         "peak_gigabytes": round(peak / 1e9, 3),
         "rounds": rounds,
     }
+
+
+def online() -> dict[str, float]:
+    """A run with a window of 5: time of a snapshot over that of 64 steps, and bytes held over 4 k P."""
+    overrides = ["experiment=demo", "model=tiny_2x", "growth=none", "checkpoint=none", "trainer.threads=1"]
+    overrides += ["averaging=lawa", "averaging.every_steps=4", "averaging.start_tokens=0", "trainer.max_tokens=106496"]
+    with tempfile.TemporaryDirectory() as directory:
+        times = in_fresh_process(run_and_time, [*overrides, f"run_dir={directory}/run"])
+    return {
+        "snapshot_over_64_steps": statistics.median(times["snapshots"]) / (64 * statistics.median(times["steps"])),
+        "held_over_4kP": times["held_bytes"] / (4 * 5 * times["parameters"]),
+    }
+
+
+def run_and_time(overrides: list[str]) -> dict[str, Any]:
+    """Train with an average; seconds of every snapshot and every step, bytes that the window holds."""
+    import lightning.pytorch as L
+
+    import train
+    from grow.averaging.average import Average
+    from grow.config import compose
+    from grow.training import milestones
+
+    times: dict[str, Any] = {"snapshots": [], "steps": []}
+    push, stamps = Average.push, []
+
+    def timed_push(self: Average, step: int, weights: Mapping[str, torch.Tensor]) -> None:
+        start = time.perf_counter()
+        push(self, step, weights)
+        times["snapshots"].append(time.perf_counter() - start)
+        times["held_bytes"] = sum(tensor.nbytes for _, tensor in self.tensors())
+        times["parameters"] = sum(tensor.numel() for tensor in weights.values())
+
+    original = milestones.Milestones.on_train_batch_end
+
+    def stamped(self: L.Callback, trainer: L.Trainer, module: L.LightningModule, *rest: Any) -> None:
+        original(self, trainer, module, *rest)
+        if module.clock.step > len(stamps):
+            stamps.append(time.perf_counter())
+
+    Average.push, milestones.Milestones.on_train_batch_end = timed_push, stamped
+    train.main.__wrapped__(compose(overrides))
+    times["steps"] = [after - before for before, after in itertools.pairwise(stamps)]
+    return times
 
 
 def measure_round(sources: list[Path], output: Path, number: int) -> dict[str, float]:
