@@ -26,6 +26,7 @@ from grow.common.errors import CheckpointError, ConfigError, GrowError
 from grow.common.provenance import digest_json
 from grow.data.settings import DataSettings, PrepareDataConfig
 from grow.explain import explain, raised_in
+from grow.evaluation.settings import EvalConfig, EvaluationSettings, FetchEvalDataConfig, InspectDataConfig
 from grow.families.settings import (
     GptNeoxSettings,
     LlamaSettings,
@@ -157,6 +158,9 @@ def register() -> None:
     store.store(name="average_checkpoints_schema", node=AverageCheckpointsConfig)
     store.store(name="sweep_averages_schema", node=SweepAveragesConfig)
     store.store(name="wandb_report_schema", node=WandbReportConfig)
+    store.store(name="eval_schema", node=EvalConfig)
+    store.store(name="fetch_eval_data_schema", node=FetchEvalDataConfig)
+    store.store(name="inspect_data_schema", node=InspectDataConfig)
     for settings in MODEL_SETTINGS:
         store.store(group="model", name=f"{settings.family}_schema", node=settings)
     for group, settings in (
@@ -170,6 +174,7 @@ def register() -> None:
         ("trainer", TrainerSettings),
         ("checkpoint", CheckpointSettings),
         ("logger", LoggerSettings),
+        ("evaluation", EvaluationSettings),
     ):
         store.store(group=group, name=f"{group}_schema", node=settings)
 
