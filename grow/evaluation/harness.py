@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def run_tasks(
                     scorer,
                     tokenizer,
                     batch_tokens=batch_tokens,
-                    progress=lambda done, total, name=name: watch(name, done, total),  # type: ignore[misc]
+                    progress=partial(watch, name),
                 )
                 result = _run(name, loaded, model, settings)
                 if finished is not None and is_first():
@@ -127,7 +128,9 @@ def _run(name: str, loaded: Any, model: HarnessModel, settings: EvaluationSettin
     found = lm_eval.evaluator.evaluate(model, loaded, limit=settings.limit, bootstrap_iters=0, log_samples=True)
     raw = sorted(found["samples"][name], key=lambda sample: sample["doc_id"])
     samples = [_sample(task, sample) for sample in raw]
-    metrics = {key.removesuffix(",none"): value for key, value in found["results"][name].items() if key.endswith(",none")}
+    metrics = {
+        key.removesuffix(",none"): value for key, value in found["results"][name].items() if key.endswith(",none")
+    }
     return TaskResult(
         task=name,
         version=found["versions"][name],

@@ -73,9 +73,7 @@ def _row(members: list[tuple[int, Request]]) -> Row:
             tokens += branch
             lengths.append(len(branch))
         end = len(request.inputs)
-        places = tuple(
-            place if place < trunk else place + shift for place in range(end - len(request.targets), end)
-        )
+        places = tuple(place if place < trunk else place + shift for place in range(end - len(request.targets), end))
         scored.append(Scored(index, places, request.targets))
     return Row(tuple(tokens), tuple(lengths), tuple(scored))
 

@@ -49,13 +49,14 @@ class EvalConfig:
     """eval.py: checkpoints in, results.json, metric rows and a table out."""
 
     evaluation: EvaluationSettings
-    checkpoint: Any
-    """A run directory (its model/), a checkpoint directory or a hub id; a list of them makes a trend."""
+    checkpoints: Any
+    """Spelled `checkpoint=` on the command line: a run directory (its model/), a checkpoint directory or a hub id; a
+    list of them makes a trend."""
     output: str | None = None
     """Where results go; null takes RUN/eval, or outputs/eval for a checkpoint outside a run."""
     tokenizer: str | None = None
     """Directory or hub id; null looks beside the weights, in the run's model/ and in the run's data."""
-    data: str | None = None
+    heldout: str | None = None
     """Token shards whose held-out split is measured; null takes the run's own."""
     accelerator: str = "auto"
     precision: str = "auto"
@@ -64,13 +65,13 @@ class EvalConfig:
     """CPU threads; null leaves it to torch."""
 
     def __post_init__(self) -> None:
-        listed = self.checkpoint if isinstance(self.checkpoint, list) else [self.checkpoint]
+        listed = self.checkpoints if isinstance(self.checkpoints, list) else [self.checkpoints]
         if not listed or not all(isinstance(name, str) and name for name in listed):
             raise ConfigError(
-                f"checkpoint={self.checkpoint!r}: expected a run directory, a checkpoint directory or a hub id, or a "
+                f"checkpoint={self.checkpoints!r}: expected a run directory, a checkpoint directory or a hub id, or a "
                 "list of them: checkpoint='[RUN/checkpoints/step-00000100,RUN]'."
             )
-        self.checkpoint = listed
+        self.checkpoints = listed
         for name, allowed in (("accelerator", ACCELERATORS), ("precision", PRECISIONS)):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}.")
@@ -102,7 +103,7 @@ class InspectDataConfig:
 
     decontaminate: str
     """Directory of evaluation items, as scripts/fetch_eval_data.py wrote it."""
-    data: str
+    corpus: str
     """Token shards; their training split is searched."""
     ngram: int = 13
     """Words in a row that count as an overlap; 13 is GPT-3's choice (arXiv 2005.14165, appendix C)."""
