@@ -32,7 +32,7 @@ from grow.families.build import load_config, load_model
 from grow.families.weights import weight_files
 
 OUTSIDE_A_RUN = Path("outputs/eval")
-_BATCH_TOKENS = {"cpu": 4096, "cuda": 32_768}
+BATCH_TOKENS = {"cpu": 4096, "cuda": 32_768}
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -63,7 +63,7 @@ def evaluate_model(
         finished: where results of tasks are kept; None keeps none.
         forward_context: entered around each pass, for a model that trains under autocast.
     """
-    batch_tokens = settings.batch_tokens or _BATCH_TOKENS[device.type]
+    batch_tokens = settings.batch_tokens or BATCH_TOKENS[device.type]
     scorer = Scorer(model=model, device=device, forward_context=forward_context)
     training = model.training
     model.eval()
@@ -150,7 +150,7 @@ def evaluate_checkpoint(plan: Planned, config: EvalConfig, device: torch.device,
     checkpoint, settings, started = plan.checkpoint, config.evaluation, time.perf_counter()
     dtype = _DTYPES.get(config.precision) or load_config(checkpoint.model).dtype or torch.float32
     weights = from_first(digest_files(weight_files(checkpoint.model)) if is_first() else "")
-    batch_tokens = settings.batch_tokens or _BATCH_TOKENS[device.type]
+    batch_tokens = settings.batch_tokens or BATCH_TOKENS[device.type]
     facts = {
         "weights_sha256": weights,
         "tokenizer_sha256": tokenizer_digest(plan.tokenizer),
