@@ -11,9 +11,10 @@ def main(config: EvalConfig) -> None:
     from rich.console import Console
 
     from grow.evaluation.evaluate import evaluate_checkpoint, plan_evaluations
-    from grow.evaluation.processes import is_first, joined
+    from grow.evaluation.processes import joined
     from grow.evaluation.progress import EvaluationProgress
     from grow.evaluation.results import RESULTS_FILE, score_table, trend_table
+    from grow.training.processes import is_first
 
     if config.threads is not None:
         torch.set_num_threads(config.threads)

@@ -12,6 +12,8 @@ is printed for a pair that disagrees.
 """
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import statistics
@@ -111,7 +113,7 @@ class Bench:
         from grow.evaluation.harness import quiet
 
         samples = {}
-        with quiet():
+        with quiet(), contextlib.redirect_stderr(io.StringIO()):  # the harness's bars
             started = time.perf_counter()
             for name, task in self.loaded["tasks"].items():
                 task._instances = None

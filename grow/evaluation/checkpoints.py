@@ -23,9 +23,8 @@ from grow.families.build import load_config
 from grow.families.registry import family_of
 from grow.families.weights import WeightReader
 from grow.growth.run import find_source
+from grow.training.checkpoint import COMPLETE_FILE, STATE_FILE
 
-STATE_FILE = "state.json"  # of a run's checkpoint; grow.training.checkpoint imports lightning
-COMPLETE_FILE = "COMPLETE.json"
 PADDING = 1024  # ids below this many beyond the tokenizer's are padding, as OLMo's 50,304 for 50,280
 _CLOCK = ("step", "tokens", "flops", "seconds")
 

@@ -24,12 +24,12 @@ from grow.evaluation.checkpoints import (
 from grow.evaluation.data import EvaluationData
 from grow.evaluation.harness import Finished, Watch, run_tasks
 from grow.evaluation.heldout import measure_heldout
-from grow.evaluation.processes import from_first, is_first
 from grow.evaluation.results import RESULTS_FILE, Scores, append_row
 from grow.evaluation.scoring import Scorer
 from grow.evaluation.settings import EvalConfig, EvaluationSettings
 from grow.families.build import load_config, load_model
 from grow.families.weights import weight_files
+from grow.training.processes import from_first, is_first
 
 OUTSIDE_A_RUN = Path("outputs/eval")
 BATCH_TOKENS = {"cpu": 4096, "cuda": 32_768}

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from grow.common.errors import ConfigError
+from grow.training.processes import gather
 
 Value = TypeVar("Value")
 Batch = TypeVar("Batch")
@@ -44,20 +45,6 @@ def joined(accelerator: str) -> Iterator[torch.device]:
     os._exit(0)  # gloo's threads now and then abort an interpreter that shuts down after a group
 
 
-def is_first() -> bool:
-    """Whether this is rank 0, or the only process."""
-    return not dist.is_initialized() or dist.get_rank() == 0
-
-
-def from_first(value: Value) -> Value:
-    """Rank 0's value, on every rank."""
-    if not dist.is_initialized():
-        return value
-    box = [value]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
-
-
 def deal(batches: Sequence[Batch], compute: Callable[[Batch], Value]) -> Iterator[list[Value]]:
     """Compute every batch on one rank or another; yields the values of a round, one batch a rank, on every rank.
 
@@ -66,9 +53,5 @@ def deal(batches: Sequence[Batch], compute: Callable[[Batch], Value]) -> Iterato
     """
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     for start in range(0, len(batches), world_size):
-        value = compute(batches[min(start + rank, len(batches) - 1)])
-        values: list[Value | None] = [value]
-        if world_size > 1:
-            values = [None] * world_size
-            dist.all_gather_object(values, value)
-        yield values[: len(batches) - start]  # type: ignore[misc]
+        own = min(start + rank, len(batches) - 1)
+        yield gather(compute(batches[own]))[: len(batches) - start]

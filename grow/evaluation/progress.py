@@ -6,7 +6,7 @@ from types import TracebackType
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from grow.evaluation.processes import is_first
+from grow.training.processes import is_first
 
 SECONDS_BETWEEN_LINES = 15.0
 
