@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from grow.averaging.settings import AverageCheckpointsConfig, AveragingSettings, SweepAveragesConfig
+from grow.analysis.settings import AnalyzeConfig
 from grow.common.errors import CheckpointError, ConfigError, GrowError
 from grow.common.provenance import digest_json
 from grow.data.settings import DataSettings, PrepareDataConfig
@@ -162,6 +163,7 @@ def register() -> None:
     store.store(name="sweep_averages_schema", node=SweepAveragesConfig)
     store.store(name="wandb_report_schema", node=WandbReportConfig)
     store.store(name="eval_schema", node=EvalConfig)
+    store.store(name="analyze_schema", node=AnalyzeConfig)
     store.store(name="fetch_eval_data_schema", node=FetchEvalDataConfig)
     store.store(name="inspect_data_schema", node=InspectDataConfig)
     for settings in MODEL_SETTINGS:
