@@ -148,7 +148,8 @@ def evaluate_checkpoint(plan: Planned, config: EvalConfig, device: torch.device,
         CheckpointError: the weights do not fit their configuration.
     """
     checkpoint, settings, started = plan.checkpoint, config.evaluation, time.perf_counter()
-    dtype = _DTYPES.get(config.precision) or load_config(checkpoint.model).dtype or torch.float32
+    stored = load_config(checkpoint.model).dtype
+    dtype = _DTYPES.get(config.precision) or (stored if isinstance(stored, torch.dtype) else torch.float32)
     weights = from_first(digest_files(weight_files(checkpoint.model)) if is_first() else "")
     batch_tokens = settings.batch_tokens or BATCH_TOKENS[device.type]
     facts = {
@@ -158,8 +159,10 @@ def evaluate_checkpoint(plan: Planned, config: EvalConfig, device: torch.device,
         "batch_tokens": batch_tokens,
         "lm_eval": metadata.version("lm_eval"),
     }
+    model = load_model(checkpoint.model, dtype)
+    torch.nn.Module.to(model, device)  # in place
     scores = evaluate_model(
-        load_model(checkpoint.model, dtype).to(device),
+        model,
         plan.tokenizer,
         settings,
         device=device,

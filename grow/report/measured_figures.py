@@ -125,7 +125,7 @@ def _finish(figure: Figure, panels: Sequence[Any]) -> None:
         label: handle for panel in panels for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
     }
     if found:
-        columns = min(len(found), 4)
+        columns = max(1, int(figure.get_figwidth() // 4))  # a column is about 4 inches wide
         figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns, frameon=False)
 
 

