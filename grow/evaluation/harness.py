@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -68,13 +68,16 @@ class Finished:
             content = read_json(self.directory / f"{task}.json")
         except CheckpointError:
             return None
-        return TaskResult(**content["result"]) if content.get("key") == digest_json([self.key, digest]) else None
+        return TaskResult(**content["result"]) if content.get("key") == self._key_of(digest) else None
 
     def save(self, result: TaskResult, digest: str) -> None:
         """Keep the result of a task."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        content = {"key": digest_json([self.key, digest]), "result": asdict(result)}
+        content = {"key": self._key_of(digest), "result": asdict(result)}
         write_json(self.directory / f"{result.task}.json", content)
+
+    def _key_of(self, digest: str) -> str:
+        return digest_json([self.key, digest, [field.name for field in fields(TaskResult)]])
 
 
 def run_tasks(
