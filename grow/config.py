@@ -55,7 +55,7 @@ CONFIG_DIR = Path(__file__).parents[1] / "configs"
 MODEL_SETTINGS = (OptSettings, GptNeoxSettings, OlmoSettings, Olmo2Settings, LlamaSettings)
 ALIASES = {
     "eval": {"checkpoint": "checkpoints"}
-}  # `checkpoint` is a group of train.py, so Hydra would look for a choice
+}  # `checkpoint` is a group of train.py: Hydra would want a choice of it
 Config = TypeVar("Config")
 
 
@@ -266,8 +266,6 @@ def entry_point(config_name: str, schema: type[Config]) -> Callable[[Callable[[C
     return decorate
 
 
-def _attempt(task: Callable[[Config], None], cfg: DictConfig, schema: type[Config], sweep: Sweep) -> None:
-    hydra_config = HydraConfig.get()
 def _spelled(config_name: str, arguments: list[str]) -> list[str]:
     """Command-line arguments with every alias replaced by the key it stands for."""
     aliases = ALIASES.get(config_name, {})
@@ -275,7 +273,8 @@ def _spelled(config_name: str, arguments: list[str]) -> list[str]:
     return [aliases.get(key, key) + equals + value for key, equals, value in parts]
 
 
-def _attempt(task: Callable[[Config], None], cfg: DictConfig, schema: type[Config]) -> None:
+def _attempt(task: Callable[[Config], None], cfg: DictConfig, schema: type[Config], sweep: Sweep) -> None:
+    hydra_config = HydraConfig.get()
     try:
         if hydra_config.mode == RunMode.MULTIRUN:
             sweep.run(hydra_config.job.num, list(hydra_config.overrides.task), lambda: _directory(parse(cfg, schema)))
