@@ -21,13 +21,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from grow.averaging.settings import AverageCheckpointsConfig, AveragingSettings, SweepAveragesConfig
 from grow.analysis.settings import AnalyzeConfig
+from grow.averaging.settings import AverageCheckpointsConfig, AveragingSettings, SweepAveragesConfig
 from grow.common.errors import CheckpointError, ConfigError, GrowError
 from grow.common.provenance import digest_json
 from grow.data.settings import DataSettings, PrepareDataConfig
-from grow.explain import explain, raised_in
 from grow.evaluation.settings import EvalConfig, EvaluationSettings, FetchEvalDataConfig, InspectDataConfig
+from grow.explain import explain, raised_in
 from grow.families.settings import (
     GptNeoxSettings,
     LlamaSettings,
