@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from grow.common.errors import DataError
+from grow.common.files import new_directory
 from grow.evaluation.catalogue import TASKS, HubItems, RawItems
 from grow.evaluation.data import EvaluationData, write_items
-from grow.families.weights import new_directory
 
 Items = list[dict[str, Any]]
 Splits = dict[str, Items]
