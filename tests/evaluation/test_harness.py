@@ -8,10 +8,12 @@ from lm_eval.api.metrics import mean_stderr
 
 from grow.common.errors import ConfigError
 from grow.evaluation.catalogue import TASKS
+from grow.evaluation.evaluate import evaluate_model
 from grow.evaluation.harness import Finished, quiet, run_tasks
 from grow.evaluation.results import Scores
 from grow.evaluation.scoring import Scorer
 from grow.evaluation.settings import EvaluationSettings
+from tests.evaluation.made import make_model
 
 CPU = torch.device("cpu")
 
@@ -113,6 +115,16 @@ def test_examples_come_before_the_item(model, tokenizer, items):
     none, two = (run(model, tokenizer, items, settings(["copa"], num_fewshot=count))["copa"] for count in (0, 2))
     assert none.prompts_sha256 != two.prompts_sha256
     assert none.samples[0]["logprobs"] != two.samples[0]["logprobs"]
+
+
+def test_a_model_in_training_is_measured_without_dropout_and_left_as_it_was(tokenizer, items):
+    model = make_model("opt").train()  # its configuration drops out
+    wanted = settings(["copa"], heldout_tokens=0)
+    everything = {"device": CPU, "items": items, "shards": None, "sequence_length": 16}
+    first, second = (evaluate_model(model, tokenizer, wanted, **everything).metrics() for _ in range(2))
+    assert first == second
+    assert model.training
+    assert {"eval/copa/acc", "eval/copa/bits_per_byte", "eval/mean/acc_norm"} <= first.keys()
 
 
 def test_a_continuation_longer_than_the_model_is_refused(model, tokenizer, items, monkeypatch):
