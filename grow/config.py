@@ -4,7 +4,6 @@
 heavy is imported.
 """
 
-import errno
 import functools
 import os
 import sys
@@ -21,11 +20,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from grow.aliases import spelled
+from grow.analysis.settings import AnalyzeConfig
 from grow.averaging.settings import AverageCheckpointsConfig, AveragingSettings, SweepAveragesConfig
 from grow.common.errors import CheckpointError, ConfigError, GrowError
 from grow.common.provenance import digest_json
 from grow.data.settings import DataSettings, PrepareDataConfig
-from grow.explain import explain, raised_in
+from grow.evaluation.settings import EvalConfig, EvaluationSettings, FetchEvalDataConfig, InspectDataConfig
+from grow.explain import explain, is_full_disk, raised_in
 from grow.families.settings import (
     GptNeoxSettings,
     LlamaSettings,
@@ -157,6 +159,10 @@ def register() -> None:
     store.store(name="average_checkpoints_schema", node=AverageCheckpointsConfig)
     store.store(name="sweep_averages_schema", node=SweepAveragesConfig)
     store.store(name="wandb_report_schema", node=WandbReportConfig)
+    store.store(name="eval_schema", node=EvalConfig)
+    store.store(name="analyze_schema", node=AnalyzeConfig)
+    store.store(name="fetch_eval_data_schema", node=FetchEvalDataConfig)
+    store.store(name="inspect_data_schema", node=InspectDataConfig)
     for settings in MODEL_SETTINGS:
         store.store(group="model", name=f"{settings.family}_schema", node=settings)
     for group, settings in (
@@ -170,6 +176,7 @@ def register() -> None:
         ("trainer", TrainerSettings),
         ("checkpoint", CheckpointSettings),
         ("logger", LoggerSettings),
+        ("evaluation", EvaluationSettings),
     ):
         store.store(group=group, name=f"{group}_schema", node=settings)
 
@@ -208,7 +215,7 @@ def compose(overrides: list[str], config_name: str = "train", schema: type[Confi
     register()
     with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         try:
-            return parse(hydra.compose(config_name, overrides), schema)
+            return parse(hydra.compose(config_name, spelled(config_name, overrides)), schema)
         except (HydraException, OmegaConfBaseException) as error:
             raise explain(error) from None
 
@@ -223,6 +230,7 @@ def entry_point(config_name: str, schema: type[Config]) -> Callable[[Callable[[C
     def decorate(task: Callable[[Config], None]) -> Callable[[], None]:
         def command() -> None:
             register()
+            sys.argv[1:] = spelled(config_name, sys.argv[1:])
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of exiting with its own code
             # Spinning OpenMP threads make a CPU run 3 to 5 times slower as soon as anything else wants a core.
             os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -265,18 +273,13 @@ def _attempt(task: Callable[[Config], None], cfg: DictConfig, schema: type[Confi
     except GrowError as error:  # caught inside Hydra, which would print a line of its own above ours
         _fail(error)
     except Exception as error:
-        if not _is_full_disk(error):
+        if not is_full_disk(error):
             raise
         _fail(CheckpointError(f"the disk is full: {error}. Free some space and give the same command again."))
 
 
 def _directory(config: Any) -> Path | None:
     return config.directory if isinstance(config, RunConfig) else None
-
-
-def _is_full_disk(error: Exception) -> bool:
-    """Libraries that write files each wrap the system's error in a kind of their own."""
-    return os.strerror(errno.ENOSPC) in str(error) or os.strerror(errno.EDQUOT) in str(error)
 
 
 def _fail(error: GrowError) -> None:

@@ -1,6 +1,8 @@
 """One paragraph for a user out of what Hydra and OmegaConf raise. Part of grow/config.py, and used by it alone."""
 
 import difflib
+import errno
+import os
 
 from hydra.errors import ConfigCompositionException, MissingConfigException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
@@ -46,3 +48,8 @@ def _known_keys(error: OmegaConfBaseException) -> list[str]:
 def _nearest(wrong: str, options: list[str]) -> str:
     close = difflib.get_close_matches(wrong, options, n=1)
     return f"Did you mean {close[0]}? " if close else ""
+
+
+def is_full_disk(error: Exception) -> bool:
+    """Libraries that write files each wrap the system's error in a kind of their own."""
+    return os.strerror(errno.ENOSPC) in str(error) or os.strerror(errno.EDQUOT) in str(error)

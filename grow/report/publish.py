@@ -19,6 +19,8 @@ from grow.common.provenance import write_json
 from grow.report import wording
 from grow.report.arms import Arm
 from grow.report.figure import draw
+from grow.report.measured import read_measured
+from grow.report.measured_figures import draw_measured
 from grow.report.verdict import Advantage, ArmVerdict, Measured, Verdict
 
 
@@ -122,10 +124,14 @@ def as_html(verdict: Verdict, figure_png: bytes) -> str:
     """One page that needs nothing else; everything that comes from a run is escaped."""
     template = resources.files("grow.report").joinpath("report.html.j2").read_text()
     environment = Environment(autoescape=True, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True)
+    arms = [arm for arm in (verdict.baseline, verdict.continued) if arm] + [judged.arm for judged in verdict.arms]
+    measured = [read_measured(f"{arm.label}, {run.name}", run.directory) for arm in arms for run in arm.runs]
     return environment.from_string(template).render(
         verdict=verdict,
         wording=wording,
         figure=base64.b64encode(figure_png).decode(),
-        arms=[arm for arm in (verdict.baseline, verdict.continued) if arm] + [judged.arm for judged in verdict.arms],
+        measured=measured,
+        pictures=[(picture, base64.b64encode(picture.png).decode()) for picture in draw_measured(measured)],
+        arms=arms,
         pretty=lambda value: json.dumps(value, indent=1),
     )

@@ -1,0 +1,39 @@
+"""Turns checkpoints into scores: python eval.py checkpoint=RUN_OR_DIRECTORY_OR_HUB_ID evaluation=harness10"""
+
+from grow.config import EvalConfig, entry_point
+
+
+@entry_point("eval", EvalConfig)
+def main(config: EvalConfig) -> None:
+    """Find everything, measure each checkpoint, write results.json and print a table."""
+    # Heavy imports wait until here, so that help and configuration errors answer at once.
+    import torch
+    from rich.console import Console
+
+    from grow.evaluation.evaluate import evaluate_checkpoint, plan_evaluations
+    from grow.evaluation.processes import joined
+    from grow.evaluation.progress import EvaluationProgress
+    from grow.evaluation.results import RESULTS_FILE, score_table, trend_table
+    from grow.training.processes import is_first
+
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    planned = plan_evaluations(config)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)  # a file or pipe has no width to fit
+    rows = []
+    with joined(config.accelerator) as device:
+        for plan in planned:
+            with EvaluationProgress() as watch:
+                scores = evaluate_checkpoint(plan, config, device, watch)
+            rows.append((plan.checkpoint.name, plan.checkpoint.clock, scores))
+            if is_first():
+                console.print(score_table(str(plan.checkpoint.model), scores))
+                print(f"Wrote {plan.output / RESULTS_FILE}", flush=True)
+        if is_first() and len(rows) > 1:
+            console.print(trend_table(rows))
+
+
+if __name__ == "__main__":
+    main()

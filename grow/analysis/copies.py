@@ -1,0 +1,98 @@
+"""Which columns of a grown matrix are copies of the same source column, from growth.json and the family's axis table.
+
+    embed x 2                  [ a b | a b ]              copy 0: columns 0 1       copy 1: columns 2 3
+    heads x 2, head_dim x 2    [ ab ab | cd cd ] ...      each head's elements repeat inside it, then the heads repeat
+    query heads in groups      [ a b a b | c d c d ]      where key-value heads stayed
+
+Only growth by whole copies has this layout; of any other (drawn or dealt index maps, fillers) nothing is said.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from grow.families.family import Family
+from grow.families.registry import family_of
+from grow.families.table import Axis, Parameter, find_parameter
+
+_SIZE_OF = {
+    part: size
+    for size, parts in {
+        "embed": ("embed", "normed"),
+        "word": ("word", "head_in"),
+        "ffn": ("ffn",),
+        "heads": ("heads", "raw_heads"),
+        "kv_heads": ("kv_heads", "raw_kv_heads"),
+        "head_dim": ("query", "key", "value"),
+    }.items()
+    for part in parts
+}
+"""Factor of an axis -> the size that grows it."""
+
+
+def column_copies(config: PreTrainedConfig, growth: Mapping[str, Any], names: list[str]) -> dict[str, Tensor]:
+    """For each cloned matrix, its columns by copy.
+
+    Args:
+        config: the grown model's.
+        growth: content of its growth.json.
+        names: parameters of its checkpoint.
+
+    Returns:
+        Parameter name -> int64 (copies, source columns); matrices whose columns were not repeated are left out.
+    """
+    if growth["growth"].get("width", "tile") != "tile":
+        return {}
+    family = family_of(config.model_type)
+    factors, sizes = growth["factors"], family.sizes(config)
+    found = {}
+    for name in names:
+        axis = _column_axis(find_line(family, name))
+        if axis is None or not all(part in _SIZE_OF for (part, *_) in axis):
+            continue
+        if any(factors.get(_SIZE_OF[part], 1) % 1 for (part, *_) in axis):
+            continue
+        index = _source_elements(axis, factors, sizes)
+        copies = len(index) // (int(index.max()) + 1)
+        if copies > 1:
+            found[name] = torch.argsort(index, stable=True).view(-1, copies).T.contiguous()
+    return found
+
+
+def find_line(family: Family, name: str) -> Parameter | None:
+    """The line of an axis table for a parameter, under the name the table or the stock module gives it."""
+    stored = {module: stored for stored, module in family.renamed.items()}
+    return find_parameter(family.table, stored.get(name, name))
+
+
+def _column_axis(line: Parameter | None) -> Axis | None:
+    """Of a matrix: what a linear weight reads, or the width of an embedding table, which a tied head reads."""
+    if line is None:
+        return None
+    if line.reads is not None:
+        return line.reads
+    return line.writes[1] if len(line.writes) == 2 else None
+
+
+def _source_elements(axis: Axis, factors: Mapping[str, float], sizes: Mapping[str, int]) -> Tensor:
+    """(columns,) int64: the source element that each element of a grown axis stands for."""
+    index = torch.zeros(1, dtype=torch.int64)
+    for part, *_ in axis:
+        inner = _tiled(part, factors, sizes)
+        index = (index[:, None] * (int(inner.max()) + 1) + inner).flatten()
+    return index
+
+
+def _tiled(part: str, factors: Mapping[str, float], sizes: Mapping[str, int]) -> Tensor:
+    size = _SIZE_OF[part]
+    copies = int(factors.get(size, 1))
+    length = sizes[size] // copies
+    if size != "heads":
+        return torch.arange(length).repeat(copies)
+    groups_copies = int(factors.get("kv_heads", 1))
+    groups = sizes["kv_heads"] // groups_copies
+    heads = torch.arange(length).view(1, groups, 1, length // groups)
+    return heads.expand(groups_copies, groups, copies // groups_copies, length // groups).flatten()

@@ -1,0 +1,147 @@
+"""Evaluation items as local files, and the harness's own tasks over them.
+
+DIRECTORY/manifest.json              every task's origin, and the items and digest of each file
+DIRECTORY/arc_easy/test.jsonl        one item a line, in the fields of the data set that the harness names
+
+A task is the harness's own file with its data set replaced: a file of a few lines that `include:`s it. Prompts,
+choices and metrics stay the harness's.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from grow.common.errors import ConfigError, DataError
+from grow.common.provenance import write_json
+from grow.evaluation.catalogue import SPLITS, TASKS
+
+MANIFEST_FILE = "manifest.json"
+FORMAT = "grow-evaluation-data"
+VERSION = 1
+_FETCH = "python scripts/fetch_eval_data.py output={}"
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationData:
+    """A directory of items whose manifest was read; `check` compares the files with it."""
+
+    path: Path
+    tasks: Mapping[str, dict[str, Any]]
+
+    @classmethod
+    def open(cls, path: str | Path) -> "EvaluationData":
+        """Read a directory's manifest.
+
+        Raises:
+            DataError: there is none, or it is damaged.
+        """
+        path = Path(path)
+        manifest = path / MANIFEST_FILE
+        if not manifest.is_file():
+            raise DataError(
+                f"{manifest}: expected evaluation items, found no manifest. Fetch them: {_FETCH.format(path)}, or "
+                "set evaluation.data_dir to where they are."
+            )
+        try:
+            content = json.loads(manifest.read_text())
+            found = content["format"], content["version"]
+            tasks = dict(content["tasks"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{manifest}: damaged ({error!r}). Fetch the items again into another directory.") from None
+        if found != (FORMAT, VERSION):
+            raise DataError(f"{manifest}: expected {FORMAT} version {VERSION}, found {found[0]} version {found[1]}.")
+        return cls(path, tasks)
+
+    def check(self, tasks: Iterable[str]) -> None:
+        """Compare the files of some tasks with the manifest.
+
+        Raises:
+            ConfigError: a task has no items here.
+            DataError: a file is missing or is not what was written.
+        """
+        missing = [task for task in tasks if task not in self.tasks]
+        if missing:
+            raise ConfigError(
+                f"evaluation.tasks: {self.path} has no items of {', '.join(missing)}; it has "
+                f"{', '.join(sorted(self.tasks))}. Fetch them on a machine with a network ("
+                f"{_FETCH.format('DIR')} origin=hub), or choose from those, as evaluation=harness8 does."
+            )
+        for task in tasks:
+            for split in self.tasks[task]["splits"]:
+                self._check_file(task, split)
+
+    def _check_file(self, task: str, split: str) -> None:
+        path, expected = self.file(task, split), self.tasks[task]["splits"][split]["sha256"]
+        if not path.is_file():
+            raise DataError(f"{path}: named in the manifest, but not there. Fetch the items again.")
+        if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+            raise DataError(f"{path}: is not what was fetched (its SHA-256 differs). Fetch the items again.")
+
+    def file(self, task: str, split: str) -> Path:
+        return self.path / self.tasks[task]["splits"][split]["file"]
+
+    def digest(self, task: str) -> str:
+        """SHA-256 over the digests of a task's files."""
+        digests = [self.tasks[task]["splits"][split]["sha256"] for split in sorted(self.tasks[task]["splits"])]
+        return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+    def items(self, task: str, split: str) -> Iterator[dict[str, Any]]:
+        """The items of one split, as they lie in the file."""
+        with self.file(task, split).open() as lines:
+            yield from map(json.loads, lines)
+
+    def write_task_files(self, tasks: Iterable[str], directory: Path) -> None:
+        """Write what the harness takes as `--include_path`: each task over its stock file, reading local items.
+
+        A split that is not here is taken out; where that is the test split, the harness scores the validation split.
+        """
+        for task in tasks:
+            config = task_config(task, {split: self.file(task, split) for split in self.tasks[task]["splits"]})
+            config["dataset_kwargs"]["cache_dir"] = str(directory / "cache")
+            (directory / f"{task}.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+
+
+def task_config(task: str, files: Mapping[str, Path]) -> dict[str, Any]:
+    """The overriding task file as plain data."""
+    import lm_eval
+
+    stock = Path(lm_eval.__file__).parent / "tasks" / TASKS[task].stock
+    keys = {"train": "training_split", "validation": "validation_split", "test": "test_split"}
+    return {
+        "include": str(stock),
+        "task": task,
+        "dataset_path": "json",
+        "dataset_name": None,
+        "dataset_kwargs": {"data_files": {split: str(path.resolve()) for split, path in files.items()}},
+        **{keys[split]: split if split in files else None for split in SPLITS},
+    }
+
+
+def write_items(
+    directory: Path, found: Mapping[str, tuple[str, Mapping[str, list[dict[str, Any]]]]], note: str
+) -> EvaluationData:
+    """Write items and their manifest; the manifest comes last.
+
+    Args:
+        directory: to be filled.
+        found: task -> where it is from, and its items by split.
+        note: one sentence on the whole, for people.
+    """
+    tasks = {}
+    for task, (origin, splits) in found.items():
+        (directory / task).mkdir(parents=True)
+        written = {split: _write_split(directory, task, split, items) for split, items in splits.items()}
+        tasks[task] = {"origin": origin, "splits": written}
+    write_json(directory / MANIFEST_FILE, {"format": FORMAT, "version": VERSION, "note": note, "tasks": tasks})
+    return EvaluationData(directory, tasks)
+
+
+def _write_split(directory: Path, task: str, split: str, items: list[dict[str, Any]]) -> dict[str, Any]:
+    content = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items).encode()
+    (directory / task / f"{split}.jsonl").write_bytes(content)
+    return {"file": f"{task}/{split}.jsonl", "items": len(items), "sha256": hashlib.sha256(content).hexdigest()}

@@ -1,0 +1,113 @@
+"""What an evaluation found: means over tasks, metric names, results.json, and tables for a terminal."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from grow.common.provenance import METRICS_FILE
+from grow.evaluation.harness import TaskResult
+from grow.evaluation.heldout import HeldOut
+
+RESULTS_FILE = "results.json"
+MEAN = "mean"
+AVERAGED_OVER = ("acc", "acc_norm", "bits_per_byte")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scores:
+    """Everything that was measured on one model."""
+
+    tasks: Mapping[str, TaskResult]
+    heldout: Mapping[str, HeldOut]
+
+    def mean(self) -> dict[str, float]:
+        """Plain means over the tasks, with standard errors of independent tasks.
+
+        A task without acc_norm (lambada_openai, winogrande, boolq, copa) enters the mean of acc_norm with its acc.
+        """
+        means = {}
+        for name in AVERAGED_OVER if self.tasks else ():
+            own = [name if name in result.metrics else "acc" for result in self.tasks.values()]
+            pairs = list(zip(self.tasks.values(), own, strict=True))
+            errors = [result.metrics[f"{key}_stderr"] for result, key in pairs]
+            means[name] = sum(result.metrics[key] for result, key in pairs) / len(pairs)
+            means[f"{name}_stderr"] = math.sqrt(sum(error**2 for error in errors)) / len(pairs)
+        return means
+
+    def metrics(self, *, averaged: bool = False) -> dict[str, float]:
+        """Metric name -> value, for a row of metrics: eval/TASK/acc, eval/mean/acc, val/SOURCE/bits_per_byte, ...
+
+        Args:
+            averaged: of averaged weights, whose names begin with eval_avg and val_avg.
+        """
+        tail = "_avg" if averaged else ""
+        row = {
+            f"eval{tail}/{task}/{name}": value
+            for task, metrics in [*((task, result.metrics) for task, result in self.tasks.items()), (MEAN, self.mean())]
+            for name, value in metrics.items()
+        }
+        for source, held in self.heldout.items():
+            for name in ("loss", "perplexity", "bits_per_byte"):
+                row[f"val{tail}/{source}/{name}"] = getattr(held, name)
+        return row
+
+    def as_json(self) -> dict[str, Any]:
+        """The part of results.json that was measured; per-sample results stay in the tasks' own files."""
+        tasks = {task: asdict(result) for task, result in self.tasks.items()}
+        for result in tasks.values():
+            del result["samples"]
+        heldout = {source: {**asdict(held), "perplexity": held.perplexity} for source, held in self.heldout.items()}
+        return {"tasks": tasks, MEAN: self.mean(), "heldout": heldout}
+
+
+def append_row(directory: Path, clock: Mapping[str, int | float], metrics: Mapping[str, float]) -> None:
+    """Append one row to a metrics.jsonl of evaluations, in a single write; NaN, which JSON has not, is left out.
+
+    The run's own metrics.jsonl is never touched: a run that resumes cuts it to what its checkpoint knew.
+    """
+    row = {**clock, **{name: value for name, value in metrics.items() if math.isfinite(value)}}
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / METRICS_FILE).open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def score_table(name: str, scores: Scores) -> Table:
+    """One checkpoint: a line a task, and a line a held-out source."""
+    table = Table("task", "items", "acc", "acc_norm", "bits/byte", "perplexity", title=name, title_justify="left")
+    for task, result in scores.tasks.items():
+        table.add_row(task, f"{result.items:,}", *_cells(result.metrics), end_section=task == list(scores.tasks)[-1])
+    if scores.tasks:
+        table.add_row(MEAN, "", *_cells(scores.mean()), end_section=True)
+    for source, held in scores.heldout.items():
+        cells = f"{held.tokens:,} tokens", "", "", f"{held.bits_per_byte:.4f}", f"{held.perplexity:.3f}"
+        table.add_row(f"held out: {source}", *cells)
+    return table
+
+
+def _cells(metrics: Mapping[str, float]) -> list[str]:
+    return [_with_error(metrics, name) for name in (*AVERAGED_OVER, "perplexity")]
+
+
+def _with_error(metrics: Mapping[str, float], name: str) -> str:
+    if name not in metrics:
+        return ""
+    if name == "perplexity":
+        return f"{metrics[name]:.4g} ± {metrics['perplexity_stderr']:.2g}"
+    return f"{metrics[name]:.4f} ± {metrics[f'{name}_stderr']:.4f}"
+
+
+def trend_table(rows: Sequence[tuple[str, Mapping[str, int | float], Scores]]) -> Table:
+    """Several checkpoints: a line each, oldest tokens first."""
+    tasks = list(rows[0][2].tasks)
+    table = Table("checkpoint", "tokens", "mean acc", "mean acc_norm", "mean bits/byte", *tasks)
+    for name, clock, scores in sorted(rows, key=lambda row: row[1].get("tokens", 0)):
+        mean = scores.mean()
+        cells = [f"{mean[key]:.4f}" if mean else "" for key in AVERAGED_OVER]
+        own = [f"{result.metrics.get('acc_norm', result.metrics['acc']):.4f}" for result in scores.tasks.values()]
+        table.add_row(name, f"{clock['tokens']:,}" if "tokens" in clock else "", *cells, *own)
+    return table

