@@ -27,6 +27,8 @@ def main(config: GrowCheckpointConfig) -> None:
         f"of {checked.max_abs_logit:.3g}, best-fit scale {checked.logit_scale:.6f}, KL {checked.kl:.1e} "
         f"over {checked.tokens} tokens"
     )
+    if record.notice is not None:
+        print(record.notice)
     print(f"details    {Path(config.output) / 'growth.json'}")
 
 

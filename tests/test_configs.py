@@ -124,7 +124,7 @@ def test_growth_source_overrides_what_the_model_names():
         (["model.kv_heads=3"], "divisor"),
         (["optimizer.lr=-1"], r"optimizer\.lr"),
         (["schedule.kind=linear"], "paper, cosine, wsd"),
-        (["growth=hyperclone", "growth.source=x", "growth.share=uneven"], "symmetric, diagonal"),
+        (["growth=hyperclone", "growth.source=x", "growth.share=odd"], "symmetric, diagonal"),
     ],
 )
 def test_a_mistake_is_one_paragraph_that_names_it(overrides, match):

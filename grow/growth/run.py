@@ -41,7 +41,7 @@ class GrowthRecord:
     renamed: dict[str, str]
 
     @property
-    def input_copies(self) -> dict[str, int]:
+    def input_copies(self) -> dict[str, float]:
         """Parameter name in the stock module -> how often its inputs were repeated."""
         return {
             self.renamed.get(tensor.target.name, tensor.target.name): tensor.input_copies
@@ -50,9 +50,21 @@ class GrowthRecord:
 
     @property
     def breaks_symmetry(self) -> bool:
-        """Whether copies can drift apart in training: there are none, or noise tells them apart."""
+        """Whether copies can drift apart in training: there are none, or something tells them apart."""
         repeats = any(tensor.input_copies > 1 for tensor in self.plan.tensors)
-        return not repeats or self.growth.snr_db is not None
+        return not repeats or self.growth.tells_copies_apart
+
+    @property
+    def notice(self) -> str | None:
+        """What a run that starts from this has to say first: that it does not start with its source's function."""
+        if self.plan.preserves:
+            return None
+        checked = self.verification
+        return (
+            f"growth={self.growth.name} does not preserve the function: {'; '.join(self.plan.reasons)}. "
+            f"Loss {checked.loss_before:.3f} before, {checked.loss_after:.3f} after; logits differ by up to "
+            f"{checked.max_abs_logit_diff:.3g} of {checked.max_abs_logit:.3g}, KL {checked.kl:.3g}."
+        )
 
     def as_json(self) -> dict[str, object]:
         """The content of growth.json."""
@@ -60,9 +72,12 @@ class GrowthRecord:
         return {
             "growth": asdict(self.growth),
             "source": asdict(self.lineage),
+            "preserves": self.plan.preserves,
+            "reasons": list(self.plan.reasons),
             "preserved": self.verification.preserved,
             **self.verification.as_json(),
             "factors": self.plan.factors,
+            "layers": self.plan.layers,
             "plan_digest": digest_json({"growth": asdict(self.growth), "tensors": tensors}),
             "tensors": tensors,
         }
@@ -77,7 +92,7 @@ def grow(
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> GrowthRecord:
-    """Grow a checkpoint into a target architecture and prove that it computes the same function.
+    """Grow a checkpoint into a target architecture, and prove that it computes the same function if it claims to.
 
     Args:
         source: checkpoint directory, run directory, or hub id.
@@ -88,7 +103,8 @@ def grow(
         max_shard_bytes: most bytes of one weight file.
 
     Raises:
-        GrowthError: source and target do not fit, or the result does not compute the source's function.
+        GrowthError: source and target do not fit, or the result claims to compute the source's function and
+            does not.
         CheckpointError: the source is missing or damaged, or the output cannot be written.
     """
     directory = find_source(source)
@@ -118,7 +134,8 @@ def grow(
             renamed=dict(family_of(config.model_type).renamed),
         )
         write_json(partial / GROWTH_FILE, record.as_json())
-        _refuse_unless_preserved(checked)
+        if plan.preserves:
+            _refuse_unless_preserved(checked)
     return record
 
 

@@ -99,10 +99,7 @@ def grown_tensors(source: Source, growth: GrowthSettings, scale: ScaleSettings) 
     """Every tensor of the grown model, by its checkpoint name."""
     reader = WeightReader(source.directory)
     made, _ = plan(source, growth, scale)
-    return {
-        tensor.target.name: torch.cat(list(grow_tensor(tensor, reader.read(tensor.source), growth.seed)))
-        for tensor in made.tensors
-    }
+    return {tensor.target.name: torch.cat(list(grow_tensor(tensor, reader, growth.seed))) for tensor in made.tensors}
 
 
 def grown_model(source: Source, growth: GrowthSettings, scale: ScaleSettings) -> PreTrainedModel:
