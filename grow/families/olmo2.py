@@ -12,10 +12,10 @@ from grow.families.table import parse_table
 
 TABLE = parse_table("""
     model.embed_tokens.weight                               vocab, embed
-    model.layers.{layer}.self_attn.q_proj.weight            heads*key <- embed
-    model.layers.{layer}.self_attn.q_norm.weight            heads*query ~ heads*key
-    model.layers.{layer}.self_attn.k_proj.weight            kv_heads*key <- embed
-    model.layers.{layer}.self_attn.k_norm.weight            kv_heads*key ~ kv_heads*key
+    model.layers.{layer}.self_attn.q_proj.weight            raw_heads*key <- embed
+    model.layers.{layer}.self_attn.q_norm.weight            heads*query ~ raw_heads*key
+    model.layers.{layer}.self_attn.k_proj.weight            raw_kv_heads*key <- embed
+    model.layers.{layer}.self_attn.k_norm.weight            kv_heads*key ~ raw_kv_heads*key
     model.layers.{layer}.self_attn.v_proj.weight            kv_heads*value <- embed
     model.layers.{layer}.self_attn.o_proj.weight            embed <- heads*value
     model.layers.{layer}.post_attention_layernorm.weight    embed ~ embed

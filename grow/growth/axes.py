@@ -3,6 +3,7 @@
     embed     the residual stream: ONE map for all who write it, since a residual addition mixes nothing
     normed    the stream behind a norm (where a filler is zero);  head_in: what the head reads
     heads     whole heads, query heads inside the group of their key-value head;  query, key, value: inside a head
+    raw_heads  the same heads before a norm over all of them (OLMo-2), expanded so that it sees the same statistics
     ffn       hidden units: not normalised, so that any index map is exact
 
 Source: the tying rules of bert2BERT, arXiv 2110.07143, section 3.2; grouped queries after AquilaMoE, arXiv 2408.06567.
@@ -34,6 +35,7 @@ def axis_maps(
     own_table = sizes.before["word"] != sizes.before["embed"] or sizes.after["word"] != sizes.after["embed"]
     word = _plain(sizes, "word") if own_table else embed
     kv_heads = _plain(sizes, "kv_heads")
+    heads = _heads(sizes, kv_heads)
     query, key = _query_and_key(sizes, family.rotary_dims(source))
     return {
         "embed": embed,
@@ -41,7 +43,9 @@ def axis_maps(
         "word": word,
         "head_in": head_input(word, tied=bool(target.tie_word_embeddings)),
         "kv_heads": kv_heads,
-        "heads": _heads(sizes, kv_heads),
+        "raw_kv_heads": maps.isometric(kv_heads.index, kv_heads.source_length),
+        "heads": heads,
+        "raw_heads": maps.isometric(heads.index, heads.source_length),
         "query": query,
         "key": key,
         "value": maps.tile(sizes.before["head_dim"], _factor(sizes, "head_dim")),

@@ -111,7 +111,7 @@ def dealt(length: int, target: int, generator: torch.Generator) -> Tensor:
 def isometric(index: Tensor, length: int) -> AxisMap:
     """An index map whose expansion keeps lengths up to one factor: E^T E = (S/s) I."""
     plain = make_map(index, length)
-    expand = plain.read.sqrt() * (len(index) / length) ** 0.5
+    expand = (len(index) / (length * plain.counts[index].to(torch.float64))).sqrt()
     return replace(plain, expand=expand, read=plain.read / expand)
 
 
@@ -119,9 +119,10 @@ def filled(length: int, target: int, *, copies: int, averaged: bool) -> AxisMap:
     """Whole copies and a filler, scaled so that the root mean square stays: the spread of kD elements is over D'."""
     root = (target / (copies * length)) ** 0.5
     filler = torch.arange(target) >= copies * length
-    ones = torch.ones(target, dtype=torch.float64)
-    plain = make_map(around(length, target), length, expand=root * ones, read=ones / (copies * root))
-    return replace(plain, filler=filler, averaged=averaged)
+    expand = torch.full((target,), root, dtype=torch.float64)
+    plain = make_map(around(length, target), length, expand=expand, read=1 / (copies * expand))
+    stream = replace(plain, filler=filler, averaged=averaged)
+    return stream if averaged else after_norm(stream)
 
 
 def unread(length: int, target: int) -> AxisMap:
@@ -156,17 +157,17 @@ def query_of_tiled_head(head_dim: int, copies: int) -> AxisMap:
 
 
 def key_under_rotary(rotary_dims: int, copies: int) -> AxisMap:
-    """Keys of rotated elements: source pair j on the n target pairs from n*j on."""
+    """Keys of rotated elements: source pair j on the n target pairs from n*j on, of which queries read the first."""
     half = torch.arange(rotary_dims // 2).repeat_interleave(copies)
-    return make_map(torch.cat([half, half + rotary_dims // 2]), rotary_dims)
+    keys = make_map(torch.cat([half, half + rotary_dims // 2]), rotary_dims)
+    return replace(keys, read=(keys.copy_number == 0).to(torch.float64))
 
 
 def query_under_rotary(rotary_dims: int, copies: int) -> AxisMap:
     """Queries of rotated elements: only the pair that keeps its frequency, times sqrt(n); zeros elsewhere."""
     keys = key_under_rotary(rotary_dims, copies)
-    kept = (keys.copy_number == 0).to(torch.float64)
     root = copies**0.5
-    return replace(keys, expand=kept * root, read=kept / root)
+    return replace(keys, expand=keys.read * root, read=torch.full_like(keys.read, 1 / root))
 
 
 def concatenate(maps: list[AxisMap], *, label_parts: bool = True) -> AxisMap:
