@@ -26,7 +26,7 @@ from grow.families.build import load_config, model_on_meta
 from grow.families.registry import family_of, stock_config
 from grow.families.weights import TensorInfo, WeightReader, write_weights
 from grow.growth.engine import write_grown_weights
-from grow.growth.plan import plan_growth
+from grow.growth.planner import plan_growth
 from grow.growth.settings import GrowthSettings, ScaleSettings
 from grow.growth.target import family_name, scaled_target
 
@@ -102,7 +102,7 @@ def grow_once(source: Path, output: Path, target: str, growth: str) -> tuple[flo
     reader = WeightReader(source)
     plan = plan_growth(reader, config, wanted or scaled_target(config, ScaleSettings()), settings)
     output.mkdir()
-    write_grown_weights(plan, reader, output, seed=0)
+    write_grown_weights(plan, [reader], output, seed=0)
     seconds = time.perf_counter() - start
     return seconds, peak_bytes() - before, max(tensor.target.bytes for tensor in plan.tensors)
 

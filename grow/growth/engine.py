@@ -1,6 +1,6 @@
 """Executes a plan: streams a source checkpoint into a bigger one, block of rows by block of rows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from grow.families.weights import MAX_SHARD_BYTES, WeightReader, write_weights
 from grow.growth.maps import AxisMap
-from grow.growth.plan import GrowthPlan, TensorPlan
+from grow.growth.plan import GrowthPlan, JoinedTensor, TensorPlan
 from grow.growth.values import (
     cancelling_noise,
     gather,
@@ -24,12 +24,41 @@ BLOCK_BYTES = 32 * 2**20
 
 
 def write_grown_weights(
-    plan: GrowthPlan, reader: WeightReader, directory: Path, *, seed: int, max_shard_bytes: int = MAX_SHARD_BYTES
+    plan: GrowthPlan,
+    readers: Sequence[WeightReader],
+    directory: Path,
+    *,
+    seed: int,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Write every tensor of a plan into a directory; peak memory is a source tensor or two and a few blocks."""
+    """Write every tensor of a plan into a directory.
+
+    Peak memory is a source tensor or two and a few blocks; of a tensor joined from several sources, the whole of it.
+    """
     tensors = [tensor.target for tensor in plan.tensors]
-    blocks = (block for tensor in plan.tensors for block in grow_tensor(tensor, reader, seed))
+    blocks = (block for tensor in plan.tensors for block in made_tensor(tensor, readers, seed))
     write_weights(directory, tensors, blocks, max_shard_bytes)
+
+
+def made_tensor(plan: TensorPlan | JoinedTensor, readers: Sequence[WeightReader], seed: int) -> Iterator[Tensor]:
+    """The rows of one target tensor, in blocks."""
+    if isinstance(plan, TensorPlan):
+        yield from grow_tensor(plan, readers[plan.reader], seed)
+    else:
+        yield _joined(plan, readers, seed)
+
+
+def _joined(plan: JoinedTensor, readers: Sequence[WeightReader], seed: int) -> Tensor:
+    whole = torch.zeros(plan.target.shape, dtype=plan.target.dtype)
+    for part in plan.parts:
+        first = part.row
+        for block in grow_tensor(part.tensor, readers[part.tensor.reader], seed):
+            place = whole[first : first + len(block)]
+            if whole.dim() == 2:
+                place = place[:, part.column : part.column + block.shape[1]]
+            place += block
+            first += len(block)
+    return whole
 
 
 def grow_tensor(plan: TensorPlan, reader: WeightReader, seed: int) -> Iterator[Tensor]:

@@ -67,6 +67,8 @@ def grow_adam_state(
         raise ConfigError(f"optimizer state {policy!r}: expected one of {', '.join(POLICIES)}.")
     names = renamed or {}
     for tensor in plan.tensors:
+        if not isinstance(tensor, TensorPlan):
+            raise ConfigError("the optimizer states of several sources cannot be joined. Start the run with a new one.")
         target = names.get(tensor.target.name, tensor.target.name)
         source = names.get(tensor.source, tensor.source)
         fresh = policy == "reset" or (policy == "asymmetric" and tensor.repeats)

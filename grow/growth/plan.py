@@ -1,33 +1,12 @@
-"""The plan of a growth: for every tensor of the target, which source tensor it comes from and how its axes grow.
+"""The plan of a growth: for every tensor of the target, which source tensor it comes from and how its axes grow."""
 
-Made from two configurations and a checkpoint's header, before anything is read or written. Nothing here knows a
-family by name: a family is its axis table and its sizes.
-"""
-
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
 
 from torch import Tensor
-from transformers import PreTrainedConfig
 
-from grow.common.errors import CheckpointError, GrowthError
-from grow.families.build import model_on_meta
-from grow.families.family import Family
-from grow.families.registry import family_of
-from grow.families.table import Axis, Parameter, find_parameter, in_layer, layer_of
-from grow.families.weights import TensorInfo, WeightReader
-from grow.growth import maps
-from grow.growth.axes import axis_maps
-from grow.growth.claim import reasons_against
-from grow.growth.depth import ends_branch, layer_map, repeated_layers
-from grow.growth.fit import check_copies, check_growable, check_head
+from grow.families.weights import TensorInfo
 from grow.growth.maps import AxisMap
-from grow.growth.settings import GrowthSettings
-from grow.growth.target import family_name
-from grow.growth.values import splits_diagonally, splits_unevenly
-
-_NEVER_GROWN: tuple[Axis, ...] = ((("vocab",),), (("positions",),))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +15,8 @@ class TensorPlan:
 
     target: TensorInfo
     source: str
+    reader: int = 0
+    """Which of several sources it comes from."""
     rows: AxisMap
     columns: AxisMap | None
     """None for vectors."""
@@ -81,10 +62,34 @@ class TensorPlan:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """A tensor of one source, and where it lies in a joined one."""
+
+    tensor: TensorPlan
+    row: int
+    column: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JoinedTensor:
+    """How one target tensor is made of several sources: zeros, and the parts where they lie."""
+
+    target: TensorInfo
+    parts: tuple[Part, ...]
+    input_copies: float = 1
+
+    def as_json(self) -> dict[str, object]:
+        """One line of growth.json."""
+        parts = [{"reader": part.tensor.reader, "row": part.row, "column": part.column} for part in self.parts]
+        lines = [{**place, **part.tensor.as_json()} for place, part in zip(parts, self.parts, strict=True)]
+        return {"shape": list(self.target.shape), "parts": lines}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class GrowthPlan:
     """Everything that will be written."""
 
-    tensors: list[TensorPlan]
+    tensors: list[TensorPlan | JoinedTensor]
     factors: dict[str, float]
     layers: list[int]
     """Source layer of each target layer."""
@@ -106,132 +111,3 @@ class GrowthPlan:
         parameters = sum(prod(tensor.target.shape) for tensor in self.tensors)
         grown = ", ".join(f"{size} x{factor:g}" for size, factor in self.factors.items() if factor != 1)
         return f"{len(self.tensors)} tensors, {parameters:,} parameters, {grown or 'no size changed'}"
-
-
-def plan_growth(
-    reader: WeightReader, source: PreTrainedConfig, target: PreTrainedConfig, growth: GrowthSettings
-) -> GrowthPlan:
-    """Plan the growth of a checkpoint into a target architecture.
-
-    Raises:
-        GrowthError: the two do not fit: another family, sizes that do not divide, a head that cannot be tied.
-        CheckpointError: the source lacks a tensor or has one of an unexpected shape.
-    """
-    family = family_of(source.model_type)
-    check_growable(family, source, target)
-    before, after = family.sizes(source), family.sizes(target)
-    layers = layer_map(growth.depth, before["layers"], after["layers"])
-    axes = axis_maps(family, source, target, growth)
-    check_head(family, target, axes["head_in"].copies)
-    factors = {size: after[size] / before[size] for size in after}
-    check_copies(growth, factors)
-    planner = _Planner(
-        family=family, reader=reader, axes=axes, growth=growth, layers=layers, repeated=repeated_layers(layers)
-    )
-    parameters = model_on_meta(target).named_parameters()  # a tied head is not among them
-    return GrowthPlan(
-        tensors=[planner.plan(family_name(family, name), tuple(parameter.shape)) for name, parameter in parameters],
-        factors=factors,
-        layers=layers,
-        reasons=reasons_against(family, source, axes, growth, layers),
-    )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Planner:
-    """What the plans of all tensors of a growth have in common."""
-
-    family: Family
-    reader: WeightReader
-    axes: Mapping[str, AxisMap]
-    growth: GrowthSettings
-    layers: list[int]
-    repeated: set[int]
-
-    def plan(self, name: str, shape: tuple[int, ...]) -> TensorPlan:
-        line = find_parameter(self.family.table, name)
-        if line is None:
-            raise GrowthError(f"{name}: the axis table of {self.family.model_type} has no line for this parameter.")
-        layer = layer_of(line, name)
-        below = None if layer is None else self.layers[layer]
-        source = self.reader.info(find_source_tensor(self.family, self.reader, in_layer(line, name, below)))
-        rows, columns = self._grown(line, shape)
-        self._check_shape(source, rows, columns)
-        reads = columns if line.reads is not None else None
-        repeats = layer in self.repeated
-        return TensorPlan(
-            target=TensorInfo(name=name, shape=shape, dtype=source.dtype),
-            source=source.name,
-            rows=rows,
-            columns=columns,
-            contracts=reads is not None,
-            share="symmetric" if reads is None else self._share(rows, reads),
-            largest_share=self.growth.largest_share,
-            snr_db=self.growth.snr_db if reads is not None and not line.is_head and _repeats(reads) else None,
-            above=self._above(line, name, below, rows),
-            repeats=repeats,
-            zeroed=repeats and self.growth.new_layers == "identity" and ends_branch(self.family.table, line),
-        )
-
-    def _grown(self, line: Parameter, shape: tuple[int, ...]) -> tuple[AxisMap, AxisMap | None]:
-        dims = [*line.writes, *([line.reads] if line.reads else [])]
-        rows, *columns = (self._map_of(axis, size) for axis, size in zip(dims, shape, strict=True))
-        if line.normalises is not None:
-            rows = maps.between(maps.axis_of(line.normalises, self.axes), rows)
-        return rows, columns[0] if columns else None
-
-    def _map_of(self, axis: Axis, size: int) -> AxisMap:
-        return maps.tile(size, 1) if axis in _NEVER_GROWN else maps.axis_of(axis, self.axes)
-
-    def _check_shape(self, source: TensorInfo, rows: AxisMap, columns: AxisMap | None) -> None:
-        expected = tuple(axis_map.source_length for axis_map in (rows, columns) if axis_map is not None)
-        if source.shape != expected:
-            raise CheckpointError(
-                f"{self.reader.directory}: {source.name} has shape {source.shape}, but its config.json says "
-                f"{expected}. The two do not belong together; fetch the checkpoint again."
-            )
-
-    def _share(self, rows: AxisMap, columns: AxisMap) -> str:
-        share = self.growth.share
-        if splits_diagonally(rows, columns, share) or splits_unevenly(columns, share):
-            return share
-        return share if share == "rms" and _repeats(columns) else "symmetric"
-
-    def _above(self, line: Parameter, name: str, below: int | None, rows: AxisMap) -> str | None:
-        """The last layer has none above it, and norms are their own layer's."""
-        last = below is None or below + 1 > max(self.layers)
-        if not self.growth.next_layer or last or rows.copies == 1 or line.normalises or line.writes[0] == _NORMED:
-            return None
-        assert below is not None
-        return find_source_tensor(self.family, self.reader, in_layer(line, name, below + 1))
-
-
-_NORMED: Axis = (("normed",),)
-
-
-def _repeats(columns: AxisMap) -> bool:
-    return bool((columns.counts > 1).any())
-
-
-def find_source_tensor(family: Family, reader: WeightReader, name: str) -> str:
-    """The source's name for a tensor: its own, one without the stock model's prefix, or the table of a tied head.
-
-    Raises:
-        CheckpointError: the source has no such tensor.
-    """
-    names = [name, family.renamed.get(name, name), name.partition(".")[2]]
-    line = find_parameter(family.table, name)
-    if line is not None and line.is_head:
-        names += [_find_embedding(family, reader)]
-    for candidate in names:
-        if candidate in reader:
-            return candidate
-    raise CheckpointError(
-        f"{reader.directory}: tensor {name} is missing. The checkpoint is incomplete; fetch it again."
-    )
-
-
-def _find_embedding(family: Family, reader: WeightReader) -> str:
-    tables = (line for line in family.table if line.reads is None and line.writes[0] == (("vocab",),))
-    pattern = next(tables).pattern.pattern.replace("\\", "")
-    return pattern if pattern in reader else pattern.partition(".")[2]

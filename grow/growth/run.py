@@ -1,7 +1,9 @@
 """One growth, whole: find the source, plan, write, verify, record. A directory in, a directory out."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,8 +25,12 @@ from grow.families.build import load_config
 from grow.families.registry import family_of
 from grow.families.weights import MAX_SHARD_BYTES, WeightReader, copy_tokenizer
 from grow.growth.engine import write_grown_weights
-from grow.growth.plan import GrowthPlan, plan_growth
-from grow.growth.settings import GrowthSettings
+from grow.growth.group_norm import stream_size
+from grow.growth.join import joined_target, plan_joined
+from grow.growth.plan import GrowthPlan
+from grow.growth.planner import plan_growth
+from grow.growth.settings import GrowthSettings, ScaleSettings
+from grow.growth.target import scaled_target
 from grow.growth.verify import Verification, verify
 
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
@@ -83,6 +89,15 @@ class GrowthRecord:
         }
 
 
+def target_of(sources: Sequence[PreTrainedConfig], growth: GrowthSettings, scale: ScaleSettings) -> PreTrainedConfig:
+    """The architecture to grow into where no model is named: all sources together, or one with its sizes multiplied.
+
+    Raises:
+        GrowthError: the family cannot have these sizes together.
+    """
+    return joined_target(sources, growth) if len(sources) > 1 else scaled_target(sources[0], scale)
+
+
 def grow(
     source: str,
     output: Path,
@@ -95,7 +110,7 @@ def grow(
     """Grow a checkpoint into a target architecture, and prove that it computes the same function if it claims to.
 
     Args:
-        source: checkpoint directory, run directory, or hub id.
+        source: checkpoint directory, run directory, or hub id; `growth.sources` go before it.
         output: directory to make; it holds a stock model, its tokenizer, lineage.json and growth.json.
         growth: what to do.
         target: the bigger architecture.
@@ -107,25 +122,25 @@ def grow(
             does not.
         CheckpointError: the source is missing or damaged, or the output cannot be written.
     """
-    directory = find_source(source)
-    config = load_config(directory)
-    reader = WeightReader(directory)
-    plan = plan_growth(reader, config, target, growth)
-    spent = read_lineage(directory)
-    lineage = Lineage(
-        source=source,
-        digest=digest_files(reader.files),
-        tokens=spent.tokens if spent else None,
-        flops=spent.flops if spent else None,
-        seconds=spent.seconds if spent else None,
-    )
+    names = growth.sources or [source]
+    directories = [find_source(name) for name in names]
+    configs = [load_config(directory) for directory in directories]
+    readers = [WeightReader(directory) for directory in directories]
+    tokens = random_tokens(target) if tokens is None else tokens
+    if growth.sources is None:
+        plan = plan_growth(readers[0], configs[0], target, growth)
+    else:
+        sizes = [stream_size(directory, tokens) for directory in directories] if growth.balance else None
+        plan = plan_joined(readers, configs, target, growth, sizes)
+    directory, config = directories[0], configs[0]
+    lineage = _lineage(names, directories, readers)
     with new_directory(output, plan.bytes) as partial:
-        write_grown_weights(plan, reader, partial, seed=growth.seed, max_shard_bytes=max_shard_bytes)
+        write_grown_weights(plan, readers, partial, seed=growth.seed, max_shard_bytes=max_shard_bytes)
         _write_config(target, config, plan, partial)
         copy_tokenizer(directory, partial)
         write_lineage(partial, lineage)
         dtype = plan.tensors[0].target.dtype
-        checked = verify(directory, partial, random_tokens(target) if tokens is None else tokens, dtype)
+        checked = verify(list(zip(directories, growth.shares_of_sources, strict=True)), partial, tokens, dtype)
         record = GrowthRecord(
             growth=growth,
             lineage=lineage,
@@ -137,6 +152,24 @@ def grow(
         if plan.preserves:
             _refuse_unless_preserved(checked)
     return record
+
+
+def _lineage(names: list[str], directories: list[Path], readers: list[WeightReader]) -> Lineage:
+    """What the sources cost together; unknown where one of them is."""
+    spent = [read_lineage(directory) for directory in directories]
+
+    def total(cost: str) -> Any:
+        costs = [getattr(each, cost, None) for each in spent]
+        return None if None in costs else sum(costs)
+
+    digests = [digest_files(reader.files) for reader in readers]
+    return Lineage(
+        source=" + ".join(names),
+        digest=digests[0] if len(digests) == 1 else digest_json(digests),
+        tokens=total("tokens"),
+        flops=total("flops"),
+        seconds=total("seconds"),
+    )
 
 
 def find_source(source: str) -> Path:

@@ -9,6 +9,7 @@ CHOICES = {
     "share": ("symmetric", "diagonal", "uneven", "rms", "none"),
     "depth": ("same", "stack", "top", "interpose", "overlap"),
     "new_layers": ("copied", "identity"),
+    "join": ("beside", "above"),
 }
 
 
@@ -21,6 +22,15 @@ class GrowthSettings:
     """The paper this preset stands for."""
     source: str | None = None
     """Checkpoint directory or hub id to grow from; overrides the model's `grown_from`."""
+    sources: list[str] | None = None
+    """Several checkpoints to join into one model, instead of `source`."""
+    join: str = "beside"
+    """How several sources become one: `beside` each other, their widths added and their logits averaged, or one `above`
+    the other, each grown to the target's width and their layers added."""
+    weights: list[float] | None = None
+    """What each source's logits count beside the others; null averages them."""
+    balance: bool = False
+    """Whether sources beside each other are scaled to streams of equal size, so that one norm over all fits each."""
     width: str = "tile"
     """Which source element each element of a wider axis stands for (`grow.growth.maps` draws them): `tile` in whole
     copies; `dealt` in shuffled rounds; `drawn` at random; `isometric` dealt, scaled so that lengths stay; `filled` in
@@ -51,6 +61,24 @@ class GrowthSettings:
                 f"growth.largest_share={self.largest_share}: expected more than 0 and less than 1; "
                 "growth.share=diagonal gives one copy all."
             )
+
+        if self.sources is not None:
+            self._check_sources(self.sources)
+
+    def _check_sources(self, sources: list[str]) -> None:
+        if self.source is not None or len(sources) < 2:
+            raise ConfigError(
+                f"growth.sources={sources}: expected two or more, and no growth.source beside them; one source is "
+                "growth.source=DIRECTORY_OR_HUB_ID."
+            )
+        if self.weights is not None and len(self.weights) != len(sources):
+            raise ConfigError(f"growth.weights={self.weights}: expected one for each of {len(sources)} sources.")
+
+    @property
+    def shares_of_sources(self) -> list[float]:
+        """What each source's logits count; 1 for a single one."""
+        count = 1 if self.sources is None else len(self.sources)
+        return self.weights or [1 / count] * count
 
     @property
     def tells_copies_apart(self) -> bool:

@@ -1,5 +1,6 @@
 """The check every growth that claims to preserve has to pass: same tokens, same logits, same scale."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -40,11 +41,11 @@ class Verification:
         return asdict(self)
 
 
-def verify(source: Path, grown: Path, tokens: Tensor, dtype: torch.dtype) -> Verification:
-    """Compare two checkpoint directories; one model is in memory at a time.
+def verify(sources: Sequence[tuple[Path, float]], grown: Path, tokens: Tensor, dtype: torch.dtype) -> Verification:
+    """Compare a grown checkpoint with its sources; one model is in memory at a time.
 
     Args:
-        source: the source's directory.
+        sources: directories and what each one's logits count; a single source counts 1.
         grown: the grown model's directory.
         tokens: (sequences, length + 1) int64 token ids; the last of each row is a target only.
         dtype: of the stored weights; float64 is computed in float64, everything else in float32.
@@ -52,7 +53,8 @@ def verify(source: Path, grown: Path, tokens: Tensor, dtype: torch.dtype) -> Ver
     Raises:
         DataError: a token id is outside the vocabulary.
     """
-    before, after = logits_of(source, tokens, dtype), logits_of(grown, tokens, dtype)
+    before = torch.stack([weight * logits_of(source, tokens, dtype) for source, weight in sources]).sum(0)
+    after = logits_of(grown, tokens, dtype)
     return compare(before, after, tokens[:, 1:], TOLERANCES[dtype])
 
 

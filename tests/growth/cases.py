@@ -18,8 +18,9 @@ from transformers import (
 
 from grow.families.registry import family_of
 from grow.families.weights import WeightReader
-from grow.growth.engine import grow_tensor
-from grow.growth.plan import GrowthPlan, plan_growth
+from grow.growth.engine import made_tensor
+from grow.growth.plan import GrowthPlan
+from grow.growth.planner import plan_growth
 from grow.growth.settings import GrowthSettings, ScaleSettings
 from grow.growth.target import scaled_target
 
@@ -107,7 +108,7 @@ def grown_tensors(source: Source, growth: GrowthSettings, scale: Target) -> dict
 def tensors_of(made: GrowthPlan, source: Source, growth: GrowthSettings) -> dict[str, Tensor]:
     """Every tensor that a plan makes."""
     reader = WeightReader(source.directory)
-    return {tensor.target.name: torch.cat(list(grow_tensor(tensor, reader, growth.seed))) for tensor in made.tensors}
+    return {tensor.target.name: torch.cat(list(made_tensor(tensor, [reader], growth.seed))) for tensor in made.tensors}
 
 
 def grown_model(source: Source, growth: GrowthSettings, scale: Target) -> PreTrainedModel:

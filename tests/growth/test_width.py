@@ -270,14 +270,14 @@ def test_whoever_writes_the_stream_shares_one_map_with_whoever_reads_it(sources)
 
 
 def test_a_fresh_map_for_each_writer_of_the_stream_breaks(sources, monkeypatch):
-    real = engine.grow_tensor
+    real = engine.made_tensor
 
-    def reshuffled(tensor, reader, seed):
+    def reshuffled(tensor, readers, seed):
         if tensor.target.name.endswith("o_proj.weight"):
             tensor = replace(tensor, rows=replace(tensor.rows, index=tensor.rows.index.flip(0)))
-        return real(tensor, reader, seed)
+        return real(tensor, readers, seed)
 
-    monkeypatch.setattr("tests.growth.cases.grow_tensor", reshuffled)
+    monkeypatch.setattr("tests.growth.cases.made_tensor", reshuffled)
     assert _breaks(sources("llama-mha"), width("dealt"), ScaleSettings())
 
 
