@@ -27,8 +27,10 @@ from grow.common.provenance import digest_json
 from grow.data.settings import DataSettings, PrepareDataConfig
 from grow.explain import explain, raised_in
 from grow.families.settings import (
+    FlexOlmoSettings,
     GptNeoxSettings,
     LlamaSettings,
+    MixtralSettings,
     ModelSettings,
     Olmo2Settings,
     OlmoSettings,
@@ -50,7 +52,15 @@ from grow.training.settings import (
 )
 
 CONFIG_DIR = Path(__file__).parents[1] / "configs"
-MODEL_SETTINGS = (OptSettings, GptNeoxSettings, OlmoSettings, Olmo2Settings, LlamaSettings)
+MODEL_SETTINGS = (
+    OptSettings,
+    GptNeoxSettings,
+    OlmoSettings,
+    Olmo2Settings,
+    LlamaSettings,
+    MixtralSettings,
+    FlexOlmoSettings,
+)
 Config = TypeVar("Config")
 
 

@@ -3,11 +3,14 @@
 python scripts/grow_checkpoint.py source=DIR output=DIR growth=hyperclone_noisy model=NAME
 python scripts/grow_checkpoint.py source=DIR output=DIR growth=hyperclone scale.embed=2 scale.heads=2 scale.ffn=2
 python scripts/grow_checkpoint.py output=DIR growth=join growth.sources=[DIR,DIR]
+python scripts/grow_checkpoint.py --list
 """
 
+import sys
 from pathlib import Path
 
-from grow.config import GrowCheckpointConfig, entry_point
+from grow.config import CONFIG_DIR, GrowCheckpointConfig, entry_point
+from grow.growth.gallery import table
 
 
 @entry_point("grow_checkpoint", GrowCheckpointConfig)
@@ -34,4 +37,7 @@ def main(config: GrowCheckpointConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:] == ["--list"]:
+        print(table(CONFIG_DIR / "growth"))
+    else:
+        main()

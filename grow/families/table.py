@@ -51,6 +51,7 @@ def _parse_line(line: str) -> Parameter:
     written, _, read = axes.partition("<-")
     written, _, normalised = written.partition("~")
     pattern = re.escape(name).replace(re.escape("{layer}"), r"(?P<layer>\d+)")
+    pattern = pattern.replace(re.escape("{expert}"), r"(?P<expert>\d+)")
     return Parameter(
         pattern=re.compile(pattern),
         writes=tuple(_parse_axis(axis) for axis in written.split(",")),
@@ -68,6 +69,12 @@ def find_parameter(table: tuple[Parameter, ...], name: str) -> Parameter | None:
     return next((line for line in table if line.pattern.fullmatch(name)), None)
 
 
+def expert_of(line: Parameter, name: str) -> int | None:
+    """The expert that a parameter of this line belongs to; None where it belongs to none."""
+    match = line.pattern.fullmatch(name)
+    return int(match["expert"]) if match and "expert" in line.pattern.groupindex else None
+
+
 def layer_of(line: Parameter, name: str) -> int | None:
     """The layer that a parameter of this line belongs to; None where it belongs to none."""
     match = line.pattern.fullmatch(name)
@@ -76,8 +83,17 @@ def layer_of(line: Parameter, name: str) -> int | None:
 
 def in_layer(line: Parameter, name: str, layer: int | None) -> str:
     """The name of the same parameter in another layer; of one outside the layers, its own."""
+    return _renumbered(line, name, "layer", layer)
+
+
+def in_expert(line: Parameter, name: str, expert: int | None) -> str:
+    """The name of the same parameter of another expert; of one that is no expert's, its own."""
+    return _renumbered(line, name, "expert", expert)
+
+
+def _renumbered(line: Parameter, name: str, what: str, number: int | None) -> str:
     match = line.pattern.fullmatch(name)
-    if layer is None or match is None:
+    if number is None or match is None:
         return name
-    start, end = match.span("layer")
-    return f"{name[:start]}{layer}{name[end:]}"
+    start, end = match.span(what)
+    return f"{name[:start]}{number}{name[end:]}"

@@ -5,6 +5,7 @@
     heads     whole heads, query heads inside the group of their key-value head;  query, key, value: inside a head
     raw_heads  the same heads before a norm over all of them (OLMo-2), expanded so that it sees the same statistics
     ffn       hidden units: not normalised, so that any index map is exact
+    experts   whole experts with their row of the router; copies share its probability if as many more are active
 
 Source: the tying rules of bert2BERT, arXiv 2110.07143, section 3.2; grouped queries after AquilaMoE, arXiv 2408.06567.
 """
@@ -50,6 +51,7 @@ def axis_maps(
         "key": key,
         "value": maps.tile(sizes.before["head_dim"], _factor(sizes, "head_dim")),
         "ffn": _plain(sizes, "ffn"),
+        **({"experts": maps.tile(sizes.before["experts"], _factor(sizes, "experts"))} if family.dense else {}),
     }
 
 

@@ -22,6 +22,7 @@ _STREAM: Axis = (("embed",),)
 def reasons_against(
     family: Family,
     source: PreTrainedConfig,
+    target: PreTrainedConfig,
     axes: Mapping[str, AxisMap],
     growth: GrowthSettings,
     layers: list[int],
@@ -31,6 +32,7 @@ def reasons_against(
         *_of_depth(family, source, growth, layers),
         *_of_norms(family, source, axes),
         *_of_values(axes, growth),
+        *_of_experts(family, source, target, axes),
     )
 
 
@@ -64,6 +66,19 @@ def _of_values(axes: Mapping[str, AxisMap], growth: GrowthSettings) -> Iterator[
     uneven = sorted(name for name in ("embed", "heads", "ffn") if not axes[name].uniform)
     if growth.share == "rms" and uneven:
         yield f"growth.share=rms keeps the size of what is read, not its value ({', '.join(uneven)})"
+
+
+def _of_experts(
+    family: Family, source: PreTrainedConfig, target: PreTrainedConfig, axes: Mapping[str, AxisMap]
+) -> Iterator[str]:
+    if "experts" not in axes:
+        return
+    before, after = (family.sizes(config)["active_experts"] for config in (source, target))
+    if after != before * axes["experts"].copies:
+        yield (
+            f"experts grow {axes['experts'].copies:g} times, active ones from {before} to {after}: "
+            "a token's experts are others"
+        )
 
 
 def keeps_norm(axis_map: AxisMap, *, centred: bool) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from grow.families.weights import MAX_SHARD_BYTES, WeightReader, write_weights
 from grow.growth.maps import AxisMap
-from grow.growth.plan import GrowthPlan, JoinedTensor, TensorPlan
+from grow.growth.plan import ExpertTensor, GrowthPlan, JoinedTensor, MadeTensor, RouterTensor, TensorPlan
 from grow.growth.values import (
     cancelling_noise,
     gather,
@@ -40,12 +40,38 @@ def write_grown_weights(
     write_weights(directory, tensors, blocks, max_shard_bytes)
 
 
-def made_tensor(plan: TensorPlan | JoinedTensor, readers: Sequence[WeightReader], seed: int) -> Iterator[Tensor]:
+def made_tensor(plan: MadeTensor, readers: Sequence[WeightReader], seed: int) -> Iterator[Tensor]:
     """The rows of one target tensor, in blocks."""
     if isinstance(plan, TensorPlan):
         yield from grow_tensor(plan, readers[plan.reader], seed)
-    else:
+    elif isinstance(plan, JoinedTensor):
         yield _joined(plan, readers, seed)
+    elif isinstance(plan, RouterTensor):
+        yield _router(plan, seed)
+    else:
+        yield _expert(plan, readers, seed)
+
+
+def _router(plan: RouterTensor, seed: int) -> Tensor:
+    experts, width = plan.target.shape
+    generator = random_generator(seed, plan.target.name, 0)
+    drawn = torch.randn(experts // plan.repeats, width, generator=generator) * plan.deviation
+    return drawn.repeat_interleave(plan.repeats, dim=0)
+
+
+def _expert(plan: ExpertTensor, readers: Sequence[WeightReader], seed: int) -> Tensor:
+    weight = torch.cat(list(grow_tensor(plan.tensor, readers[plan.tensor.reader], seed)))
+    generator = random_generator(seed, plan.target.name, 0)
+    if plan.redrawn:
+        units = weight if plan.units_are_rows else weight.T
+        order = torch.randperm(len(units), generator=random_generator(seed, plan.units, 0))
+        chosen = order[: round(plan.redrawn * len(units))]
+        old = units[chosen]
+        drawn = torch.randn(old.shape, generator=generator, dtype=weight.dtype)
+        units[chosen] = drawn * old.std() + old.mean()
+    if plan.noise:
+        weight += torch.randn(weight.shape, generator=generator, dtype=weight.dtype) * (weight.std() * plan.noise)
+    return weight
 
 
 def _joined(plan: JoinedTensor, readers: Sequence[WeightReader], seed: int) -> Tensor:

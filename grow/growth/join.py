@@ -24,6 +24,7 @@ from transformers import PreTrainedConfig
 
 from grow.common.errors import GrowthError
 from grow.families.build import model_on_meta
+from grow.families.experts import stored_tensors
 from grow.families.family import Family
 from grow.families.registry import family_of
 from grow.families.table import find_parameter, in_layer, layer_of
@@ -36,7 +37,7 @@ from grow.growth.maps import AxisMap
 from grow.growth.plan import GrowthPlan, JoinedTensor, Part, TensorPlan
 from grow.growth.planner import NEVER_GROWN, Planner
 from grow.growth.settings import GrowthSettings
-from grow.growth.target import family_name, writes_head_input
+from grow.growth.target import writes_head_input
 
 _ADDED = ("embed", "word", "heads", "kv_heads", "ffn")
 
@@ -88,12 +89,12 @@ def plan_joined(
     for config in configs:
         check_growable(family, config, target)
     join = _plan_beside if growth.join == "beside" else _plan_above
-    shapes = {family_name(family, name): tuple(p.shape) for name, p in model_on_meta(target).named_parameters()}
+    shapes = stored_tensors(family, model_on_meta(target))
     tensors, reasons = join(family, readers, configs, target, growth, shapes, stream_sizes)
     return GrowthPlan(tensors=tensors, factors={}, layers=[], reasons=reasons)
 
 
-Planned = tuple[list[TensorPlan | JoinedTensor], tuple[str, ...]]
+Planned = tuple[Sequence[TensorPlan | JoinedTensor], tuple[str, ...]]
 Shapes = dict[str, tuple[int, ...]]
 
 

@@ -61,16 +61,18 @@ def grow_adam_state(
         PARAMETER/exp_avg, PARAMETER/exp_avg_sq in the grown shape and PARAMETER/step, in the order of the plan.
 
     Raises:
-        ConfigError: there is no such policy.
+        ConfigError: there is no such policy, or the plan joins sources or makes experts.
     """
     if policy not in POLICIES:
         raise ConfigError(f"optimizer state {policy!r}: expected one of {', '.join(POLICIES)}.")
     names = renamed or {}
     for tensor in plan.tensors:
         if not isinstance(tensor, TensorPlan):
-            raise ConfigError("the optimizer states of several sources cannot be joined. Start the run with a new one.")
-        target = names.get(tensor.target.name, tensor.target.name)
-        source = names.get(tensor.source, tensor.source)
+            raise ConfigError(
+                "Adam's state grows from one source within its family; a model joined from several sources or of new "
+                "experts starts with a new optimizer."
+            )
+        target, source = (names.get(name, name) for name in (tensor.target.name, tensor.source))
         fresh = policy == "reset" or (policy == "asymmetric" and tensor.repeats)
         for key, power in _POWERS.items():
             if fresh:

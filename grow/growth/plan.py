@@ -1,5 +1,6 @@
 """The plan of a growth: for every tensor of the target, which source tensor it comes from and how its axes grow."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -86,10 +87,53 @@ class JoinedTensor:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RouterTensor:
+    """A router's weight, which no source has: drawn."""
+
+    target: TensorInfo
+    deviation: float
+    repeats: int
+    """How many experts in a row, the shards of one block, have the same row."""
+    input_copies: float = 1
+
+    def as_json(self) -> dict[str, object]:
+        """One line of growth.json."""
+        return {"shape": list(self.target.shape), "deviation": self.deviation, "repeats": self.repeats}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExpertTensor:
+    """A matrix of one expert: a dense model's, or part of it, and what makes the expert its own."""
+
+    tensor: TensorPlan
+    units: str
+    """Name of the expert's hidden units: its three matrices draw alike by it."""
+    units_are_rows: bool
+    redrawn: float
+    noise: float
+
+    @property
+    def target(self) -> TensorInfo:
+        return self.tensor.target
+
+    @property
+    def input_copies(self) -> float:
+        return self.tensor.input_copies
+
+    def as_json(self) -> dict[str, object]:
+        """One line of growth.json."""
+        own = {"reader": self.tensor.reader, "redrawn": self.redrawn, "noise": self.noise}
+        return {**self.tensor.as_json(), **own}
+
+
+MadeTensor = TensorPlan | JoinedTensor | RouterTensor | ExpertTensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class GrowthPlan:
     """Everything that will be written."""
 
-    tensors: list[TensorPlan | JoinedTensor]
+    tensors: Sequence[MadeTensor]
     factors: dict[str, float]
     layers: list[int]
     """Source layer of each target layer."""

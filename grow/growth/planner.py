@@ -11,9 +11,10 @@ from transformers import PreTrainedConfig
 
 from grow.common.errors import CheckpointError, GrowthError
 from grow.families.build import model_on_meta
+from grow.families.experts import stored_tensors
 from grow.families.family import Family
 from grow.families.registry import family_of
-from grow.families.table import Axis, Parameter, find_parameter, in_layer, layer_of
+from grow.families.table import Axis, Parameter, expert_of, find_parameter, in_expert, in_layer, layer_of
 from grow.families.weights import TensorInfo, WeightReader
 from grow.growth import maps
 from grow.growth.axes import axis_maps
@@ -23,7 +24,6 @@ from grow.growth.fit import check_copies, check_growable, check_head
 from grow.growth.maps import AxisMap
 from grow.growth.plan import GrowthPlan, TensorPlan
 from grow.growth.settings import GrowthSettings
-from grow.growth.target import family_name
 from grow.growth.values import splits_diagonally, splits_unevenly
 
 _NORMED: Axis = (("normed",),)
@@ -48,12 +48,12 @@ def plan_growth(
     factors = {size: after[size] / before[size] for size in after}
     check_copies(growth, factors)
     planner = Planner(family=family, reader=reader, axes=axes, growth=growth, layers=layers)
-    parameters = model_on_meta(target).named_parameters()  # a tied head is not among them
+    shapes = stored_tensors(family, model_on_meta(target))
     return GrowthPlan(
-        tensors=[planner.plan(family_name(family, name), tuple(parameter.shape)) for name, parameter in parameters],
+        tensors=[planner.plan(name, shape) for name, shape in shapes.items()],
         factors=factors,
         layers=layers,
-        reasons=reasons_against(family, source, axes, growth, layers),
+        reasons=reasons_against(family, source, target, axes, growth, layers),
     )
 
 
@@ -81,7 +81,8 @@ class Planner:
             raise GrowthError(f"{name}: the axis table of {self.family.model_type} has no line for this parameter.")
         layer = layer_of(line, name)
         below = None if layer is None else self.layers[layer]
-        source = self.reader.info(find_source_tensor(self.family, self.reader, in_layer(line, name, below)))
+        copied = in_expert(line, in_layer(line, name, below), self._source_expert(line, name))
+        source = self.reader.info(find_source_tensor(self.family, self.reader, copied))
         rows, columns = self._grown(line, shape)
         self._check_shape(source, rows, columns)
         reads = columns if line.reads is not None else None
@@ -100,6 +101,10 @@ class Planner:
             repeats=repeats,
             zeroed=repeats and self.growth.new_layers == "identity" and ends_branch(self.family.table, line),
         )
+
+    def _source_expert(self, line: Parameter, name: str) -> int | None:
+        expert = expert_of(line, name)
+        return None if expert is None else int(self.axes["experts"].index[expert])
 
     def _grown(self, line: Parameter, shape: tuple[int, ...]) -> tuple[AxisMap, AxisMap | None]:
         dims = [*line.writes, *([line.reads] if line.reads else [])]

@@ -21,10 +21,11 @@ from grow.common.provenance import (
     write_json,
     write_lineage,
 )
-from grow.families.build import load_config
+from grow.families.build import load_config, model_on_meta
 from grow.families.registry import family_of
 from grow.families.weights import MAX_SHARD_BYTES, WeightReader, copy_tokenizer
 from grow.growth.engine import write_grown_weights
+from grow.growth.experts import plan_upcycled, upcycles
 from grow.growth.group_norm import stream_size
 from grow.growth.join import joined_target, plan_joined
 from grow.growth.plan import GrowthPlan
@@ -127,7 +128,9 @@ def grow(
     configs = [load_config(directory) for directory in directories]
     readers = [WeightReader(directory) for directory in directories]
     tokens = random_tokens(target) if tokens is None else tokens
-    if growth.sources is None:
+    if upcycles(configs[0], target):
+        plan = plan_upcycled(readers, configs, target, growth)
+    elif growth.sources is None:
         plan = plan_growth(readers[0], configs[0], target, growth)
     else:
         sizes = [stream_size(directory, tokens) for directory in directories] if growth.balance else None
@@ -146,7 +149,7 @@ def grow(
             lineage=lineage,
             plan=plan,
             verification=checked,
-            renamed=dict(family_of(config.model_type).renamed),
+            renamed=dict(family_of(target.model_type).renamed),
         )
         write_json(partial / GROWTH_FILE, record.as_json())
         if plan.preserves:
@@ -205,7 +208,7 @@ def random_tokens(config: PreTrainedConfig, sequences: int = 4, length: int = 64
 
 def _write_config(target: PreTrainedConfig, source: PreTrainedConfig, plan: GrowthPlan, directory: Path) -> None:
     stored = type(target).from_dict(target.to_dict())
-    stored.architectures = source.architectures
+    stored.architectures = [type(model_on_meta(target)).__name__]
     stored.dtype = plan.tensors[0].target.dtype
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):  # the tokenizer is the source's, so are its ids
         setattr(stored, name, getattr(source, name, None))

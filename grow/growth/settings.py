@@ -49,6 +49,12 @@ class GrowthSettings:
     """Which source layer each target layer starts from; `grow.growth.depth` draws them."""
     new_layers: str = "copied"
     """Whether a layer that repeats another one starts `copied` or, its last projections zero, as the `identity`."""
+    redrawn: float = 0.0
+    """Share of each expert's hidden units that start from a normal instead of the dense block's weights."""
+    expert_noise: float = 0.0
+    """Deviation of the noise on each expert's matrices over that of their own elements."""
+    router_std: float = 0.02
+    """Deviation that a new router is drawn with."""
     seed: int = 0
     """Seed of random index maps, uneven shares and noise."""
 
@@ -62,6 +68,11 @@ class GrowthSettings:
                 "growth.share=diagonal gives one copy all."
             )
 
+        if not 0 <= self.redrawn <= 1 or self.expert_noise < 0 or self.router_std <= 0:
+            raise ConfigError(
+                f"growth.redrawn={self.redrawn}, expert_noise={self.expert_noise}, router_std={self.router_std}: "
+                "expected a share from 0 to 1, at least 0, and more than 0."
+            )
         if self.sources is not None:
             self._check_sources(self.sources)
 
