@@ -32,7 +32,7 @@ from grow.growth.plan import GrowthPlan
 from grow.growth.planner import plan_growth
 from grow.growth.settings import GrowthSettings, ScaleSettings
 from grow.growth.target import scaled_target
-from grow.growth.verify import Verification, verify
+from grow.growth.verify import Verification, verify_mean
 
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
@@ -143,7 +143,7 @@ def grow(
         copy_tokenizer(directory, partial)
         write_lineage(partial, lineage)
         dtype = plan.tensors[0].target.dtype
-        checked = verify(list(zip(directories, growth.shares_of_sources, strict=True)), partial, tokens, dtype)
+        checked = verify_mean(list(zip(directories, growth.shares_of_sources, strict=True)), partial, tokens, dtype)
         record = GrowthRecord(
             growth=growth,
             lineage=lineage,

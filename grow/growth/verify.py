@@ -41,17 +41,29 @@ class Verification:
         return asdict(self)
 
 
-def verify(sources: Sequence[tuple[Path, float]], grown: Path, tokens: Tensor, dtype: torch.dtype) -> Verification:
-    """Compare a grown checkpoint with its sources; one model is in memory at a time.
+def verify(source: Path, grown: Path, tokens: Tensor, dtype: torch.dtype) -> Verification:
+    """Compare two checkpoint directories; one model is in memory at a time.
 
     Args:
-        sources: directories and what each one's logits count; a single source counts 1.
+        source: the source's directory.
         grown: the grown model's directory.
         tokens: (sequences, length + 1) int64 token ids; the last of each row is a target only.
         dtype: of the stored weights; float64 is computed in float64, everything else in float32.
 
     Raises:
         DataError: a token id is outside the vocabulary.
+    """
+    return verify_mean([(source, 1.0)], grown, tokens, dtype)
+
+
+def verify_mean(sources: Sequence[tuple[Path, float]], grown: Path, tokens: Tensor, dtype: torch.dtype) -> Verification:
+    """As `verify`, against the weighted mean of several sources' logits.
+
+    Args:
+        sources: directories, and what each one's logits count.
+        grown: the grown model's directory.
+        tokens: (sequences, length + 1) int64 token ids.
+        dtype: of the stored weights.
     """
     before = torch.stack([weight * logits_of(source, tokens, dtype) for source, weight in sources]).sum(0)
     after = logits_of(grown, tokens, dtype)

@@ -284,7 +284,7 @@ def test_a_run_directory_stands_for_its_final_model(sources, tmp_path):
 def test_token_ids_beyond_the_vocabulary_are_refused_before_the_model_sees_them(sources):
     source = sources("llama-mha")
     with pytest.raises(DataError, match="vocabulary of 32"):
-        verify([(source.directory, 1.0)], source.directory, some_tokens() + 30, torch.float64)
+        verify(source.directory, source.directory, some_tokens() + 30, torch.float64)
 
 
 def test_random_tokens_cover_the_models_vocabulary_and_are_always_the_same():
