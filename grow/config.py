@@ -29,8 +29,10 @@ from grow.data.settings import DataSettings, PrepareDataConfig
 from grow.evaluation.settings import EvalConfig, EvaluationSettings, FetchEvalDataConfig, InspectDataConfig
 from grow.explain import explain, is_full_disk, raised_in
 from grow.families.settings import (
+    FlexOlmoSettings,
     GptNeoxSettings,
     LlamaSettings,
+    MixtralSettings,
     ModelSettings,
     Olmo2Settings,
     OlmoSettings,
@@ -52,7 +54,15 @@ from grow.training.settings import (
 )
 
 CONFIG_DIR = Path(__file__).parents[1] / "configs"
-MODEL_SETTINGS = (OptSettings, GptNeoxSettings, OlmoSettings, Olmo2Settings, LlamaSettings)
+MODEL_SETTINGS = (
+    OptSettings,
+    GptNeoxSettings,
+    OlmoSettings,
+    Olmo2Settings,
+    LlamaSettings,
+    MixtralSettings,
+    FlexOlmoSettings,
+)
 Config = TypeVar("Config")
 
 
@@ -112,8 +122,10 @@ class RunConfig:
 
     @property
     def growth_source(self) -> str | None:
-        """The checkpoint to grow from, if any."""
-        return None if self.growth is None else self.growth.source or self.model.grown_from
+        """The checkpoint to grow from, if any; of several, the first."""
+        if self.growth is None:
+            return None
+        return self.growth.sources[0] if self.growth.sources else self.growth.source or self.model.grown_from
 
     @property
     def directory(self) -> Path:
@@ -138,13 +150,17 @@ class EstimateConfig(RunConfig):
 
 @dataclass(kw_only=True, slots=True)
 class GrowCheckpointConfig:
-    """scripts/grow_checkpoint.py: one checkpoint directory in, a bigger one out."""
+    """scripts/grow_checkpoint.py: one checkpoint directory, or several, in, a bigger one out."""
 
-    source: str
+    source: str | None
     output: str
     growth: GrowthSettings
     model: ModelSettings | None = None
     scale: ScaleSettings = field(default_factory=ScaleSettings)
+
+    def __post_init__(self) -> None:
+        if (self.source is None) == (self.growth.sources is None):
+            raise ConfigError("expected source=DIRECTORY_OR_HUB_ID, or growth.sources=[ONE,TWO] to join several.")
 
 
 def register() -> None:

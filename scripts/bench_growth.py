@@ -23,12 +23,13 @@ import torch
 from grow.common.provenance import git_commit, versions
 from grow.config import compose
 from grow.families.build import load_config, model_on_meta
+from grow.families.experts import stored_tensors
 from grow.families.registry import family_of, stock_config
 from grow.families.weights import TensorInfo, WeightReader, write_weights
 from grow.growth.engine import write_grown_weights
-from grow.growth.plan import plan_growth
+from grow.growth.planner import plan_growth
 from grow.growth.settings import GrowthSettings, ScaleSettings
-from grow.growth.target import family_name, scaled_target
+from grow.growth.target import scaled_target
 
 
 def main() -> None:
@@ -61,8 +62,8 @@ def make_random_checkpoint(model: str, directory: Path, dtype: torch.dtype) -> N
     config = stock_config(compose([f"model={model}", "data.sequence_length=64"]).model)
     config.dtype = dtype
     family = family_of(config.model_type)
-    shapes = {family_name(family, name): p.shape for name, p in model_on_meta(config).named_parameters()}
-    tensors = [TensorInfo(name=name, shape=tuple(shape), dtype=dtype) for name, shape in shapes.items()]
+    shapes = stored_tensors(family, model_on_meta(config))
+    tensors = [TensorInfo(name=name, shape=shape, dtype=dtype) for name, shape in shapes.items()]
     directory.mkdir()
     config.save_pretrained(directory)
     write_weights(directory, tensors, (torch.randn(info.shape, dtype=dtype) * 0.02 for info in tensors))
@@ -102,7 +103,7 @@ def grow_once(source: Path, output: Path, target: str, growth: str) -> tuple[flo
     reader = WeightReader(source)
     plan = plan_growth(reader, config, wanted or scaled_target(config, ScaleSettings()), settings)
     output.mkdir()
-    write_grown_weights(plan, reader, output, seed=0)
+    write_grown_weights(plan, [reader], output, seed=0)
     seconds = time.perf_counter() - start
     return seconds, peak_bytes() - before, max(tensor.target.bytes for tensor in plan.tensors)
 

@@ -2,11 +2,15 @@
 
 python scripts/grow_checkpoint.py source=DIR output=DIR growth=hyperclone_noisy model=NAME
 python scripts/grow_checkpoint.py source=DIR output=DIR growth=hyperclone scale.embed=2 scale.heads=2 scale.ffn=2
+python scripts/grow_checkpoint.py output=DIR growth=join growth.sources=[DIR,DIR]
+python scripts/grow_checkpoint.py --list
 """
 
+import sys
 from pathlib import Path
 
-from grow.config import GrowCheckpointConfig, entry_point
+from grow.config import CONFIG_DIR, GrowCheckpointConfig, entry_point
+from grow.growth.gallery import table
 
 
 @entry_point("grow_checkpoint", GrowCheckpointConfig)
@@ -14,21 +18,26 @@ def main(config: GrowCheckpointConfig) -> None:
     """Grow, verify, and say what was found."""
     from grow.families.build import load_config
     from grow.families.registry import stock_config
-    from grow.growth.run import find_source, grow
-    from grow.growth.target import scaled_target
+    from grow.growth.run import find_source, grow, target_of
 
-    source = load_config(find_source(config.source))
-    target = scaled_target(source, config.scale) if config.model is None else stock_config(config.model)
-    record = grow(config.source, Path(config.output), config.growth, target)
+    names = config.growth.sources or [str(config.source)]
+    sources = [load_config(find_source(name)) for name in names]
+    target = target_of(sources, config.growth, config.scale) if config.model is None else stock_config(config.model)
+    record = grow(names[0], Path(config.output), config.growth, target)
     checked = record.verification
-    print(f"grown      {config.source} -> {config.output} by {config.growth.name}: {record.plan.summary}")
+    print(f"grown      {record.lineage.source} -> {config.output} by {config.growth.name}: {record.plan.summary}")
     print(
         f"preserved  {'yes' if checked.preserved else 'no'}: worst logit difference {checked.max_abs_logit_diff:.2e} "
         f"of {checked.max_abs_logit:.3g}, best-fit scale {checked.logit_scale:.6f}, KL {checked.kl:.1e} "
         f"over {checked.tokens} tokens"
     )
+    if record.notice is not None:
+        print(record.notice)
     print(f"details    {Path(config.output) / 'growth.json'}")
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:] == ["--list"]:
+        print(table(CONFIG_DIR / "growth"))
+    else:
+        main()

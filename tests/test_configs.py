@@ -9,9 +9,9 @@ from omegaconf import OmegaConf
 from grow.common.errors import ConfigError
 from grow.config import CONFIG_DIR, GrowCheckpointConfig, RunConfig, compose
 from grow.families.build import model_on_meta, parameter_count
+from grow.families.experts import stored_tensors
 from grow.families.registry import FAMILIES, stock_config
 from grow.families.table import find_parameter
-from grow.growth.target import family_name
 
 FILES = sorted(CONFIG_DIR.rglob("*.yaml"))
 MODELS = sorted(path.stem for path in (CONFIG_DIR / "model").glob("*.yaml"))
@@ -88,10 +88,10 @@ def test_the_papers_own_counts_of_tied_and_untied_targets():
 def test_the_axis_table_names_every_parameter_and_its_length(name):
     config = stock_config(_model(name))
     family = FAMILIES[config.model_type]
-    for parameter, tensor in model_on_meta(config).named_parameters():
-        line = find_parameter(family.table, family_name(family, parameter))
+    for parameter, shape in stored_tensors(family, model_on_meta(config)).items():
+        line = find_parameter(family.table, parameter)
         assert line is not None, parameter
-        assert len(line.writes) + (line.reads is not None) == tensor.dim(), parameter
+        assert len(line.writes) + (line.reads is not None) == len(shape), parameter
 
 
 def test_the_one_line_recipe_needs_nothing_else():
@@ -124,7 +124,7 @@ def test_growth_source_overrides_what_the_model_names():
         (["model.kv_heads=3"], "divisor"),
         (["optimizer.lr=-1"], r"optimizer\.lr"),
         (["schedule.kind=linear"], "paper, cosine, wsd"),
-        (["growth=hyperclone", "growth.source=x", "growth.share=uneven"], "symmetric, diagonal"),
+        (["growth=hyperclone", "growth.source=x", "growth.share=odd"], "symmetric, diagonal"),
     ],
 )
 def test_a_mistake_is_one_paragraph_that_names_it(overrides, match):

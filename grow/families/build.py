@@ -34,10 +34,11 @@ def load_model(directory: Path, dtype: torch.dtype = torch.float32) -> PreTraine
     Raises:
         CheckpointError: the directory holds no complete model.
     """
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa", "local_files_only": True}
+    if dtype == torch.float64:
+        options["experts_implementation"] = "eager"  # torch has no grouped product of doubles
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            directory, dtype=dtype, attn_implementation="sdpa", local_files_only=True, output_loading_info=True
-        )
+        loaded: Any = AutoModelForCausalLM.from_pretrained(directory, **options, output_loading_info=True)
         model, info = loaded
     except Exception as error:  # transformers, safetensors and the system each raise their own kinds
         raise CheckpointError(f"{directory}: cannot be loaded as a model: {' '.join(str(error).split())}") from None
@@ -74,8 +75,9 @@ def training_flops_per_token(model: PreTrainedModel, sequence_length: int) -> in
     """FLOPs of forward and backward a token, by the convention of `grow.common.clock`."""
     sizes = family_of(model.config.model_type).sizes(model.config)
     matmul = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
+    packed = sum(parameter.numel() for parameter in model.parameters() if parameter.dim() == 3)  # experts, router aside
     return flops_per_token(
-        matmul_parameters=matmul,
+        matmul_parameters=matmul + (packed * sizes["active_experts"] // sizes["experts"] if packed else 0),
         layers=sizes["layers"],
         attention_width=sizes["heads"] * sizes["head_dim"],
         sequence_length=sequence_length,

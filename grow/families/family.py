@@ -37,8 +37,20 @@ class Family:
     """Model settings -> the stock attributes that only this family has, or spells its own way."""
     rotary_dims: Callable[["PreTrainedConfig"], int] = field(default=lambda config: 0)
     """Rotated elements of each head, in half-split pairs; 0 without rotary positions."""
+    centred: bool = False
+    """Whether its norms subtract the mean first (LayerNorm), not only divide (RMSNorm)."""
+    normalises_stream: Callable[["PreTrainedConfig"], bool] = field(default=lambda config: False)
+    """Whether its layers normalise the residual stream itself after each addition, not a branch's input or output."""
     renamed: Mapping[str, str] = field(default_factory=dict)
     """Checkpoint name -> name in the stock module, where the two differ."""
+    unpacked: Callable[[str, tuple[int, ...]], dict[str, tuple[int, ...]]] = field(
+        default=lambda name, shape: {name: shape}
+    )
+    """Name and shape in the stock module -> those of the tensors that a checkpoint holds for it."""
+    dense: str | None = None
+    """Model type of the dense models whose feed-forward blocks can become this family's experts."""
+    dense_names: Mapping[str, str] = field(default_factory=dict)
+    """What an expert's parameters are called -> what the dense model calls the same ones."""
 
     def stock_config(self, model: ModelSettings) -> "PreTrainedConfig":
         """The transformers configuration of a configured model."""

@@ -11,19 +11,19 @@ if TYPE_CHECKING:
 
 TABLE = parse_table("""
     gpt_neox.embed_in.weight                                  vocab, embed
-    gpt_neox.layers.{layer}.input_layernorm.weight            embed
-    gpt_neox.layers.{layer}.input_layernorm.bias              embed
-    gpt_neox.layers.{layer}.attention.query_key_value.weight  heads*(query|key|value) <- embed
+    gpt_neox.layers.{layer}.input_layernorm.weight            normed ~ embed
+    gpt_neox.layers.{layer}.input_layernorm.bias              normed
+    gpt_neox.layers.{layer}.attention.query_key_value.weight  heads*(query|key|value) <- normed
     gpt_neox.layers.{layer}.attention.query_key_value.bias    heads*(query|key|value)
     gpt_neox.layers.{layer}.attention.dense.weight            embed <- heads*value
     gpt_neox.layers.{layer}.attention.dense.bias              embed
-    gpt_neox.layers.{layer}.post_attention_layernorm.weight   embed
-    gpt_neox.layers.{layer}.post_attention_layernorm.bias     embed
-    gpt_neox.layers.{layer}.mlp.dense_h_to_4h.weight          ffn <- embed
+    gpt_neox.layers.{layer}.post_attention_layernorm.weight   normed ~ embed
+    gpt_neox.layers.{layer}.post_attention_layernorm.bias     normed
+    gpt_neox.layers.{layer}.mlp.dense_h_to_4h.weight          ffn <- normed
     gpt_neox.layers.{layer}.mlp.dense_h_to_4h.bias            ffn
     gpt_neox.layers.{layer}.mlp.dense_4h_to_h.weight          embed <- ffn
     gpt_neox.layers.{layer}.mlp.dense_4h_to_h.bias            embed
-    gpt_neox.final_layer_norm.weight                          head_in
+    gpt_neox.final_layer_norm.weight                          head_in ~ embed
     gpt_neox.final_layer_norm.bias                            head_in
     embed_out.weight                                          vocab <- head_in
 """)
@@ -54,6 +54,7 @@ GPT_NEOX = Family(
     },
     config_class="GPTNeoXConfig",
     specifics=specifics,
+    centred=True,
     rotary_dims=rotary_dims,
     renamed={"embed_out.weight": "lm_head.weight"},
 )

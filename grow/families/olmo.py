@@ -11,16 +11,16 @@ from grow.families.table import parse_table
 
 TABLE = parse_table("""
     model.embed_tokens.weight                     vocab, embed
-    model.layers.{layer}.self_attn.q_proj.weight  heads*query <- embed
+    model.layers.{layer}.self_attn.q_proj.weight  heads*query <- normed
     model.layers.{layer}.self_attn.q_proj.bias    heads*query
-    model.layers.{layer}.self_attn.k_proj.weight  kv_heads*key <- embed
+    model.layers.{layer}.self_attn.k_proj.weight  kv_heads*key <- normed
     model.layers.{layer}.self_attn.k_proj.bias    kv_heads*key
-    model.layers.{layer}.self_attn.v_proj.weight  kv_heads*value <- embed
+    model.layers.{layer}.self_attn.v_proj.weight  kv_heads*value <- normed
     model.layers.{layer}.self_attn.v_proj.bias    kv_heads*value
     model.layers.{layer}.self_attn.o_proj.weight  embed <- heads*value
     model.layers.{layer}.self_attn.o_proj.bias    embed
-    model.layers.{layer}.mlp.gate_proj.weight     ffn <- embed
-    model.layers.{layer}.mlp.up_proj.weight       ffn <- embed
+    model.layers.{layer}.mlp.gate_proj.weight     ffn <- normed
+    model.layers.{layer}.mlp.up_proj.weight       ffn <- normed
     model.layers.{layer}.mlp.down_proj.weight     embed <- ffn
     lm_head.weight                                vocab <- head_in
 """)
@@ -49,5 +49,6 @@ OLMO = Family(
     },
     config_class="OlmoConfig",
     specifics=specifics,
+    centred=True,
     rotary_dims=lambda config: config.hidden_size // config.num_attention_heads,
 )

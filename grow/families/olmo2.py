@@ -12,18 +12,18 @@ from grow.families.table import parse_table
 
 TABLE = parse_table("""
     model.embed_tokens.weight                               vocab, embed
-    model.layers.{layer}.self_attn.q_proj.weight            heads*key <- embed
-    model.layers.{layer}.self_attn.q_norm.weight            heads*query
-    model.layers.{layer}.self_attn.k_proj.weight            kv_heads*key <- embed
-    model.layers.{layer}.self_attn.k_norm.weight            kv_heads*key
+    model.layers.{layer}.self_attn.q_proj.weight            raw_heads*key <- embed
+    model.layers.{layer}.self_attn.q_norm.weight            heads*query ~ raw_heads*key
+    model.layers.{layer}.self_attn.k_proj.weight            raw_kv_heads*key <- embed
+    model.layers.{layer}.self_attn.k_norm.weight            kv_heads*key ~ raw_kv_heads*key
     model.layers.{layer}.self_attn.v_proj.weight            kv_heads*value <- embed
     model.layers.{layer}.self_attn.o_proj.weight            embed <- heads*value
-    model.layers.{layer}.post_attention_layernorm.weight    embed
+    model.layers.{layer}.post_attention_layernorm.weight    embed ~ embed
     model.layers.{layer}.mlp.gate_proj.weight               ffn <- embed
     model.layers.{layer}.mlp.up_proj.weight                 ffn <- embed
     model.layers.{layer}.mlp.down_proj.weight               embed <- ffn
-    model.layers.{layer}.post_feedforward_layernorm.weight  embed
-    model.norm.weight                                       head_in
+    model.layers.{layer}.post_feedforward_layernorm.weight  embed ~ embed
+    model.norm.weight                                       head_in ~ embed
     lm_head.weight                                          vocab <- head_in
 """)
 

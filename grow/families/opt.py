@@ -14,23 +14,23 @@ TABLE = parse_table("""
     model.decoder.embed_tokens.weight                         vocab, word
     model.decoder.embed_positions.weight                      positions, embed
     model.decoder.project_in.weight                           embed <- word
-    model.decoder.layers.{layer}.self_attn_layer_norm.weight  embed
-    model.decoder.layers.{layer}.self_attn_layer_norm.bias    embed
-    model.decoder.layers.{layer}.self_attn.q_proj.weight      heads*query <- embed
+    model.decoder.layers.{layer}.self_attn_layer_norm.weight  normed ~ embed
+    model.decoder.layers.{layer}.self_attn_layer_norm.bias    normed
+    model.decoder.layers.{layer}.self_attn.q_proj.weight      heads*query <- normed
     model.decoder.layers.{layer}.self_attn.q_proj.bias        heads*query
-    model.decoder.layers.{layer}.self_attn.k_proj.weight      heads*key <- embed
+    model.decoder.layers.{layer}.self_attn.k_proj.weight      heads*key <- normed
     model.decoder.layers.{layer}.self_attn.k_proj.bias        heads*key
-    model.decoder.layers.{layer}.self_attn.v_proj.weight      heads*value <- embed
+    model.decoder.layers.{layer}.self_attn.v_proj.weight      heads*value <- normed
     model.decoder.layers.{layer}.self_attn.v_proj.bias        heads*value
     model.decoder.layers.{layer}.self_attn.out_proj.weight    embed <- heads*value
     model.decoder.layers.{layer}.self_attn.out_proj.bias      embed
-    model.decoder.layers.{layer}.final_layer_norm.weight      embed
-    model.decoder.layers.{layer}.final_layer_norm.bias        embed
-    model.decoder.layers.{layer}.fc1.weight                   ffn <- embed
+    model.decoder.layers.{layer}.final_layer_norm.weight      normed ~ embed
+    model.decoder.layers.{layer}.final_layer_norm.bias        normed
+    model.decoder.layers.{layer}.fc1.weight                   ffn <- normed
     model.decoder.layers.{layer}.fc1.bias                     ffn
     model.decoder.layers.{layer}.fc2.weight                   embed <- ffn
     model.decoder.layers.{layer}.fc2.bias                     embed
-    model.decoder.final_layer_norm.weight                     head_in
+    model.decoder.final_layer_norm.weight                     head_in ~ embed
     model.decoder.final_layer_norm.bias                       head_in
     model.decoder.project_out.weight                          head_in <- embed
     lm_head.weight                                            vocab <- head_in
@@ -56,4 +56,6 @@ OPT = Family(
     },
     config_class="OPTConfig",
     specifics=specifics,
+    centred=True,
+    normalises_stream=lambda config: not config.do_layer_norm_before,
 )

@@ -4,8 +4,10 @@ from typing import TYPE_CHECKING
 
 from grow.common.errors import ConfigError, GrowthError
 from grow.families.family import Family
+from grow.families.flex_olmo import FLEX_OLMO
 from grow.families.gpt_neox import GPT_NEOX
 from grow.families.llama import LLAMA
+from grow.families.mixtral import MIXTRAL
 from grow.families.olmo import OLMO
 from grow.families.olmo2 import OLMO2
 from grow.families.opt import OPT
@@ -14,7 +16,7 @@ from grow.families.settings import ModelSettings
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-FAMILIES = {family.model_type: family for family in (OPT, GPT_NEOX, OLMO, OLMO2, LLAMA)}
+FAMILIES = {family.model_type: family for family in (OPT, GPT_NEOX, OLMO, OLMO2, LLAMA, MIXTRAL, FLEX_OLMO)}
 
 
 def family_of(model_type: str) -> Family:

@@ -35,7 +35,7 @@ class ModelSettings:
         for name in ("vocab_size", "max_positions", "layers", "embed", "heads", "head_dim", "ffn"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"model.{name}={getattr(self, name)}: expected at least 1.")
-        if self.family != "llama" and self.embed != self.heads * self.head_dim:
+        if self.family not in ("llama", "mixtral") and self.embed != self.heads * self.head_dim:
             raise ConfigError(
                 f"model.embed={self.embed}: a {self.family} model needs heads x head_dim = "
                 f"{self.heads} x {self.head_dim} = {self.heads * self.head_dim}. Change one of the three."
@@ -114,3 +114,44 @@ class LlamaSettings(ModelSettings):
     def __post_init__(self) -> None:
         ModelSettings.__post_init__(self)
         _check_groups(self)
+
+
+def _check_experts(model: "MixtralSettings | FlexOlmoSettings") -> None:
+    if not 1 <= model.active_experts <= model.experts:
+        raise ConfigError(
+            f"model.active_experts={model.active_experts}: expected 1 to model.experts={model.experts} of them."
+        )
+
+
+@dataclass(kw_only=True, slots=True)
+class MixtralSettings(LlamaSettings):
+    """Mixtral (arXiv 2401.04088): a Llama whose feed-forward blocks are experts; `ffn` is the width of each."""
+
+    family: ClassVar[str] = "mixtral"
+
+    experts: int
+    active_experts: int
+    """How many experts each token goes through."""
+    balance_loss: float = 0.01
+    """Weight of the loss that spreads tokens over experts; the stock class sums it over active experts."""
+
+    def __post_init__(self) -> None:
+        LlamaSettings.__post_init__(self)
+        _check_experts(self)
+
+
+@dataclass(kw_only=True, slots=True)
+class FlexOlmoSettings(Olmo2Settings):
+    """FlexOlmo (arXiv 2507.07024): an OLMo-2 whose feed-forward blocks are experts; `ffn` is the width of each."""
+
+    family: ClassVar[str] = "flex_olmo"
+
+    experts: int
+    active_experts: int
+    """How many experts each token goes through."""
+    balance_loss: float = 0.01
+    """Weight of the loss that spreads tokens over experts; the stock class sums it over active experts."""
+
+    def __post_init__(self) -> None:
+        Olmo2Settings.__post_init__(self)
+        _check_experts(self)

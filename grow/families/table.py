@@ -4,14 +4,14 @@ A line of a table is a parameter of the checkpoint and its axes:
 
     model.layers.{layer}.self_attn.q_proj.weight    heads*query <- embed      writes heads x query, reads embed
     model.embed_tokens.weight                       vocab, embed              two axes, both written
-    model.norm.weight                               head_in                   one axis, written
+    model.layers.{layer}.input_layernorm.weight     normed ~ embed            a norm's gain: writes normed, over embed
+    model.layers.{layer}.self_attn.q_proj.bias      heads*query               one axis, written
 
 An axis is a product of factors, outermost first, as it lies in memory: `heads*query`. A factor may be a
 concatenation: `heads*(query|key|value)` is GPT-NeoX's fused projection. A factor is the name of an axis map.
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 Factor = tuple[str, ...]  # the names of the concatenated parts; usually one
@@ -27,6 +27,13 @@ class Parameter:
     """Axis of each leading dimension: what the parameter puts out."""
     reads: Axis | None
     """Axis of the last dimension where it contracts with an activation."""
+    normalises: Axis | None = None
+    """Axis whose statistics this gain follows: it multiplies an element of it into one of `writes`."""
+
+    @property
+    def is_layered(self) -> bool:
+        """Whether every layer has one."""
+        return "layer" in self.pattern.groupindex
 
     @property
     def is_head(self) -> bool:
@@ -42,11 +49,14 @@ def parse_table(text: str) -> tuple[Parameter, ...]:
 def _parse_line(line: str) -> Parameter:
     name, axes = line.split(maxsplit=1)
     written, _, read = axes.partition("<-")
+    written, _, normalised = written.partition("~")
     pattern = re.escape(name).replace(re.escape("{layer}"), r"(?P<layer>\d+)")
+    pattern = pattern.replace(re.escape("{expert}"), r"(?P<expert>\d+)")
     return Parameter(
         pattern=re.compile(pattern),
         writes=tuple(_parse_axis(axis) for axis in written.split(",")),
         reads=_parse_axis(read) if read else None,
+        normalises=_parse_axis(normalised) if normalised else None,
     )
 
 
@@ -59,9 +69,31 @@ def find_parameter(table: tuple[Parameter, ...], name: str) -> Parameter | None:
     return next((line for line in table if line.pattern.fullmatch(name)), None)
 
 
-def axis_length(axis: Axis, lengths: Mapping[str, int]) -> int:
-    """Elements along an axis, given those of each named factor."""
-    total = 1
-    for factor in axis:
-        total *= sum(lengths[part] for part in factor)
-    return total
+def expert_of(line: Parameter, name: str) -> int | None:
+    """The expert that a parameter of this line belongs to; None where it belongs to none."""
+    match = line.pattern.fullmatch(name)
+    return int(match["expert"]) if match and "expert" in line.pattern.groupindex else None
+
+
+def layer_of(line: Parameter, name: str) -> int | None:
+    """The layer that a parameter of this line belongs to; None where it belongs to none."""
+    match = line.pattern.fullmatch(name)
+    return int(match["layer"]) if match and line.is_layered else None
+
+
+def in_layer(line: Parameter, name: str, layer: int | None) -> str:
+    """The name of the same parameter in another layer; of one outside the layers, its own."""
+    return _renumbered(line, name, "layer", layer)
+
+
+def in_expert(line: Parameter, name: str, expert: int | None) -> str:
+    """The name of the same parameter of another expert; of one that is no expert's, its own."""
+    return _renumbered(line, name, "expert", expert)
+
+
+def _renumbered(line: Parameter, name: str, what: str, number: int | None) -> str:
+    match = line.pattern.fullmatch(name)
+    if number is None or match is None:
+        return name
+    start, end = match.span(what)
+    return f"{name[:start]}{number}{name[end:]}"

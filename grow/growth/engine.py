@@ -1,52 +1,160 @@
 """Executes a plan: streams a source checkpoint into a bigger one, block of rows by block of rows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from grow.families.weights import MAX_SHARD_BYTES, WeightReader, write_weights
-from grow.growth.plan import GrowthPlan, TensorPlan
-from grow.growth.values import cancelling_noise, gather, noise_generator, noise_scale, scale_, shares
+from grow.growth.maps import AxisMap
+from grow.growth.plan import ExpertTensor, GrowthPlan, JoinedTensor, MadeTensor, RouterTensor, TensorPlan
+from grow.growth.values import (
+    cancelling_noise,
+    gather,
+    noise_scale,
+    random_generator,
+    scale_,
+    shares,
+    uneven_shares,
+)
 
 BLOCK_BYTES = 32 * 2**20
 
 
 def write_grown_weights(
-    plan: GrowthPlan, reader: WeightReader, directory: Path, *, seed: int, max_shard_bytes: int = MAX_SHARD_BYTES
+    plan: GrowthPlan,
+    readers: Sequence[WeightReader],
+    directory: Path,
+    *,
+    seed: int,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Write every tensor of a plan into a directory; peak memory is one source tensor and a few blocks."""
+    """Write every tensor of a plan into a directory.
+
+    Peak memory is a source tensor or two and a few blocks; of a tensor joined from several sources, the whole of it.
+    """
     tensors = [tensor.target for tensor in plan.tensors]
-    blocks = (block for tensor in plan.tensors for block in grow_tensor(tensor, reader.read(tensor.source), seed))
+    blocks = (block for tensor in plan.tensors for block in made_tensor(tensor, readers, seed))
     write_weights(directory, tensors, blocks, max_shard_bytes)
 
 
-def grow_tensor(plan: TensorPlan, weight: Tensor, seed: int) -> Iterator[Tensor]:
+def made_tensor(plan: MadeTensor, readers: Sequence[WeightReader], seed: int) -> Iterator[Tensor]:
+    """The rows of one target tensor, in blocks."""
+    if isinstance(plan, TensorPlan):
+        yield from grow_tensor(plan, readers[plan.reader], seed)
+    elif isinstance(plan, JoinedTensor):
+        yield _joined(plan, readers, seed)
+    elif isinstance(plan, RouterTensor):
+        yield _router(plan, seed)
+    else:
+        yield _expert(plan, readers, seed)
+
+
+def _router(plan: RouterTensor, seed: int) -> Tensor:
+    experts, width = plan.target.shape
+    generator = random_generator(seed, plan.target.name, 0)
+    drawn = torch.randn(experts // plan.repeats, width, generator=generator) * plan.deviation
+    return drawn.repeat_interleave(plan.repeats, dim=0)
+
+
+def _expert(plan: ExpertTensor, readers: Sequence[WeightReader], seed: int) -> Tensor:
+    weight = torch.cat(list(grow_tensor(plan.tensor, readers[plan.tensor.reader], seed)))
+    generator = random_generator(seed, plan.target.name, 0)
+    if plan.redrawn:
+        units = weight if plan.units_are_rows else weight.T
+        order = torch.randperm(len(units), generator=random_generator(seed, plan.units, 0))
+        chosen = order[: round(plan.redrawn * len(units))]
+        old = units[chosen]
+        drawn = torch.randn(old.shape, generator=generator, dtype=weight.dtype)
+        units[chosen] = drawn * old.std() + old.mean()
+    if plan.noise:
+        weight += torch.randn(weight.shape, generator=generator, dtype=weight.dtype) * (weight.std() * plan.noise)
+    return weight
+
+
+def _joined(plan: JoinedTensor, readers: Sequence[WeightReader], seed: int) -> Tensor:
+    whole = torch.zeros(plan.target.shape, dtype=plan.target.dtype)
+    for part in plan.parts:
+        first = part.row
+        for block in grow_tensor(part.tensor, readers[part.tensor.reader], seed):
+            place = whole[first : first + len(block)]
+            if whole.dim() == 2:
+                place = place[:, part.column : part.column + block.shape[1]]
+            place += block
+            first += len(block)
+    return whole
+
+
+def grow_tensor(plan: TensorPlan, reader: WeightReader, seed: int) -> Iterator[Tensor]:
     """The rows of one grown tensor, in blocks of about 32 MB.
 
     Half-precision weights are computed in float32 and rounded once, when they are written.
     """
-    if weight.dtype in (torch.bfloat16, torch.float16) and plan.columns is not None:
-        weight = weight.float()
-    if plan.columns is None:
-        yield weight[plan.rows.index] * plan.rows.expand.to(weight)
+    if plan.zeroed:
+        yield from (torch.zeros(_rows(plan, block), *plan.target.shape[1:]) for block in _blocks(plan))
         return
-    row_bytes = len(plan.columns.index) * weight.element_size()
+    weight = _read(plan, reader, plan.source)
+    above = None if plan.above is None else _read(plan, reader, plan.above)
+    rows, columns = _with_mean(plan.rows), None if plan.columns is None else _with_mean(plan.columns, plan.contracts)
+    plan = replace(plan, rows=rows, columns=columns)
+    new = rows.copy_number > 0
+    noise = noise_scale(weight, rows, columns, plan.snr_db) if columns is not None and plan.snr_db is not None else None
+    for block in _blocks(plan):
+        grown = _gathered(plan, weight, block)
+        if above is not None:
+            grown[new[block]] = _gathered(plan, above, block)[new[block]]
+        yield grown if columns is None else _told_apart(plan, columns, grown, block, noise, seed)
+
+
+def _told_apart(
+    plan: TensorPlan, columns: AxisMap, grown: Tensor, block: slice, noise: Tensor | None, seed: int
+) -> Tensor:
+    """A block whose copies of an input carry what the settings give them; in place."""
+    generator = random_generator(seed, plan.target.name, block.start)
+    if plan.share == "uneven":
+        grown *= uneven_shares(len(grown), columns, plan.largest_share, generator)
+    if noise is not None:
+        grown += cancelling_noise(noise[block], columns, generator)
+    return grown
+
+
+def _blocks(plan: TensorPlan) -> list[slice]:
+    length = len(plan.rows.index)
+    row_bytes = max(plan.target.dtype.itemsize, 4) * (1 if plan.columns is None else len(plan.columns.index))
     step = max(1, BLOCK_BYTES // row_bytes)
-    noise = None if plan.snr_db is None else noise_scale(weight, plan.rows, plan.columns, plan.snr_db)
-    for start in range(0, len(plan.rows.index), step):
-        block = slice(start, start + step)
-        grown = _block(plan, weight, block)
-        if noise is not None:
-            generator = noise_generator(seed, plan.target.name, start)
-            grown += cancelling_noise(noise[block], plan.columns, generator)
-        yield grown
+    return [slice(first, min(first + step, length)) for first in range(0, length, step)]
 
 
-def _block(plan: TensorPlan, weight: Tensor, block: slice) -> Tensor:
-    assert plan.columns is not None
-    if plan.contracts:
-        return shares(weight, plan.rows, plan.columns, plan.share, block)
-    grown = gather(weight, plan.rows.index[block], plan.columns.index)
-    return scale_(grown, plan.rows.expand[block].to(weight), plan.columns.expand.to(weight))
+def _rows(plan: TensorPlan, block: slice) -> int:
+    return len(plan.rows.index[block])
+
+
+def _read(plan: TensorPlan, reader: WeightReader, name: str) -> Tensor:
+    """A source tensor, with the mean of each written axis behind its elements where fillers want it."""
+    weight = reader.read(name)
+    if weight.dtype in (torch.bfloat16, torch.float16) and (plan.columns is not None or plan.rows.averaged):
+        weight = weight.float()
+    if plan.rows.averaged:
+        weight = torch.cat([weight, weight.mean(0, keepdim=True)])
+    if plan.columns is not None and plan.columns.averaged and not plan.contracts:
+        weight = torch.cat([weight, weight.mean(1, keepdim=True)], dim=1)
+    return weight
+
+
+def _with_mean(axis_map: AxisMap, is_read: bool = False) -> AxisMap:
+    """The map with its fillers pointing to the mean that `_read` put behind the elements."""
+    if is_read or not axis_map.averaged:
+        return axis_map
+    return replace(axis_map, index=torch.where(axis_map.filler, axis_map.source_length, axis_map.index))
+
+
+def _gathered(plan: TensorPlan, weight: Tensor, block: slice) -> Tensor:
+    rows, columns = plan.rows, plan.columns
+    gain = rows.expand[block].to(weight)
+    if columns is None:
+        return weight[rows.index[block]] * gain
+    if not plan.contracts:
+        return scale_(gather(weight, rows.index[block], columns.index), gain, columns.expand.to(weight))
+    return shares(weight, rows, columns, plan.share, block)

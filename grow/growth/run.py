@@ -1,7 +1,9 @@
 """One growth, whole: find the source, plan, write, verify, record. A directory in, a directory out."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,13 +21,18 @@ from grow.common.provenance import (
     write_json,
     write_lineage,
 )
-from grow.families.build import load_config
+from grow.families.build import load_config, model_on_meta
 from grow.families.registry import family_of
 from grow.families.weights import MAX_SHARD_BYTES, WeightReader, copy_tokenizer
 from grow.growth.engine import write_grown_weights
-from grow.growth.plan import GrowthPlan, plan_growth
-from grow.growth.settings import GrowthSettings
-from grow.growth.verify import Verification, verify
+from grow.growth.experts import plan_upcycled, upcycles
+from grow.growth.group_norm import stream_size
+from grow.growth.join import joined_target, plan_joined
+from grow.growth.plan import GrowthPlan
+from grow.growth.planner import plan_growth
+from grow.growth.settings import GrowthSettings, ScaleSettings
+from grow.growth.target import scaled_target
+from grow.growth.verify import Verification, verify_mean
 
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
@@ -41,7 +48,7 @@ class GrowthRecord:
     renamed: dict[str, str]
 
     @property
-    def input_copies(self) -> dict[str, int]:
+    def input_copies(self) -> dict[str, float]:
         """Parameter name in the stock module -> how often its inputs were repeated."""
         return {
             self.renamed.get(tensor.target.name, tensor.target.name): tensor.input_copies
@@ -50,9 +57,21 @@ class GrowthRecord:
 
     @property
     def breaks_symmetry(self) -> bool:
-        """Whether copies can drift apart in training: there are none, or noise tells them apart."""
+        """Whether copies can drift apart in training: there are none, or something tells them apart."""
         repeats = any(tensor.input_copies > 1 for tensor in self.plan.tensors)
-        return not repeats or self.growth.snr_db is not None
+        return not repeats or self.growth.tells_copies_apart
+
+    @property
+    def notice(self) -> str | None:
+        """What a run that starts from this has to say first: that it does not start with its source's function."""
+        if self.plan.preserves:
+            return None
+        checked = self.verification
+        return (
+            f"growth={self.growth.name} does not preserve the function: {'; '.join(self.plan.reasons)}. "
+            f"Loss {checked.loss_before:.3f} before, {checked.loss_after:.3f} after; logits differ by up to "
+            f"{checked.max_abs_logit_diff:.3g} of {checked.max_abs_logit:.3g}, KL {checked.kl:.3g}."
+        )
 
     def as_json(self) -> dict[str, object]:
         """The content of growth.json."""
@@ -60,12 +79,24 @@ class GrowthRecord:
         return {
             "growth": asdict(self.growth),
             "source": asdict(self.lineage),
+            "preserves": self.plan.preserves,
+            "reasons": list(self.plan.reasons),
             "preserved": self.verification.preserved,
             **self.verification.as_json(),
             "factors": self.plan.factors,
+            "layers": self.plan.layers,
             "plan_digest": digest_json({"growth": asdict(self.growth), "tensors": tensors}),
             "tensors": tensors,
         }
+
+
+def target_of(sources: Sequence[PreTrainedConfig], growth: GrowthSettings, scale: ScaleSettings) -> PreTrainedConfig:
+    """The architecture to grow into where no model is named: all sources together, or one with its sizes multiplied.
+
+    Raises:
+        GrowthError: the family cannot have these sizes together.
+    """
+    return joined_target(sources, growth) if len(sources) > 1 else scaled_target(sources[0], scale)
 
 
 def grow(
@@ -77,10 +108,10 @@ def grow(
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> GrowthRecord:
-    """Grow a checkpoint into a target architecture and prove that it computes the same function.
+    """Grow a checkpoint into a target architecture, and prove that it computes the same function if it claims to.
 
     Args:
-        source: checkpoint directory, run directory, or hub id.
+        source: checkpoint directory, run directory, or hub id; `growth.sources` go before it.
         output: directory to make; it holds a stock model, its tokenizer, lineage.json and growth.json.
         growth: what to do.
         target: the bigger architecture.
@@ -88,38 +119,60 @@ def grow(
         max_shard_bytes: most bytes of one weight file.
 
     Raises:
-        GrowthError: source and target do not fit, or the result does not compute the source's function.
+        GrowthError: source and target do not fit, or the result claims to compute the source's function and
+            does not.
         CheckpointError: the source is missing or damaged, or the output cannot be written.
     """
-    directory = find_source(source)
-    config = load_config(directory)
-    reader = WeightReader(directory)
-    plan = plan_growth(reader, config, target, growth)
-    spent = read_lineage(directory)
-    lineage = Lineage(
-        source=source,
-        digest=digest_files(reader.files),
-        tokens=spent.tokens if spent else None,
-        flops=spent.flops if spent else None,
-        seconds=spent.seconds if spent else None,
-    )
+    names = growth.sources or [source]
+    directories = [find_source(name) for name in names]
+    configs = [load_config(directory) for directory in directories]
+    readers = [WeightReader(directory) for directory in directories]
+    tokens = random_tokens(target) if tokens is None else tokens
+    if upcycles(configs[0], target):
+        plan = plan_upcycled(readers, configs, target, growth)
+    elif growth.sources is None:
+        plan = plan_growth(readers[0], configs[0], target, growth)
+    else:
+        sizes = [stream_size(directory, tokens) for directory in directories] if growth.balance else None
+        plan = plan_joined(readers, configs, target, growth, sizes)
+    directory, config = directories[0], configs[0]
+    lineage = _lineage(names, directories, readers)
     with new_directory(output, plan.bytes) as partial:
-        write_grown_weights(plan, reader, partial, seed=growth.seed, max_shard_bytes=max_shard_bytes)
+        write_grown_weights(plan, readers, partial, seed=growth.seed, max_shard_bytes=max_shard_bytes)
         _write_config(target, config, plan, partial)
         copy_tokenizer(directory, partial)
         write_lineage(partial, lineage)
         dtype = plan.tensors[0].target.dtype
-        checked = verify(directory, partial, random_tokens(target) if tokens is None else tokens, dtype)
+        checked = verify_mean(list(zip(directories, growth.shares_of_sources, strict=True)), partial, tokens, dtype)
         record = GrowthRecord(
             growth=growth,
             lineage=lineage,
             plan=plan,
             verification=checked,
-            renamed=dict(family_of(config.model_type).renamed),
+            renamed=dict(family_of(target.model_type).renamed),
         )
         write_json(partial / GROWTH_FILE, record.as_json())
-        _refuse_unless_preserved(checked)
+        if plan.preserves:
+            _refuse_unless_preserved(checked)
     return record
+
+
+def _lineage(names: list[str], directories: list[Path], readers: list[WeightReader]) -> Lineage:
+    """What the sources cost together; unknown where one of them is."""
+    spent = [read_lineage(directory) for directory in directories]
+
+    def total(cost: str) -> Any:
+        costs = [getattr(each, cost, None) for each in spent]
+        return None if None in costs else sum(costs)
+
+    digests = [digest_files(reader.files) for reader in readers]
+    return Lineage(
+        source=" + ".join(names),
+        digest=digests[0] if len(digests) == 1 else digest_json(digests),
+        tokens=total("tokens"),
+        flops=total("flops"),
+        seconds=total("seconds"),
+    )
 
 
 def find_source(source: str) -> Path:
@@ -155,7 +208,7 @@ def random_tokens(config: PreTrainedConfig, sequences: int = 4, length: int = 64
 
 def _write_config(target: PreTrainedConfig, source: PreTrainedConfig, plan: GrowthPlan, directory: Path) -> None:
     stored = type(target).from_dict(target.to_dict())
-    stored.architectures = source.architectures
+    stored.architectures = [type(model_on_meta(target)).__name__]
     stored.dtype = plan.tensors[0].target.dtype
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):  # the tokenizer is the source's, so are its ids
         setattr(stored, name, getattr(source, name, None))

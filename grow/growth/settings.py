@@ -4,7 +4,13 @@ from dataclasses import dataclass
 
 from grow.common.errors import ConfigError
 
-SHARES = ("symmetric", "diagonal", "none")
+CHOICES = {
+    "width": ("tile", "dealt", "drawn", "isometric", "filled", "padded"),
+    "share": ("symmetric", "diagonal", "uneven", "rms", "none"),
+    "depth": ("same", "stack", "top", "interpose", "overlap"),
+    "new_layers": ("copied", "identity"),
+    "join": ("beside", "above"),
+}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -16,32 +22,95 @@ class GrowthSettings:
     """The paper this preset stands for."""
     source: str | None = None
     """Checkpoint directory or hub id to grow from; overrides the model's `grown_from`."""
+    sources: list[str] | None = None
+    """Several checkpoints to join into one model, instead of `source`."""
+    join: str = "beside"
+    """How several sources become one: `beside` each other, their widths added and their logits averaged, or one `above`
+    the other, each grown to the target's width and their layers added."""
+    weights: list[float] | None = None
+    """What each source's logits count beside the others; null averages them."""
+    balance: bool = False
+    """Whether sources beside each other are scaled to streams of equal size, so that one norm over all fits each."""
+    width: str = "tile"
+    """Which source element each element of a wider axis stands for (`grow.growth.maps` draws them): `tile` in whole
+    copies; `dealt` in shuffled rounds; `drawn` at random; `isometric` dealt, scaled so that lengths stay; `filled` in
+    whole copies and a filler; `padded` once, and a filler."""
     share: str = "symmetric"
-    """How the copies of an input share its weight: `symmetric` gives each 1/n, `diagonal` gives copy i to output
-    copy i, `none` allows no copies: the target has the source's sizes."""
+    """How the copies of an input share its weight: `symmetric` gives each 1/n; `diagonal` gives copy i to output
+    copy i; `uneven` gives a copy drawn for each weight `largest_share` of it; `rms` keeps the size of what is read, not
+    its value; `none` allows no copies: the target has the source's sizes."""
+    largest_share: float = 0.75
+    """What the favoured copy of an input carries under `share=uneven`; the others share the rest."""
     snr_db: float | None = None
     """Power of a divided block over that of the noise added to it, in dB; null adds none."""
+    next_layer: bool = False
+    """Whether new outputs come from the layer above instead of the same layer (AKI)."""
+    depth: str = "same"
+    """Which source layer each target layer starts from; `grow.growth.depth` draws them."""
+    new_layers: str = "copied"
+    """Whether a layer that repeats another one starts `copied` or, its last projections zero, as the `identity`."""
+    redrawn: float = 0.0
+    """Share of each expert's hidden units that start from a normal instead of the dense block's weights."""
+    expert_noise: float = 0.0
+    """Deviation of the noise on each expert's matrices over that of their own elements."""
+    router_std: float = 0.02
+    """Deviation that a new router is drawn with."""
     seed: int = 0
-    """Seed of the noise."""
+    """Seed of random index maps, uneven shares and noise."""
 
     def __post_init__(self) -> None:
-        if self.share not in SHARES:
-            raise ConfigError(f"growth.share={self.share!r}: expected one of {', '.join(SHARES)}.")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"growth.{name}={getattr(self, name)!r}: expected one of {', '.join(choices)}.")
+        if not 0 < self.largest_share < 1:
+            raise ConfigError(
+                f"growth.largest_share={self.largest_share}: expected more than 0 and less than 1; "
+                "growth.share=diagonal gives one copy all."
+            )
+
+        if not 0 <= self.redrawn <= 1 or self.expert_noise < 0 or self.router_std <= 0:
+            raise ConfigError(
+                f"growth.redrawn={self.redrawn}, expert_noise={self.expert_noise}, router_std={self.router_std}: "
+                "expected a share from 0 to 1, at least 0, and more than 0."
+            )
+        if self.sources is not None:
+            self._check_sources(self.sources)
+
+    def _check_sources(self, sources: list[str]) -> None:
+        if self.source is not None or len(sources) < 2:
+            raise ConfigError(
+                f"growth.sources={sources}: expected two or more, and no growth.source beside them; one source is "
+                "growth.source=DIRECTORY_OR_HUB_ID."
+            )
+        if self.weights is not None and len(self.weights) != len(sources):
+            raise ConfigError(f"growth.weights={self.weights}: expected one for each of {len(sources)} sources.")
+
+    @property
+    def shares_of_sources(self) -> list[float]:
+        """What each source's logits count; 1 for a single one."""
+        count = 1 if self.sources is None else len(self.sources)
+        return self.weights or [1 / count] * count
+
+    @property
+    def tells_copies_apart(self) -> bool:
+        """Whether copies of a weight start unequal, so that training can drive them apart."""
+        return self.snr_db is not None or self.share == "uneven" or self.next_layer or self.width == "padded"
 
 
 @dataclass(kw_only=True, slots=True)
 class ScaleSettings:
     """By how much each size of a source is multiplied where no target model is named."""
 
-    embed: int = 2
-    heads: int = 2
-    kv_heads: int | None = None
+    embed: float = 2
+    heads: float = 2
+    kv_heads: float | None = None
     """null: as `heads`, but a single key-value head stays single."""
-    head_dim: int = 1
-    ffn: int = 2
+    head_dim: float = 1
+    ffn: float = 2
+    layers: float = 1
 
     def __post_init__(self) -> None:
-        for name in ("embed", "heads", "kv_heads", "head_dim", "ffn"):
+        for name in ("embed", "heads", "kv_heads", "head_dim", "ffn", "layers"):
             factor = getattr(self, name)
             if factor is not None and factor < 1:
-                raise ConfigError(f"scale.{name}={factor}: expected a whole factor of at least 1.")
+                raise ConfigError(f"scale.{name}={factor:g}: expected a factor of at least 1.")

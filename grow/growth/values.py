@@ -1,16 +1,20 @@
-"""What the copies of an input carry of its weight: equal shares, one share each, and noise that cancels.
+"""What the copies of an input carry of its weight: equal shares, one share each, uneven shares, noise that cancels.
 
-    symmetric        [ W/2   W/2  ]      diagonal    [ W   0 ]      noise   [ +e1  -e1 ]
-                     [ W/2   W/2  ]                  [ 0   W ]              [ +e2  -e2 ]
+    symmetric  [ W/2   W/2  ]    diagonal  [ W   0 ]    uneven  [ .7W   .3W ]    noise  [ +e1  -e1 ]    rms  s [ W   W ]
+               [ W/2   W/2  ]              [ 0   W ]            [ .3W   .7W ]           [ +e2  -e2 ]           [ W   W ]
 
     W' = E_out W R_in + N,     N E_in = 0
 
-Any N with zero sums over the copies of each input keeps the function; `diagonal` is N = (delta_ij - 1/n) W.
+Any N with zero sums over the copies of each input keeps the function; `diagonal` is N = (delta_ij - 1/n) W, and
+`uneven` favours one copy, drawn for each weight. `rms` is the exception: s = sqrt(d / sum of squared copies) keeps the
+size of W x where the copies are uneven, not its value; where all have n copies it is the symmetric 1/n.
 
-Source: HyperCloning, arXiv 2409.12903, section 3.4; diagonal after Shen et al. 2022, arXiv 2203.06211.
-Beyond the paper: noise for any n, odd ones too (the authors' code draws +e, -e in pairs and leaves the last block of
-an odd n bare): n Gaussians less their mean. Every row of noise is scaled to the exact power asked for, so a tensor can
-be made block of rows by block of rows.
+Sources: HyperCloning, arXiv 2409.12903, section 3.4; diagonal after Shen et al. 2022, arXiv 2203.06211; uneven shares
+after LEMON, arXiv 2310.07999; rms after SPARKLING, arXiv 2602.02472, whose sqrt(d / (3d' - 2d)) is this up to d' = 2d.
+Deviations: noise for any n, odd ones too (HyperCloning's code draws +e, -e in pairs and leaves the last block of an odd
+n bare): n Gaussians less their mean. LEMON's share is one for a whole copy: under Adam, whose steps do not see the size
+of a gradient, such copies stay together; ours is drawn weight by weight. Every row of noise is scaled to the exact
+power asked for, so a tensor can be made block of rows by block of rows.
 """
 
 import hashlib
@@ -28,7 +32,7 @@ def shares(weight: Tensor, rows: AxisMap, columns: AxisMap, share: str, block: s
         weight: (out, in) source weight.
         rows: how its output axis grows.
         columns: how its input axis grows.
-        share: `symmetric` or `diagonal`.
+        share: `symmetric`, `diagonal` or `rms`; `uneven` is multiplied in afterwards.
         block: which target rows.
 
     Returns:
@@ -39,6 +43,8 @@ def shares(weight: Tensor, rows: AxisMap, columns: AxisMap, share: str, block: s
     if splits_diagonally(rows, columns, share):
         grown *= rows.copy_number[block, None] == columns.copy_number
         read = read * columns.copies
+    elif share == "rms":
+        read = torch.full_like(read, rms_share(columns))
     return scale_(grown, rows.expand[block].to(weight), read)
 
 
@@ -56,7 +62,37 @@ def scale_(grown: Tensor, row_gain: Tensor, column_gain: Tensor) -> Tensor:
 
 def splits_diagonally(rows: AxisMap, columns: AxisMap, share: str) -> bool:
     """The diagonal split exists only where both sides repeat alike; elsewhere the shares are equal."""
-    return share == "diagonal" and rows.copies == columns.copies > 1
+    alike = rows.copies == columns.copies > 1 and columns.uniform and bool((rows.counts == rows.counts[0]).all())
+    return share == "diagonal" and alike
+
+
+def splits_unevenly(columns: AxisMap, share: str) -> bool:
+    """The uneven split exists where an input has copies that readers take equal shares of."""
+    equal = (columns.expand * columns.read * columns.counts[columns.index] - 1).abs()[~columns.filler]
+    return share == "uneven" and bool((columns.counts > 1).any()) and bool((equal < 1e-12).all())
+
+
+def rms_share(columns: AxisMap) -> float:
+    """What every copy carries of its input's weight, so that the root mean square of the outputs stays.
+
+    Of uncorrelated inputs with c copies each, the sums of squares are to each other as d and the sum of c squared.
+    """
+    return float((columns.source_length / columns.counts.square().sum()) ** 0.5)
+
+
+def uneven_shares(rows: int, columns: AxisMap, largest: float, generator: torch.Generator) -> Tensor:
+    """Factors on equal shares: in each row, one copy of each input carries `largest`, the others the rest together.
+
+    Returns:
+        (rows, target inputs) in float64, of sum c over the c copies of an input in each row.
+    """
+    counts = columns.counts
+    favoured = torch.rand((rows, columns.source_length), generator=generator).mul_(counts).long().clamp_(max=counts - 1)
+    share = counts.to(torch.float64)
+    single, rest = counts == 1, (1 - largest) * share / (counts - 1).clamp(min=1)
+    low, high = (torch.where(single, 1.0, value).index_select(0, columns.index) for value in (rest, largest * share))
+    wins = favoured.index_select(1, columns.index) == columns.copy_number
+    return torch.where(wins, high, low).masked_fill_(columns.filler, 1.0)
 
 
 def noise_scale(weight: Tensor, rows: AxisMap, columns: AxisMap, snr_db: float) -> Tensor:
@@ -69,7 +105,8 @@ def noise_scale(weight: Tensor, rows: AxisMap, columns: AxisMap, snr_db: float) 
         (target rows,) in the weight's dtype.
     """
     row_power = weight.square().mean(dim=1)[rows.index] * rows.expand.to(weight).square() / columns.copies**2
-    block_of_row = rows.part * rows.copies + rows.copy_number
+    copy_number = rows.copy_number
+    block_of_row = rows.part * (int(copy_number.max()) + 1) + copy_number
     blocks = int(block_of_row.max()) + 1
     total = row_power.new_zeros(blocks).index_add_(0, block_of_row, row_power)
     count = row_power.new_zeros(blocks).index_add_(0, block_of_row, torch.ones_like(row_power))
@@ -88,15 +125,30 @@ def cancelling_noise(scale: Tensor, columns: AxisMap, generator: torch.Generator
     Returns:
         (rows, target inputs) in the dtype of `scale`.
     """
-    shape = (len(scale), columns.copies, columns.source_length)
+    noise = _uniform_noise(scale, columns, generator) if columns.uniform else _uneven_noise(scale, columns, generator)
+    length = torch.linalg.vector_norm(noise, dim=1)
+    noise *= (scale * noise.shape[1] ** 0.5 / length)[:, None]
+    return noise
+
+
+def _uniform_noise(scale: Tensor, columns: AxisMap, generator: torch.Generator) -> Tensor:
+    shape = (len(scale), int(columns.copies), columns.source_length)
     noise = torch.randn(shape, generator=generator, dtype=scale.dtype)
     noise -= noise.mean(dim=1, keepdim=True)
-    flat = noise.flatten(1)
-    flat *= (scale * flat.shape[1] ** 0.5 / torch.linalg.vector_norm(flat, dim=1))[:, None]
-    return flat.index_select(1, columns.copy_number * columns.source_length + columns.index)
+    return noise.flatten(1).index_select(1, columns.copy_number * columns.source_length + columns.index)
 
 
-def noise_generator(seed: int, tensor: str, first_row: int) -> torch.Generator:
-    """Noise depends on the seed, the tensor's name and the row alone: not on the order or place it is made in."""
+def _uneven_noise(scale: Tensor, columns: AxisMap, generator: torch.Generator) -> Tensor:
+    """Elements with one copy get none; all fillers hold the same, so their noise sums to zero too."""
+    group = torch.where(columns.filler, columns.source_length, columns.index)
+    noise = torch.randn((len(scale), len(group)), generator=generator, dtype=scale.dtype)
+    sums = noise.new_zeros(len(scale), columns.source_length + 1).index_add_(1, group, noise)
+    counts = torch.bincount(group, minlength=columns.source_length + 1).clamp(min=1)
+    noise -= (sums / counts).index_select(1, group)
+    return noise.mul_((counts > 1)[group])  # exactly zero, not rounding, where there is nothing to cancel with
+
+
+def random_generator(seed: int, tensor: str, first_row: int) -> torch.Generator:
+    """What is drawn depends on the seed, the tensor's name and the row alone, not on when or where it is made."""
     key = hashlib.sha256(f"{seed}/{tensor}/{first_row}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(key[:8], "little", signed=False) >> 1)

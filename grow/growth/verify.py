@@ -1,5 +1,6 @@
 """The check every growth that claims to preserve has to pass: same tokens, same logits, same scale."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -52,7 +53,20 @@ def verify(source: Path, grown: Path, tokens: Tensor, dtype: torch.dtype) -> Ver
     Raises:
         DataError: a token id is outside the vocabulary.
     """
-    before, after = logits_of(source, tokens, dtype), logits_of(grown, tokens, dtype)
+    return verify_mean([(source, 1.0)], grown, tokens, dtype)
+
+
+def verify_mean(sources: Sequence[tuple[Path, float]], grown: Path, tokens: Tensor, dtype: torch.dtype) -> Verification:
+    """As `verify`, against the weighted mean of several sources' logits.
+
+    Args:
+        sources: directories, and what each one's logits count.
+        grown: the grown model's directory.
+        tokens: (sequences, length + 1) int64 token ids.
+        dtype: of the stored weights.
+    """
+    before = torch.stack([weight * logits_of(source, tokens, dtype) for source, weight in sources]).sum(0)
+    after = logits_of(grown, tokens, dtype)
     return compare(before, after, tokens[:, 1:], TOLERANCES[dtype])
 
 

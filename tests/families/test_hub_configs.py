@@ -7,7 +7,9 @@ import pytest
 from grow.config import compose
 from grow.families.build import load_config
 from grow.families.registry import family_of, stock_config
-from grow.growth.plan import axis_maps, check_growable
+from grow.growth.axes import axis_maps
+from grow.growth.fit import check_growable
+from grow.growth.settings import GrowthSettings
 
 PYTHIA_410M = {
     "architectures": ["GPTNeoXForCausalLM"],
@@ -97,5 +99,5 @@ def test_a_published_source_grows_into_the_target_that_names_it(source, target, 
     after = stock_config(compose([f"model={target}"]).model)
     family = family_of(before.model_type)
     check_growable(family, before, after)
-    axes = axis_maps(family, before, after)
+    axes = axis_maps(family, before, after, GrowthSettings(name="hyperclone"))
     assert {name: axes[name].copies for name in factors} == factors

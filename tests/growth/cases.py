@@ -18,8 +18,9 @@ from transformers import (
 
 from grow.families.registry import family_of
 from grow.families.weights import WeightReader
-from grow.growth.engine import grow_tensor
-from grow.growth.plan import GrowthPlan, plan_growth
+from grow.growth.engine import made_tensor
+from grow.growth.plan import GrowthPlan
+from grow.growth.planner import plan_growth
 from grow.growth.settings import GrowthSettings, ScaleSettings
 from grow.growth.target import scaled_target
 
@@ -90,28 +91,39 @@ PRESETS = {
 }
 
 
-def plan(source: Source, growth: GrowthSettings, scale: ScaleSettings) -> tuple[GrowthPlan, PreTrainedConfig]:
-    target = scaled_target(source.config, scale)
+Target = ScaleSettings | PreTrainedConfig
+
+
+def plan(source: Source, growth: GrowthSettings, scale: Target) -> tuple[GrowthPlan, PreTrainedConfig]:
+    """The plan of a growth by factors or into a given architecture, and that architecture."""
+    target = scaled_target(source.config, scale) if isinstance(scale, ScaleSettings) else scale
     return plan_growth(WeightReader(source.directory), source.config, target, growth), target
 
 
-def grown_tensors(source: Source, growth: GrowthSettings, scale: ScaleSettings) -> dict[str, Tensor]:
+def grown_tensors(source: Source, growth: GrowthSettings, scale: Target) -> dict[str, Tensor]:
     """Every tensor of the grown model, by its checkpoint name."""
+    return tensors_of(plan(source, growth, scale)[0], source, growth)
+
+
+def tensors_of(made: GrowthPlan, source: Source, growth: GrowthSettings) -> dict[str, Tensor]:
+    """Every tensor that a plan makes."""
     reader = WeightReader(source.directory)
-    made, _ = plan(source, growth, scale)
-    return {
-        tensor.target.name: torch.cat(list(grow_tensor(tensor, reader.read(tensor.source), growth.seed)))
-        for tensor in made.tensors
-    }
+    return {tensor.target.name: torch.cat(list(made_tensor(tensor, [reader], growth.seed))) for tensor in made.tensors}
 
 
-def grown_model(source: Source, growth: GrowthSettings, scale: ScaleSettings) -> PreTrainedModel:
+def grown_model(source: Source, growth: GrowthSettings, scale: Target) -> PreTrainedModel:
     """The grown model in memory, a stock class with the grown tensors."""
-    _, target = plan(source, growth, scale)
-    model = AutoModelForCausalLM.from_config(target, dtype=source.model.dtype, attn_implementation="eager").eval()
+    made, target = plan(source, growth, scale)
+    return model_of(target, tensors_of(made, source, growth), source.model.dtype)
+
+
+def model_of(target: PreTrainedConfig, tensors: dict[str, Tensor], dtype: torch.dtype) -> PreTrainedModel:
+    """A stock model with the given tensors."""
+    model = AutoModelForCausalLM.from_config(target, dtype=dtype, attn_implementation="eager").eval()
     renamed = family_of(target.model_type).renamed
-    tensors = {renamed.get(name, name): tensor for name, tensor in grown_tensors(source, growth, scale).items()}
-    missing, unexpected = model.load_state_dict(tensors, strict=False)
+    missing, unexpected = model.load_state_dict(
+        {renamed.get(name, name): tensor for name, tensor in tensors.items()}, strict=False
+    )
     assert not unexpected
     assert set(missing) <= {"lm_head.weight"}
     return model

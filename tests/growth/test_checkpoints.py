@@ -53,6 +53,22 @@ def test_growth_json_says_what_was_done_to_each_tensor(sources, tmp_path):
     assert (down["input_copies"], down["output_copies"], down["snr_db"]) == (2, 2, 10.0)
 
 
+def test_a_growth_that_does_not_claim_to_preserve_is_kept_measured_and_said_to_change_the_function(sources, tmp_path):
+    stacked = GrowthSettings(name="g_stack", depth="stack")
+    deeper = ScaleSettings(embed=1, heads=1, ffn=1, layers=2)
+    record = _grow(sources("llama-mha"), tmp_path / "grown", stacked, deeper)
+    written = json.loads((tmp_path / "grown" / "growth.json").read_text())
+    assert (written["preserves"], written["preserved"]) == (False, False)
+    assert written["reasons"] == ["2 of 4 layers repeat another one (growth.depth=stack)"]
+    assert written["layers"] == [0, 1, 0, 1]
+    assert written["loss_after"] != pytest.approx(written["loss_before"], abs=1e-3)
+    assert written["max_abs_logit_diff"] > 1e-3
+    assert "growth=g_stack does not preserve the function: 2 of 4 layers" in record.notice
+    exact = _grow(sources("llama-mha"), tmp_path / "exact")
+    assert exact.notice is None
+    assert json.loads((tmp_path / "exact" / "growth.json").read_text())["preserves"] is True
+
+
 def test_sharded_and_single_files_hold_the_same_tensors_and_both_can_be_sources(sources, tmp_path):
     source = sources("llama-mha")
     _grow(source, tmp_path / "single")

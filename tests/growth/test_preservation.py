@@ -1,10 +1,12 @@
 """A grown model computes its source's function: every preset, family, layout and factor; and what must break it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from grow.common.errors import GrowthError
-from grow.growth import maps, plan
+from grow.growth import axes, maps, planner
 from grow.growth.settings import ScaleSettings
 from tests.growth.cases import CONFIGS, PRESETS, grown_model, preset, relative_difference
 
@@ -89,21 +91,20 @@ def _broken(source, scale=None):
 
 @pytest.mark.parametrize("name", ["opt", "pythia-tied", "olmo2-mha-tied", "llama-gqa-tied"])
 def test_without_the_tied_head_correction_logits_are_too_large(sources, name, monkeypatch):
-    monkeypatch.setattr(plan, "_head_input", lambda length, copies, tied: maps.tile(length, copies))
+    monkeypatch.setattr(axes, "head_input", lambda word, tied: word)
     assert _broken(sources(name))
 
 
 def test_scaling_the_head_of_opt_350m_again_breaks_it(sources, monkeypatch):
     # its project_out already absorbs the factor; the authors' code divides once more (reference 5)
-    real = plan.axis_maps
+    real = planner.axis_maps
 
-    def scaled_twice(family, source, target):
-        axes = real(family, source, target)
-        head_in = axes["head_in"]
-        axes["head_in"] = maps.make_map(head_in.index, 1, expand=head_in.expand / 2, read=head_in.read)
+    def scaled_twice(*arguments):
+        axes = real(*arguments)
+        axes["head_in"] = replace(axes["head_in"], expand=axes["head_in"].expand / 2)
         return axes
 
-    monkeypatch.setattr(plan, "axis_maps", scaled_twice)
+    monkeypatch.setattr(planner, "axis_maps", scaled_twice)
     assert _broken(sources("opt-350m"))
 
 
@@ -122,8 +123,8 @@ def test_copies_of_head_dim_must_lie_inside_their_head(sources, name, monkeypatc
 
     def tiled_whole(outer, inner):
         right = real(outer, inner)
-        wrong = right.index.view(len(outer.index), inner.copies, -1).transpose(0, 1).reshape(-1)
-        return maps.AxisMap(index=wrong, expand=right.expand, read=right.read, copies=right.copies, part=right.part)
+        wrong = right.index.view(len(outer.index), int(inner.copies), -1).transpose(0, 1).reshape(-1)
+        return replace(right, index=wrong)
 
     monkeypatch.setattr(maps, "product", tiled_whole)
     assert _broken(sources(name), HEAD_DIM)
@@ -137,10 +138,10 @@ def test_plain_tiling_of_head_dim_breaks_rotary_positions(sources, name, monkeyp
 
 
 def test_query_copies_outside_their_group_break_grouped_queries(sources, monkeypatch):
-    def appended(groups, group_size, *, group_copies, copies_in_group):
-        return maps.tile(groups * group_size, group_copies * copies_in_group)
+    def appended(sizes, kv_heads):
+        return maps.tile(sizes.before["heads"], sizes.after["heads"] // sizes.before["heads"])
 
-    monkeypatch.setattr(maps, "grouped", appended)
+    monkeypatch.setattr(axes, "_heads", appended)
     assert _broken(sources("llama-gqa"), ScaleSettings(kv_heads=1))
 
 
@@ -152,7 +153,7 @@ def test_olmo_cannot_stay_tied_and_says_what_to_do(sources):
     from grow.families.weights import WeightReader
 
     with pytest.raises(GrowthError, match=r"model\.tied_head=false"):
-        plan.plan_growth(WeightReader(source.directory), source.config, target, preset())
+        planner.plan_growth(WeightReader(source.directory), source.config, target, preset())
 
 
 def test_a_tied_olmo_is_untied_when_no_target_is_named(sources):

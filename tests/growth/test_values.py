@@ -9,12 +9,12 @@ from torch import nn
 
 from grow.growth import maps
 from grow.growth.settings import ScaleSettings
-from grow.growth.values import cancelling_noise, noise_generator, noise_scale
+from grow.growth.values import cancelling_noise, noise_scale, random_generator
 from tests.growth.cases import CONFIGS, PRESETS, grown_model, grown_tensors, make_source, preset, some_tokens
 
 MAPS = {
     "tile": maps.tile(6, 3),
-    "grouped": maps.grouped(2, 3, group_copies=2, copies_in_group=2),
+    "grouped": maps.product(maps.tile(2, 2), maps.tile(3, 2)),
     "query of a tiled head": maps.query_of_tiled_head(6, 3),
     "query under rotary": maps.query_under_rotary(8, 3),
     "key under rotary": maps.key_under_rotary(8, 2),
@@ -76,7 +76,7 @@ def test_each_part_of_a_fused_projection_gets_noise_by_its_own_power():
 @pytest.mark.parametrize("copies", [2, 3, 5])
 def test_all_copies_get_noise_alike_for_odd_factors_too(copies):
     columns = maps.tile(4000, copies)
-    noise = cancelling_noise(torch.ones(2), columns, noise_generator(0, "w", 0))
+    noise = cancelling_noise(torch.ones(2), columns, random_generator(0, "w", 0))
     power = noise.view(2, copies, -1).square().mean(dim=(0, 2))
     assert power.tolist() == pytest.approx([1.0] * copies, rel=0.1)
     assert noise.view(2, copies, -1).sum(1).abs().max() < 1e-5
@@ -97,7 +97,7 @@ def test_noise_depends_on_the_seed_and_the_tensor_alone(sources):
     other = grown_tensors(source, preset(snr_db=10.0, seed=1), ScaleSettings())
     assert torch.equal(first[name.format(0)], again[name.format(0)])
     assert not torch.equal(first[name.format(0)], other[name.format(0)])
-    draws = [cancelling_noise(torch.ones(1), maps.tile(4, 2), noise_generator(0, n, 0)) for n in "ab"]
+    draws = [cancelling_noise(torch.ones(1), maps.tile(4, 2), random_generator(0, n, 0)) for n in "ab"]
     assert not torch.equal(*draws)
 
 

@@ -1,0 +1,56 @@
+"""Mixtral: a Llama whose feed-forward blocks are experts, a few of which are weighed and added (arXiv 2401.04088).
+
+Top-k comes before softmax, or what is the same, the best k probabilities are scaled to add up to one: a token whose
+experts are all alike gets what one of them computes.
+"""
+
+from typing import Any
+
+from grow.families.experts import unpack_experts
+from grow.families.family import Family
+from grow.families.llama import LLAMA
+from grow.families.settings import MixtralSettings
+from grow.families.table import parse_table
+
+TABLE = parse_table("""
+    model.embed_tokens.weight                                           vocab, embed
+    model.layers.{layer}.input_layernorm.weight                         normed ~ embed
+    model.layers.{layer}.self_attn.q_proj.weight                        heads*query <- normed
+    model.layers.{layer}.self_attn.k_proj.weight                        kv_heads*key <- normed
+    model.layers.{layer}.self_attn.v_proj.weight                        kv_heads*value <- normed
+    model.layers.{layer}.self_attn.o_proj.weight                        embed <- heads*value
+    model.layers.{layer}.post_attention_layernorm.weight                normed ~ embed
+    model.layers.{layer}.block_sparse_moe.gate.weight                   experts <- normed
+    model.layers.{layer}.block_sparse_moe.experts.{expert}.w1.weight    ffn <- normed
+    model.layers.{layer}.block_sparse_moe.experts.{expert}.w3.weight    ffn <- normed
+    model.layers.{layer}.block_sparse_moe.experts.{expert}.w2.weight    embed <- ffn
+    model.norm.weight                                                   head_in ~ embed
+    lm_head.weight                                                      vocab <- head_in
+""")
+
+
+def specifics(model: MixtralSettings) -> dict[str, Any]:
+    """What a stock Mixtral is told beside its sizes."""
+    return {
+        "initializer_range": model.init_std,
+        "rms_norm_eps": model.norm_eps,
+        "rope_parameters": {"rope_type": "default", "rope_theta": model.rope_theta},
+        "router_aux_loss_coef": model.balance_loss,
+    }
+
+
+MIXTRAL = Family(
+    model_type="mixtral",
+    table=TABLE,
+    attributes={**LLAMA.attributes, "experts": "num_local_experts", "active_experts": "num_experts_per_tok"},
+    config_class="MixtralConfig",
+    specifics=specifics,
+    rotary_dims=lambda config: config.head_dim or config.hidden_size // config.num_attention_heads,
+    unpacked=unpack_experts("block_sparse_moe", gate="w1", up="w3", down="w2"),
+    dense="llama",
+    dense_names={
+        "block_sparse_moe.experts.{expert}.w1.": "mlp.gate_proj.",
+        "block_sparse_moe.experts.{expert}.w3.": "mlp.up_proj.",
+        "block_sparse_moe.experts.{expert}.w2.": "mlp.down_proj.",
+    },
+)

@@ -1,0 +1,99 @@
+"""Whether a growth preserves the function, decided from its plan alone; the reasons where it does not.
+
+    R E = I on every axis, N E_in = 0, and every norm sees the statistics it knows     =>     the same logits
+
+A growth with a reason against it is not checked, only measured. The table of what preserves and what breaks is checked
+case by case in tests/growth.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from transformers import PreTrainedConfig
+
+from grow.families.family import Family
+from grow.families.table import Axis
+from grow.growth.depth import repeated_layers
+from grow.growth.maps import AxisMap, axis_of
+from grow.growth.settings import GrowthSettings
+
+_STREAM: Axis = (("embed",),)
+
+
+def reasons_against(
+    family: Family,
+    source: PreTrainedConfig,
+    target: PreTrainedConfig,
+    axes: Mapping[str, AxisMap],
+    growth: GrowthSettings,
+    layers: list[int],
+) -> tuple[str, ...]:
+    """Why the grown model computes something else than its source; empty where it computes the same."""
+    return (
+        *_of_depth(family, source, growth, layers),
+        *_of_norms(family, source, axes),
+        *_of_values(axes, growth),
+        *_of_experts(family, source, target, axes),
+    )
+
+
+def _of_depth(family: Family, source: PreTrainedConfig, growth: GrowthSettings, layers: list[int]) -> Iterator[str]:
+    repeated = len(repeated_layers(layers))
+    if repeated and growth.new_layers == "copied":
+        yield f"{repeated} of {len(layers)} layers repeat another one (growth.depth={growth.depth})"
+    elif repeated and family.normalises_stream(source):
+        yield "layers of this model normalise the residual stream itself, so none of them can start as the identity"
+
+
+def _of_norms(family: Family, source: PreTrainedConfig, axes: Mapping[str, AxisMap]) -> Iterator[str]:
+    lines = (line.normalises for line in family.table if line.normalises is not None)
+    for axis in dict.fromkeys((_STREAM, *lines)):
+        grown = axis_of(axis, axes)
+        kind = "LayerNorm" if family.centred else "RMSNorm"
+        if not keeps_norm(grown, centred=family.centred):
+            name = "*".join("|".join(factor) for factor in axis)
+            yield (
+                f"a {kind} over {name} sees other statistics: {grown.source_length} to {len(grown.index)} elements of "
+                f"unequal copies"
+            )
+    if axes["embed"].averaged and axes["embed"].filler.any() and family.normalises_stream(source):
+        yield "layers of this model normalise the residual stream itself, so its filler does not stay the mean"
+
+
+def _of_values(axes: Mapping[str, AxisMap], growth: GrowthSettings) -> Iterator[str]:
+    grown = [name for name, axis_map in axes.items() if axis_map.copies > 1]
+    if growth.next_layer and grown:
+        yield "new outputs come from the layer above (growth.next_layer)"
+    uneven = sorted(name for name in ("embed", "heads", "ffn") if not axes[name].uniform)
+    if growth.share == "rms" and uneven:
+        yield f"growth.share=rms keeps the size of what is read, not its value ({', '.join(uneven)})"
+
+
+def _of_experts(
+    family: Family, source: PreTrainedConfig, target: PreTrainedConfig, axes: Mapping[str, AxisMap]
+) -> Iterator[str]:
+    if "experts" not in axes:
+        return
+    before, after = (family.sizes(config)["active_experts"] for config in (source, target))
+    if after != before * axes["experts"].copies:
+        yield (
+            f"experts grow {axes['experts'].copies:g} times, active ones from {before} to {after}: "
+            "a token's experts are others"
+        )
+
+
+def keeps_norm(axis_map: AxisMap, *, centred: bool) -> bool:
+    """Whether a norm over this axis sees the same statistics: E^T E = (S/s) I, and, centred, equal copies of all.
+
+    Args:
+        axis_map: the axis before the norm.
+        centred: whether the norm subtracts the mean.
+    """
+    live = ~axis_map.filler
+    squares = axis_map.expand[live].square()
+    total = squares.new_zeros(axis_map.source_length).index_add_(0, axis_map.index[live], squares)
+    ratio = len(axis_map.index) / axis_map.source_length
+    same_size = bool((total - ratio).abs().max() < 1e-9 * ratio)
+    if not centred:
+        return same_size
+    alike = bool((axis_map.expand[live] - axis_map.expand[live][0]).abs().max() < 1e-12)
+    return same_size and alike and (axis_map.averaged or bool(live.all()))

@@ -1,0 +1,82 @@
+"""Which pairs of architectures a growth connects at all; everything else is refused by name before anything is read."""
+
+from collections.abc import Mapping
+
+from transformers import PreTrainedConfig
+
+from grow.common.errors import GrowthError
+from grow.families.family import Family
+from grow.growth.settings import GrowthSettings
+from grow.growth.target import writes_head_input
+
+_GRID_SCALING = ("default", "linear", "llama3")  # kinds of rope whose frequencies depend on base and pair alone
+
+
+def check_growable(family: Family, source: PreTrainedConfig, target: PreTrainedConfig) -> None:
+    """Refuse pairs of architectures that no growth connects.
+
+    Raises:
+        GrowthError: naming every attribute that differs.
+    """
+    if target.model_type != source.model_type:
+        raise GrowthError(
+            f"the source is a {source.model_type} model, the target a {target.model_type} model. Growth stays within a "
+            "family: choose a target of the source's family, or another growth.source."
+        )
+    differences = family.differences(source, target)
+    if differences:
+        listed = ", ".join(f"{name}: {old!r} -> {new!r}" for name, (old, new) in differences.items())
+        raise GrowthError(
+            f"source and target compute different functions whatever their weights ({listed}). "
+            "Choose a target of the source's kind, or set these on the target."
+        )
+    before, after = family.sizes(source), family.sizes(target)
+    if before["vocab"] != after["vocab"]:
+        raise GrowthError(
+            f"vocab: {before['vocab']} in the source, {after['vocab']} in the target. Growth keeps it; "
+            f"choose a target with vocab={before['vocab']}."
+        )
+    if after["head_dim"] != before["head_dim"]:
+        _check_head_dim(source)
+
+
+def _check_head_dim(source: PreTrainedConfig) -> None:
+    clip = getattr(source, "clip_qkv", None)
+    if clip is not None:
+        raise GrowthError(
+            f"head_dim cannot grow exactly where queries are clipped (clip_qkv={clip}): grown queries are larger. "
+            "Grow the number of heads instead (scale.heads)."
+        )
+    kind = (getattr(source, "rope_parameters", None) or {}).get("rope_type", "default")
+    if kind not in _GRID_SCALING:
+        raise GrowthError(
+            f"head_dim cannot grow exactly under rope_type={kind!r}, whose frequencies depend on head_dim itself. "
+            "Grow the number of heads instead (scale.heads)."
+        )
+
+
+def check_head(family: Family, target: PreTrainedConfig, copies: float) -> None:
+    """Refuse a tied head whose input grows and that nothing before it can make up for.
+
+    Raises:
+        GrowthError: the family has no parameter that writes what the head reads.
+    """
+    if target.tie_word_embeddings and copies > 1 and not writes_head_input(family, target):
+        raise GrowthError(
+            f"a {family.model_type} model of this kind cannot keep its head tied while it grows: nothing before the "
+            f"head can absorb the factor {copies:g}. Set model.tied_head=false."
+        )
+
+
+def check_copies(growth: GrowthSettings, factors: Mapping[str, float]) -> None:
+    """Refuse a bigger target where the growth keeps every size.
+
+    Raises:
+        GrowthError: naming the sizes.
+    """
+    grown = {size: factor for size, factor in factors.items() if factor != 1 and size != "positions"}
+    if growth.share == "none" and grown:
+        raise GrowthError(
+            f"growth={growth.name} keeps every size, but the target is bigger than the source ({grown}). "
+            "Choose a preset that grows, such as growth=hyperclone_noisy, or a target of the source's sizes."
+        )

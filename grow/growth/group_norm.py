@@ -1,0 +1,118 @@
+"""Norms of a joined model that see one source at a time, and their anneal to the stock norm over all of them.
+
+    x = [x_1 | x_2]      group(x) = [norm(x_1) | norm(x_2)]      joint(x) = norm(x)
+    y = ((1 - a) group(x) + a joint(x)) * gain + bias            a from 0 to 1 over a few thousand steps
+
+Invariant: with a = 0 a model joined by `grow.growth.join` computes sum_m w_m logits_m exactly; with a = 1 it is the
+stock model. No stock class holds these norms, so a model that has them refuses to be saved before a = 1.
+
+Source: derived; the masked statistics of MSG, arXiv 2305.02869, are the same anneal for new units.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from grow.common.errors import GrowthError
+from grow.families.build import load_model
+from grow.families.registry import family_of
+
+
+class GroupNorm(nn.Module):
+    """A stock norm applied to the widths of each source on their own, mixed with the norm over all."""
+
+    def __init__(self, stock: nn.Module, widths: Sequence[int], *, centred: bool) -> None:
+        """Take over a stock norm's parameters and eps.
+
+        Args:
+            stock: LayerNorm or RMSNorm of transformers or torch.
+            widths: elements of each source, in order.
+            centred: whether the norm subtracts the mean.
+        """
+        super().__init__()
+        self.weight = getattr(stock, "weight", None)
+        self.bias = getattr(stock, "bias", None)
+        self.eps: float = getattr(stock, "variance_epsilon", getattr(stock, "eps", 1e-5))  # OLMo's is a constant
+        self.widths, self.centred = list(widths), centred
+        self.joint = 0.0
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(..., sum of widths) -> the same shape."""
+        normed = torch.cat([self._norm(part) for part in hidden.split(self.widths, dim=-1)], dim=-1)
+        if self.joint:
+            normed = torch.lerp(normed, self._norm(hidden), self.joint)
+        normed = normed if self.weight is None else normed * self.weight
+        return normed if self.bias is None else normed + self.bias
+
+    def _norm(self, part: Tensor) -> Tensor:
+        part = part - part.mean(-1, keepdim=True) if self.centred else part
+        return part * torch.rsqrt(part.square().mean(-1, keepdim=True) + self.eps)
+
+
+def use_group_norms(model: PreTrainedModel, sources: Sequence[Any]) -> None:
+    """Give a joined model norms that see one source at a time, in place.
+
+    Args:
+        model: a stock model joined from `sources` beside each other.
+        sources: the sources' configurations, in the order they were joined.
+    """
+    family = family_of(model.config.model_type)
+    sizes = [family.sizes(source) for source in sources]
+    by_axis = {
+        "q_norm": [each["heads"] * each["head_dim"] for each in sizes],
+        "k_norm": [each["kv_heads"] * each["head_dim"] for each in sizes],
+    }
+    stream = [each["embed"] for each in sizes]
+    for name, norm in list(_norms(model)):
+        parent, _, last = name.rpartition(".")
+        widths = by_axis.get(last, stream)
+        setattr(model.get_submodule(parent), last, GroupNorm(norm, widths, centred=family.centred))
+    model.save_pretrained = _refuse_to_save.__get__(model)  # type: ignore[method-assign]
+
+
+def anneal_group_norms(model: nn.Module, joint: float) -> None:
+    """Set the share of the joint norm, from 0 (exact) to 1 (stock), in every norm of a model."""
+    for module in model.modules():
+        if isinstance(module, GroupNorm):
+            module.joint = joint
+
+
+def _refuse_to_save(model: PreTrainedModel, *arguments: Any, **options: Any) -> None:
+    if any(isinstance(module, GroupNorm) and module.joint < 1 for module in model.modules()):
+        raise GrowthError(
+            "a model with one norm for each source cannot be a stock checkpoint. Anneal its norms to the joint one "
+            "first (anneal_group_norms(model, 1.0)), or join with growth.balance=true and the stock norms."
+        )
+    type(model).save_pretrained(model, *arguments, **options)
+
+
+def _norms(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    return ((name, module) for name, module in model.named_modules() if type(module).__name__.endswith("Norm"))
+
+
+def stream_size(directory: Path, tokens: Tensor) -> float:
+    """Root mean square of what the norms of a stored model see of its residual stream, on the way to one figure for it.
+
+    Args:
+        directory: the model.
+        tokens: (sequences, length + 1) int64 ids.
+
+    Returns:
+        the geometric mean over all norms and tokens.
+    """
+    model = load_model(directory).eval()
+    seen: list[Tensor] = []
+    for _, norm in _norms(model):
+        norm.register_forward_pre_hook(lambda module, inputs: _note(seen, inputs[0], model.config.hidden_size))
+    with torch.no_grad():
+        model(tokens[:, :-1])
+    return float(torch.cat(seen).mean().exp())
+
+
+def _note(seen: list[Tensor], hidden: Tensor, width: int) -> None:
+    if hidden.shape[-1] == width:
+        seen.append(hidden.float().square().mean(-1).clamp(min=1e-12).log().flatten() / 2)
