@@ -1,6 +1,7 @@
 """Turns checkpoints into scores: python eval.py checkpoint=RUN_OR_DIRECTORY_OR_HUB_ID evaluation=harness10"""
 
-from grow.config import EvalConfig, entry_point
+from grow.command import entry_point
+from grow.config import EvalConfig
 
 
 @entry_point("eval", EvalConfig)

@@ -2,7 +2,8 @@
 
 from functools import partial
 
-from grow.config import RunConfig, entry_point, resolved
+from grow.command import entry_point
+from grow.config import RunConfig, resolved
 from grow.training.plan import plan_run
 from grow.training.run_directory import RunDirectory
 

@@ -9,7 +9,8 @@ RUN/analysis/forgetting.json    drop and recovery of each score against the sour
 
 from pathlib import Path
 
-from grow.config import AnalyzeConfig, entry_point
+from grow.command import entry_point
+from grow.config import AnalyzeConfig
 
 
 @entry_point("analyze", AnalyzeConfig)

@@ -8,9 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from grow.command import entry_point
 from grow.common.errors import ConfigError
 from grow.common.provenance import write_json
-from grow.config import EstimateConfig, entry_point
+from grow.config import EstimateConfig
 from grow.training.estimate import Counts, Memory, disk, hours, memory_table
 from grow.training.metrics import GPUS, gpu_memory_bytes, peak_flops
 from grow.training.settings import EstimateSettings

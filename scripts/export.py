@@ -5,7 +5,7 @@ python scripts/export.py source=RUN/checkpoints/step-00000500 output=DIR
 
 from pathlib import Path
 
-from grow.config import entry_point
+from grow.command import entry_point
 from grow.training.settings import ExportConfig
 
 

@@ -9,7 +9,8 @@ python scripts/grow_checkpoint.py --list
 import sys
 from pathlib import Path
 
-from grow.config import CONFIG_DIR, GrowCheckpointConfig, entry_point
+from grow.command import entry_point
+from grow.config import CONFIG_DIR, GrowCheckpointConfig
 from grow.growth.gallery import table
 
 

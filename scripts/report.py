@@ -5,7 +5,8 @@ python scripts/report.py runs='[DIR,DIR]' baseline=DIR continued=DIR output=DIR
 
 from pathlib import Path
 
-from grow.config import ReportConfig, entry_point
+from grow.command import entry_point
+from grow.config import ReportConfig
 
 
 @entry_point("report", ReportConfig)

@@ -7,7 +7,7 @@ python scripts/sweep_averages.py run=RUN output=DIR k='[3,5,10]' every_steps='[2
 from pathlib import Path
 
 from grow.averaging.settings import SweepAveragesConfig
-from grow.config import entry_point
+from grow.command import entry_point
 
 
 @entry_point("sweep_averages", SweepAveragesConfig)

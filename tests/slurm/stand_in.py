@@ -4,8 +4,9 @@ import os
 import signal
 import time
 
+from grow.command import entry_point
 from grow.common.errors import DivergedError, PreemptedError
-from grow.config import RunConfig, entry_point
+from grow.config import RunConfig
 
 
 @entry_point("train", RunConfig)
