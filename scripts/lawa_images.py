@@ -13,6 +13,7 @@ The digits (1,797 images of 8 x 8, from UCI's optical recognition data set) come
 import argparse
 import json
 import statistics
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def main() -> None:
     torch.set_num_threads(1)
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
-    runs = [run(options, seed, output) for seed in range(options.seeds)]
+    runs = [run(options, seed) for seed in range(options.seeds)]
     curves = {name: mean_curve([each[name] for each in runs]) for name in runs[0]}
     draw_curves(curves, output / "curves.png", y_label=TASKS[options.task].measure, title=f"Digits: {options.task}")
     figures = {**vars(options), "curves": curves, "comparison": compare(runs)}
@@ -52,7 +53,7 @@ def main() -> None:
 def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=sorted(TASKS), required=True)
-    parser.add_argument("--output", required=True, help="directory for figures.json, curves.png and the checkpoints")
+    parser.add_argument("--output", required=True, help="directory for figures.json and curves.png")
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--lr", type=float, default=1e-2)
@@ -112,7 +113,7 @@ class Diffusion(nn.Module):
 TASKS = {"classifier": Classifier, "diffusion": Diffusion}
 
 
-def run(options: argparse.Namespace, seed: int, output: Path) -> dict[str, tuple[list[int], list[float]]]:
+def run(options: argparse.Namespace, seed: int) -> dict[str, tuple[list[int], list[float]]]:
     """Train once; name of the weights -> steps and held-out losses."""
     torch.manual_seed(seed)
     model = TASKS[options.task]()
@@ -131,7 +132,7 @@ def run(options: argparse.Namespace, seed: int, output: Path) -> dict[str, tuple
             if average.ready:
                 with averaged(weights, average.mean()):
                     measure(curves[kind], step, model, held_out)
-    check_offline(output / f"seed-{seed}", last, averages["lawa"], options)
+    check_offline(last, averages["lawa"], options)
     return curves
 
 
@@ -184,19 +185,19 @@ def measure(curve: tuple[list[int], list[float]], step: int, model: nn.Module, h
         curve[1].append(float(model.loss(*held_out, torch.Generator().manual_seed(1))))
 
 
-def check_offline(directory: Path, last: list[dict[str, Tensor]], lawa: Average, options: argparse.Namespace) -> None:
+def check_offline(last: list[dict[str, Tensor]], lawa: Average, options: argparse.Namespace) -> None:
     """Average the last window's checkpoints from files; it has to be what the run has.
 
     Raises:
         AssertionError: it is not.
     """
-    directory.mkdir(exist_ok=True)
-    files = [directory / f"step-{step}.safetensors" for step in lawa.steps]
-    for file, weights in zip(files, last, strict=True):
-        save_file(weights, file)
-    settings = AveragingSettings(name="lawa", kind="lawa", k=options.k)
-    average_checkpoints([str(file) for file in files], settings, directory / "average")
-    offline = load_file(directory / "average" / "model.safetensors")
+    with tempfile.TemporaryDirectory() as scratch:
+        files = [Path(scratch) / f"step-{step}.safetensors" for step in lawa.steps]
+        for file, weights in zip(files, last, strict=True):
+            save_file(weights, file)
+        settings = AveragingSettings(name="lawa", kind="lawa", k=options.k)
+        average_checkpoints([str(file) for file in files], settings, Path(scratch) / "average")
+        offline = load_file(Path(scratch) / "average" / "model.safetensors")
     assert all(torch.equal(offline[name], tensor) for name, tensor in lawa.mean().items())
     TASKS[options.task]().load_state_dict(offline)
 

@@ -23,8 +23,8 @@ def chunks(numel: int, size: int = CHUNK) -> Iterator[slice]:
 
 def fold(total: Tensor | None, snapshot: Tensor, keep: float, take: float) -> Tensor:
     """keep * total + take * snapshot in float64, into the total; the first snapshot makes a new one."""
-    # The product is rounded before it is added: add(alpha=...) fuses the two, but only where its vector unit is full,
-    # so that an element's bits would depend on its position.
+    # The product is rounded before it is added: whether add(alpha=...) fuses the two is the kernel's and the machine's
+    # choice, and an average made elsewhere would have other bits.
     term = snapshot if take == 1 else snapshot.to(torch.float64, copy=True).mul_(take)
     if total is None:
         return term.to(torch.float64, copy=take == 1)

@@ -59,8 +59,8 @@ def average_checkpoints(checkpoints: Sequence[str], settings: AveragingSettings,
     sources = select(find_sources(checkpoints), settings)
     tensors = common_tensors(sources)
     how = weighting(settings, len(sources))
-    with new_directory(output, sum(info.bytes for info in tensors)) as partial, ThreadPoolExecutor(1) as reading:
-        digests = reading.map(lambda source: digest_files(source.reader.files), sources)  # while the average is made
+    with new_directory(output, sum(info.bytes for info in tensors)) as partial, ThreadPoolExecutor(4) as hashing:
+        digests = hashing.map(lambda source: digest_files(source.reader.files), sources)  # while the average is made
         blocks = (block for info in tensors for block in average_tensor(info, sources, how))
         _write(partial, sources[-1], tensors, blocks)
         record = _record(settings, sources, how, tensors, list(digests))

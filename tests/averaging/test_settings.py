@@ -1,9 +1,10 @@
 """Settings: every key does something, what cannot be is refused in one paragraph, shares become steps once."""
 
 import functools
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
+import yaml
 
 from grow.averaging.plan import resolve
 from grow.averaging.settings import AverageCheckpointsConfig, AveragingSettings
@@ -13,9 +14,15 @@ from grow.config import compose
 
 
 @functools.cache
-def settings(choice, *overrides):
-    line = ["checkpoints=[x]", "output=y", f"averaging={choice}", *(f"averaging.{o}" for o in overrides)]
+def preset(choice):
+    line = ["checkpoints=[x]", "output=y", f"averaging={choice}"]
     return compose(line, "average_checkpoints", AverageCheckpointsConfig).averaging
+
+
+def settings(choice, *overrides):
+    """A preset with values as the command line would give them."""
+    pairs = (override.split("=") for override in overrides)
+    return replace(preset(choice), **{key: yaml.safe_load(value) for key, value in pairs})
 
 
 def plan(choice, *overrides, total_steps=1000, tokens_per_step=100, warmup_tokens=2000):
