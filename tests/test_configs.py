@@ -54,7 +54,7 @@ def test_no_configuration_computes(path):
     [
         f"{path.parent.relative_to(CONFIG_DIR)}={path.stem}"
         for path in FILES
-        if path.parent != CONFIG_DIR and path.parent.name not in ("model", "experiment", "evaluation", "averaging")
+        if path.parent != CONFIG_DIR and path.parent.name not in ("model", "experiment", "evaluation")
     ],
 )
 def test_every_choice_composes_into_a_run(choice):
