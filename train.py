@@ -30,6 +30,7 @@ def main(run: RunConfig) -> None:
     # Heavy imports wait until here, so that help and configuration errors answer at once.
     from grow.data.corpus import open_data
     from grow.data.module import TokenDataModule
+    from grow.evaluation.in_run import plan_probes
     from grow.families.registry import stock_config
     from grow.growth.run import find_source
     from grow.training.export import announce, export_run
@@ -42,6 +43,7 @@ def main(run: RunConfig) -> None:
     with session(plan, device, directory, run.logger) as views:
         shards = open_data(run.data, find_source(run.growth_source) if run.growth_source else None)
         shards.check_vocabulary(run.model.vocab_size)
+        probes = plan_probes(run.evaluation, plan, device, shards)
         data = partial(
             TokenDataModule,
             shards,
@@ -54,7 +56,7 @@ def main(run: RunConfig) -> None:
         )
         start = choose_start(stock_config(run.model), run.growth, run.growth_source, data, directory, plan)
         announce(start, plan, device, directory, shards, resolved(run), changes)
-        export_run(start, fit(start, plan, device, directory, data, views=views), directory, shards)
+        export_run(start, fit(start, plan, device, directory, data, views=views, probes=probes), directory, shards)
 
 
 if __name__ == "__main__":

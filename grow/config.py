@@ -74,6 +74,7 @@ class RunConfig:
     trainer: TrainerSettings
     checkpoint: CheckpointSettings
     averaging: AveragingSettings
+    evaluation: EvaluationSettings
     logger: LoggerSettings
     seed: int
     resume: str
@@ -126,7 +127,7 @@ class RunConfig:
         """The run directory: `run_dir`, or a name that the same configuration always gets."""
         if self.run_dir is not None:
             return Path(self.run_dir)
-        unnamed = ("run_dir", "resume", "logger", "strategy", "checkpoint")
+        unnamed = ("run_dir", "resume", "logger", "strategy", "checkpoint", "evaluation")
         digest = digest_json({key: value for key, value in asdict(self).items() if key not in unnamed})
         return Path("outputs") / f"{self.recipe}-seed{self.seed}-{digest[:8]}"
 

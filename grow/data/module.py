@@ -55,6 +55,8 @@ class TokenDataModule(L.LightningDataModule):
         self._val_windows = val_tokens // sequence_length
         self._train = shards.windows("train", sequence_length)
         self._validation = shards.windows("validation", sequence_length)
+        self._window_sources = shards.window_sources("validation", sequence_length)
+        self.shards = shards
         if len(self._train) == 0:
             raise DataError(
                 f"{shards.path}: expected a file of more than sequence_length={sequence_length} tokens to train on, "
@@ -75,9 +77,15 @@ class TokenDataModule(L.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Tensor]:
         """This rank's share of the validation windows, in batches of at most micro_batch; always the same ones."""
+        return _loader(ValidationBatches(self._validation, self._micro_batch, self._val_share()))
+
+    def val_sources(self) -> np.ndarray:
+        """Where the source of each of this rank's validation windows stands in `shards.sources`, in their order."""
+        return self._window_sources[self._val_share()]
+
+    def _val_share(self) -> np.ndarray:
         chosen = order(np.arange(self._val_windows), max(len(self._validation), 1), VALIDATION_SEED)
-        share = np.array_split(chosen, self._world_size)[self._rank]
-        return _loader(ValidationBatches(self._validation, self._micro_batch, share))
+        return np.array_split(chosen, self._world_size)[self._rank]
 
 
 class TrainBatches(IterableDataset[Tensor]):

@@ -116,6 +116,12 @@ class TokenShards:
         """The windows of `sequence_length` + 1 tokens of a split."""
         return Windows([self.read(shard) for shard in self._of(split)], sequence_length)
 
+    def window_sources(self, split: str, sequence_length: int) -> NDArray[np.int64]:
+        """For each of those windows its place in `sources`: (windows,)."""
+        own = self._of(split)
+        counts = [max(shard.tokens - 1, 0) // sequence_length for shard in own]
+        return np.repeat([self.sources.index(shard.source) for shard in own], counts)
+
     def read(self, shard: Shard) -> NDArray[Any]:
         """A shard's tokens as a read-only memory map: (tokens,)."""
         dtype = DTYPES[self.dtype]

@@ -4,6 +4,8 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -43,8 +45,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # the tokenizers library raises nothing more exact for a damaged file
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise DataError(f"tokenizer={name}: expected a tokenizer directory or hub id, found: {reason}") from None
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise DataError(f"tokenizer={name}: expected one with a tokenizer.json, found {type(tokenizer).__name__}.")
@@ -56,6 +58,26 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
 def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
     """One more than the highest id."""
     return max(tokenizer.get_vocab().values()) + 1
+
+
+def bytes_per_token(tokenizer: PreTrainedTokenizerFast) -> NDArray[np.int64]:
+    """Bytes of text each id stands for; special tokens, such as the end of text, stand for none.
+
+    Exact for byte-level tokenizers, where each character of a token is a byte. For others a token's bytes are those
+    of its text with a word mark counted as a space, and <0x..> is one byte.
+    """
+    is_byte_level = '"ByteLevel"' in tokenizer.backend_tokenizer.to_str()
+    special = set(tokenizer.all_special_ids)
+    lengths = np.zeros(vocabulary_size(tokenizer), np.int64)
+    for token, index in tokenizer.get_vocab().items():
+        if index not in special:
+            lengths[index] = len(token) if is_byte_level else _text_bytes(token)
+    return lengths
+
+
+def _text_bytes(token: str) -> int:
+    is_byte = len(token) == 6 and token.startswith("<0x") and token.endswith(">")
+    return 1 if is_byte else len(token.replace("▁", " ").encode())
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:

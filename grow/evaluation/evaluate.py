@@ -188,7 +188,5 @@ def evaluate_checkpoint(plan: Planned, config: EvalConfig, device: torch.device,
         }
         write_json(plan.output / RESULTS_FILE, content)
         if "tokens" in checkpoint.clock:
-            protocol = {} if settings.limit is None else {"eval/limit": settings.limit}
-            metrics = scores.metrics(averaged=checkpoint.averaged) | protocol
-            append_row(plan.output.parent, checkpoint.clock, metrics | {"eval/num_fewshot": settings.num_fewshot})
+            append_row(plan.output.parent, checkpoint.clock, scores.row(settings, averaged=checkpoint.averaged))
     return scores

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from grow.common.errors import DataError
 from grow.data.order import order
 from grow.data.shards import TokenShards, Windows
-from grow.data.tokenizer import vocabulary_size
+from grow.data.tokenizer import bytes_per_token
 from grow.evaluation.packing import Request, make_batches, pack
 from grow.evaluation.processes import deal
 from grow.evaluation.scoring import Scorer
@@ -105,23 +105,3 @@ def _measure(
         loss=total / targets.size,
         bits_per_byte=total / math.log(2) / max(int(lengths[targets].sum()), 1),
     )
-
-
-def bytes_per_token(tokenizer: PreTrainedTokenizerFast) -> NDArray[np.int64]:
-    """Bytes of text each id stands for; special tokens, such as the end of text, stand for none.
-
-    Exact for byte-level tokenizers, where each character of a token is a byte. For others a token's bytes are those
-    of its text with a word mark counted as a space, and <0x..> is one byte.
-    """
-    is_byte_level = '"ByteLevel"' in tokenizer.backend_tokenizer.to_str()
-    special = set(tokenizer.all_special_ids)
-    lengths = np.zeros(vocabulary_size(tokenizer), np.int64)
-    for token, index in tokenizer.get_vocab().items():
-        if index not in special:
-            lengths[index] = len(token) if is_byte_level else _text_bytes(token)
-    return lengths
-
-
-def _text_bytes(token: str) -> int:
-    is_byte = len(token) == 6 and token.startswith("<0x") and token.endswith(">")
-    return 1 if is_byte else len(token.replace("▁", " ").encode())

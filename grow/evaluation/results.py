@@ -12,6 +12,7 @@ from rich.table import Table
 from grow.common.provenance import METRICS_FILE
 from grow.evaluation.harness import TaskResult
 from grow.evaluation.heldout import HeldOut
+from grow.evaluation.settings import EvaluationSettings
 
 RESULTS_FILE = "results.json"
 MEAN = "mean"
@@ -56,6 +57,12 @@ class Scores:
                 row[f"val{tail}/{source}/{name}"] = getattr(held, name)
         return row
 
+    def row(self, settings: EvaluationSettings, *, averaged: bool = False) -> dict[str, float]:
+        """`metrics` and what they were measured with, as a row of JSON has them: NaN, which it has not, is left out."""
+        measured = {name: value for name, value in self.metrics(averaged=averaged).items() if math.isfinite(value)}
+        limit = {} if settings.limit is None else {"eval/limit": settings.limit}
+        return measured | limit | {"eval/num_fewshot": settings.num_fewshot}
+
     def as_json(self) -> dict[str, Any]:
         """The part of results.json that was measured; per-sample results stay in the tasks' own files."""
         tasks = {task: asdict(result) for task, result in self.tasks.items()}
@@ -66,14 +73,13 @@ class Scores:
 
 
 def append_row(directory: Path, clock: Mapping[str, int | float], metrics: Mapping[str, float]) -> None:
-    """Append one row to a metrics.jsonl of evaluations, in a single write; NaN, which JSON has not, is left out.
+    """Append one row to a metrics.jsonl of evaluations, in a single write.
 
     The run's own metrics.jsonl is never touched: a run that resumes cuts it to what its checkpoint knew.
     """
-    row = {**clock, **{name: value for name, value in metrics.items() if math.isfinite(value)}}
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / METRICS_FILE).open("a") as file:
-        file.write(json.dumps(row) + "\n")
+        file.write(json.dumps({**clock, **metrics}) + "\n")
 
 
 def score_table(name: str, scores: Scores) -> Table:

@@ -25,6 +25,9 @@ class EvaluationSettings:
     """Only the first items of each task; null takes all. Scores under a limit are not comparable with others'."""
     heldout_tokens: int = 262_144
     """Tokens of each held-out source that perplexity and bits per byte are measured on; 0 measures none."""
+    every_tokens: int | None = None
+    """train.py: the tasks are scored at the start, whenever so many tokens have passed, and at the end; null: never.
+    Held-out text is measured at every validation instead, on trainer.val_tokens."""
     batch_tokens: int | None = None
     """Tokens computed at a time, padding included; null takes 4,096 on a CPU and 32,768 on a GPU."""
 
@@ -39,9 +42,14 @@ class EvaluationSettings:
         for name in ("num_fewshot", "heldout_tokens"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"evaluation.{name}={getattr(self, name)}: expected 0 or more.")
-        for name in ("limit", "batch_tokens"):
+        for name in ("limit", "batch_tokens", "every_tokens"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"evaluation.{name}={value}: expected 1 or more, or null.")
+        if self.every_tokens is not None and not self.tasks:
+            raise ConfigError(
+                f"evaluation.every_tokens={self.every_tokens}: evaluation={self.name} has no tasks to score. Choose "
+                "some, as evaluation=fast does; held-out text is measured at every validation (trainer.val_every_tokens)."
+            )
 
 
 @dataclass(kw_only=True, slots=True)

@@ -18,6 +18,7 @@ from grow.training.metrics import MetricsFile, peak_flops
 from grow.training.milestones import Milestones
 from grow.training.plan import Plan
 from grow.training.preemption import Preemption
+from grow.training.probe import Probe
 from grow.training.progress import ProgressDisplay
 from grow.training.resume import Resume
 from grow.training.run_directory import RunDirectory
@@ -45,6 +46,7 @@ def fit(
     data: Callable[..., L.LightningDataModule],
     callbacks: Sequence[L.Callback] = (),
     views: Views | None = None,
+    probes: Sequence[Probe] = (),
 ) -> "Trained":
     """Train a model to the end of its run.
 
@@ -56,6 +58,7 @@ def fit(
         data: makes the data module, given `start_sequence`.
         callbacks: more of Lightning's, called after Grow's own.
         views: of the rows of metrics.jsonl.
+        probes: what else is measured, in this order.
 
     Raises:
         DivergedError: loss or gradient are no longer finite.
@@ -70,7 +73,7 @@ def fit(
     if plan.trainer.threads is not None:
         torch.set_num_threads(plan.trainer.threads)
     torch.manual_seed(plan.seed * 1_000_003 + plan.ranks.rank)  # for dropout; weights and data order have their own
-    milestones = _milestones(start, plan, clock, device, run, views)
+    milestones = _milestones(start, plan, clock, device, run, views, probes)
     parameters = parameter_count(start.model)
     trainer = build_trainer(plan, device, parameters=parameters, steps=steps, callbacks=[milestones, *callbacks])
     module = build_module(start.model, plan, clock, start.input_copies)
@@ -109,7 +112,13 @@ def start_clock(start: Start, plan: Plan) -> Clock:
 
 
 def _milestones(
-    start: Start, plan: Plan, clock: Clock, device: torch.device, run: RunDirectory, views: Views | None
+    start: Start,
+    plan: Plan,
+    clock: Clock,
+    device: torch.device,
+    run: RunDirectory,
+    views: Views | None,
+    probes: Sequence[Probe],
 ) -> Milestones:
     state = start.checkpoint.state if start.checkpoint else None
     knows_peak = device.type == "cuda" and plan.trainer.precision != "fp32"
@@ -133,6 +142,7 @@ def _milestones(
         ),
         rows=MetricsFile(run.metrics if plan.ranks.is_first else None, state.metrics_bytes if state else 0, views),
         display=ProgressDisplay(clock.step + plan.steps_from(clock.tokens), shown=plan.ranks.is_first),
+        probes=probes,
         window=run.window(rank),
         first_row={} if start.max_logit_diff is None else {names.MAX_LOGIT_DIFF: start.max_logit_diff},
         peak_flops=peak_flops(torch.cuda.get_device_name(device)) if knows_peak else None,

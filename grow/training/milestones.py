@@ -3,13 +3,14 @@
 import gc
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from grow.averaging.average import new_average
@@ -23,10 +24,12 @@ from grow.training.metrics import Lap, MetricsFile
 from grow.training.module import PretrainModule
 from grow.training.plan import Batch, Plan
 from grow.training.preemption import Preemption
+from grow.training.probe import Probe
 from grow.training.progress import ProgressDisplay
 from grow.training.resume import Resume
 from grow.training.run_average import RunAverage
 from grow.training.skipped import SkippedSteps
+from grow.training.validation import Validation
 from grow.training.watchdog import Watchdog
 
 
@@ -44,6 +47,7 @@ class Milestones(L.Callback):
         skipped: counts steps without a finite gradient.
         rows: metrics.jsonl.
         display: progress.
+        probes: measure what else is wanted.
         window: directory for the snapshots of averaging.storage=disk, this rank's alone.
         first_row: columns for the first row beside its validation loss.
         peak_flops: of the device, where it is known.
@@ -60,6 +64,7 @@ class Milestones(L.Callback):
         skipped: SkippedSteps,
         rows: MetricsFile,
         display: ProgressDisplay,
+        probes: Sequence[Probe],
         window: Path,
         first_row: Mapping[str, Any],
         peak_flops: float | None,
@@ -67,7 +72,7 @@ class Milestones(L.Callback):
         self._plan, self._settings = plan, plan.trainer
         self._resume, self._checkpoints = resume, checkpoints
         self._preemption, self._watchdog, self._skipped = preemption, watchdog, skipped
-        self._rows, self._display = rows, display
+        self._rows, self._display, self._probes = rows, display, probes
         self._window, self._first_row, self._peak_flops = window, first_row, peak_flops
         self._seen_tokens = 0
         self._lap = Lap(0)
@@ -90,12 +95,17 @@ class Milestones(L.Callback):
             average = new_average(self._plan.averaging, self._window)
             self._average = RunAverage(average, pl_module.model, trainer.optimizers[0])
             self._resume.restore_average(self._average)
+        self._validation = Validation(trainer.datamodule, pl_module)
         gc.collect()
         gc.freeze()  # what exists now lives as long as the run: later collections need not look at it
         clock.start()
         self._display.start(clock.step)
         if self._resume.is_fresh:
-            self._validate(trainer, pl_module, self._first_row)
+            if self._validation.without_bytes is not None:
+                self._display.note(f"no bits per byte: {self._validation.without_bytes}")
+            self._validate(pl_module, self._first_row)
+            for probe in self._probes:
+                self._measure(probe, pl_module)
         self._seen_tokens = clock.tokens
         self._lap = Lap(clock.tokens)
 
@@ -118,7 +128,10 @@ class Milestones(L.Callback):
         if last or kind is not None or step % self._settings.log_every_steps == 0:
             self._log(pl_module)
         if last or _crossed(before, now, self._settings.val_every_tokens):
-            self._pause(lambda: self._validate(trainer, pl_module, {}))
+            self._pause(lambda: self._validate(pl_module, {}))
+        for probe in self._probes:
+            if last or _crossed(before, now, probe.every_tokens):
+                self._pause(lambda probe=probe: self._measure(probe, pl_module))
         if kind is not None and self._skipped.in_a_row == 0:  # else the weights may be what makes gradients infinite
             self._pause(lambda: self._save(kind, trainer, pl_module))
         if preempted:
@@ -163,18 +176,30 @@ class Milestones(L.Callback):
         self._rows.write(clock, {name: value for name, value in row.items() if value is not None})
         self._display.update(clock.step, math.nan if loss is None else loss, speed)
 
-    def _validate(self, trainer: L.Trainer, module: PretrainModule, columns: Mapping[str, Any]) -> None:
+    def _validate(self, module: PretrainModule, columns: Mapping[str, Any]) -> None:
         self._watchdog.hear("validation")
-        losses = {names.VAL_LOSS: self._validation_loss(trainer, module)}
-        if self._average is not None and self._average.ready:
-            with self._average.in_model():
-                losses[names.VAL_AVG_LOSS] = self._validation_loss(trainer, module)
-        self._rows.write(module.clock, {**losses, **columns})
-        shown = ", of the average ".join(f"{loss:.4f}" for loss in losses.values())
+        found = self._both(lambda averaged: self._validation.measure(averaged=averaged))
+        losses = [
+            _finite(found[name], module.clock.step) for name in (names.VAL_LOSS, names.VAL_AVG_LOSS) if name in found
+        ]
+        self._rows.write(module.clock, {**found, **columns})
+        shown = ", of the average ".join(f"{loss:.4f}" for loss in losses)
         self._display.note(f"validation at {module.clock.tokens:,} tokens: loss {shown}")
 
-    def _validation_loss(self, trainer: L.Trainer, module: PretrainModule) -> float:
-        return _finite(module.validation_loss(trainer.datamodule.val_dataloader()), module.clock.step)
+    def _measure(self, probe: Probe, module: PretrainModule) -> None:
+        """One row of a probe; what it draws at random, and shapes it needs once, are kept from training."""
+        hear = self._watchdog.hear
+        with isolate_rng(), torch.compiler.set_stance("force_eager"):
+            found = self._both(lambda averaged: probe.measure(module.model, averaged=averaged, hear=hear))
+        self._rows.write(module.clock, found)
+
+    def _both(self, measure: Callable[[bool], dict[str, float]]) -> dict[str, float]:
+        """What is measured on the live weights, and on the average where there is one; called with whether it is."""
+        found = measure(False)
+        if self._average is not None and self._average.ready:
+            with self._average.in_model():
+                found |= measure(True)
+        return found
 
     def _save(self, kind: str, trainer: L.Trainer, module: PretrainModule) -> None:
         self._watchdog.hear("a checkpoint")
@@ -223,4 +248,4 @@ def _warm_up(trainer: L.Trainer, module: PretrainModule, sizes: Batch) -> None:
         trainer.strategy.training_step(batch, 0).backward()
     trainer.optimizers[0].zero_grad()
     module.mean_loss()
-    module.validation_loss({len(batch): batch for batch in trainer.datamodule.val_dataloader()}.values())
+    module.validation_losses({len(batch): batch for batch in trainer.datamodule.val_dataloader()}.values())

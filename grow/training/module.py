@@ -75,8 +75,12 @@ class PretrainModule(L.LightningModule):
         return loss
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        """Loss of one batch; strategies that shard weights gather them around it."""
-        return self.loss(batch)
+        """Loss of each sequence of one batch, (B,); strategies that shard weights gather them around it."""
+        with torch.autocast(batch.device.type, torch.bfloat16, enabled=self._autocast):
+            hidden = self.model.base_model(input_ids=batch[:, :-1], use_cache=False).last_hidden_state  # (B, T, D)
+            head = self.model.get_output_embeddings().weight
+            pairs = zip(hidden, batch[:, 1:], strict=True)
+            return torch.stack([self._objective(sequence, head, targets) for sequence, targets in pairs])
 
     def mean_loss(self) -> float | None:
         """Mean training loss over all ranks since the last call, micro-batches without a finite one left out.
@@ -96,19 +100,15 @@ class PretrainModule(L.LightningModule):
         self._grad_norms.clear()
         return norms
 
-    def validation_loss(self, batches: Iterable[Tensor]) -> float:
-        """Mean loss in nats of all ranks' validation tokens."""
+    def validation_losses(self, batches: Iterable[Tensor]) -> Tensor:
+        """Mean loss in nats of each sequence of this rank's batches: float64, (sequences,), on the device."""
         strategy = self.trainer.strategy
-        total, rows = torch.zeros((), dtype=torch.float64, device=self.device), 0
+        losses = [torch.empty(0, dtype=torch.float64, device=self.device)]
         self.eval()
         with torch.no_grad():
-            for batch in batches:
-                total += strategy.validation_step(strategy.batch_to_device(batch), 0) * len(batch)
-                rows += len(batch)
+            losses += [strategy.validation_step(strategy.batch_to_device(batch), 0).double() for batch in batches]
         self.train()
-        sums = torch.stack((total, torch.full_like(total, rows)))
-        loss, rows = strategy.reduce(sums, reduce_op="sum").tolist()
-        return loss / rows
+        return torch.cat(losses)
 
     def configure_model(self) -> None:
         """Shard, where the strategy leaves that to the module; Lightning may call this more than once."""

@@ -114,7 +114,7 @@ class RunDirectory:
         differing = {
             key: f"{key}: {before.get(key)!r} there, {now.get(key)!r} here"
             for key in sorted(before.keys() | now.keys())
-            if not key.startswith(("run_dir", "resume", "logger.")) and before.get(key) != now.get(key)
+            if not key.startswith(("run_dir", "resume", "logger.", "evaluation.")) and before.get(key) != now.get(key)
         }
         refused = [key for key in differing if not _may_change(key, resume)]
         if refused:

@@ -1,6 +1,7 @@
 """Which weights and which tokenizer `checkpoint=` means, and what is said where they do not fit."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import pytest
 
 from grow.common.errors import CheckpointError, DataError, GrowthError
 from grow.evaluation.checkpoints import find_checkpoint, find_tokenizer, tokenizer_digest
-from grow.evaluation.results import append_row
+from grow.evaluation.harness import TaskResult
+from grow.evaluation.results import Scores, append_row
+from grow.evaluation.settings import EvaluationSettings
 from tests.data.conftest import make_sentences, prepare_files_small, write_json_lines
 from tests.evaluation.made import make_model, make_tokenizer
 
@@ -106,7 +109,13 @@ def test_a_tokenizer_of_another_vocabulary_is_refused(made, tmp_path, vocabulary
 
 
 def test_rows_are_appended_and_hold_no_nan(tmp_path):
-    append_row(tmp_path, {"tokens": 1}, {"eval/copa/acc": 0.5, "eval/copa/acc_stderr": float("nan")})
+    metrics = {"acc": 0.5, "acc_stderr": float("nan"), "bits_per_byte": 1.0, "bits_per_byte_stderr": float("nan")}
+    result = TaskResult(task="copa", version=1, items=1, metrics=metrics, prompts_sha256="")
+    settings = EvaluationSettings(name="x", tasks=["copa"], limit=1)
+    row = Scores(tasks={"copa": result}, heldout={}).row(settings)
+    assert not any(math.isnan(value) for value in row.values())
+    assert (row["eval/copa/acc"], row["eval/limit"], row["eval/num_fewshot"]) == (0.5, 1, 0)
+    append_row(tmp_path, {"tokens": 1}, {"eval/copa/acc": 0.5})
     append_row(tmp_path, {"tokens": 2}, {"eval/copa/acc": 0.6})
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows == [{"tokens": 1, "eval/copa/acc": 0.5}, {"tokens": 2, "eval/copa/acc": 0.6}]

@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional
 
 from grow.data.shards import TokenShards
-from grow.evaluation.heldout import bytes_per_token, measure_heldout
+from grow.data.tokenizer import bytes_per_token
+from grow.evaluation.heldout import measure_heldout
 from grow.evaluation.scoring import Scorer
 from tests.data.conftest import make_sentences, prepare_files_small, write_json_lines
 from tests.evaluation.made import make_tokenizer

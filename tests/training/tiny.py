@@ -1,9 +1,10 @@
 """A language that a tiny model learns in seconds, and the command line that trains one on it."""
 
-import json
 from pathlib import Path
 
 import numpy as np
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from grow.data.shards import Shard, write_manifest
 
@@ -39,7 +40,7 @@ def make_shards(directory: Path) -> Path:
         (directory / split).mkdir()
         np.array(tokens, "<u2").tofile(directory / split / "0.npy")
         shards.append(Shard(file=f"{split}/0.npy", split=split, source="made", start=0, tokens=count, sha256=""))
-    (directory / "tokenizer").mkdir()
-    (directory / "tokenizer" / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {}}}))
+    words = Tokenizer(models.WordLevel({f"w{token:02}": token for token in range(VOCAB)}))
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w00").save_pretrained(directory / "tokenizer")
     write_manifest(directory, dtype="uint16", vocab_size=VOCAB, eos_id=0, shards=shards)
     return directory
