@@ -66,8 +66,8 @@ def plan_probes(settings: EvaluationSettings, plan: Plan, device: torch.device, 
     if plan.is_distributed and plan.strategy.kind in IN_SHARDS:
         raise ConfigError(
             f"evaluation.every_tokens={settings.every_tokens}: strategy={plan.strategy.name} keeps no whole model on "
-            "any rank to evaluate. Use strategy=ddp, zero1 or zero2, or set evaluation=none and evaluate checkpoints with "
-            "eval.py."
+            "any rank to evaluate. Use strategy=ddp, zero1 or zero2, or set evaluation=none and evaluate "
+            "checkpoints with eval.py."
         )
     items = EvaluationData.open(settings.data_dir)
     items.check(settings.tasks)

@@ -14,7 +14,7 @@ from tests.evaluation.made import VOCABULARY, make_items, make_tokenizer
 from tests.training.tiny import command_line
 
 TASKS = ("arc_easy", "lambada_openai")
-LAWA = ("averaging=lawa", "averaging.window=2", "averaging.every_steps=1", "averaging.start_tokens=256")
+LAWA = ("averaging=lawa", "averaging.k=2", "averaging.every_steps=1")
 
 
 @pytest.fixture(scope="module")
