@@ -31,6 +31,19 @@ report() {
     python scripts/report.py runs="[${runs#,}]" output="$OUT/$page"
 }
 
+# Validation loss of the live weights and of the average, halfway and at the end of each run
+table() {
+    printf '\n| run | tokens | live | average | live - average |\n| --- | --- | --- | --- | --- |\n'
+    local run
+    for run in "$OUT"/*-*x; do
+        grep -h '"val_avg/loss"' "$run/metrics.jsonl" | tr -d '{},"' | awk -v run="${run##*/}" '
+            { for (i = 1; i < NF; i++) value[$i] = $(i + 1)
+              tokens[NR] = value["tokens:"]; live[NR] = value["val/loss:"]; average[NR] = value["val_avg/loss:"] }
+            END { for (row = 1; row <= NR; row++) if (row == NR || 2 * tokens[row] == tokens[NR])
+                printf "| %s | %d | %.4f | %.4f | %+.4f |\n", run, tokens[row], live[row], average[row], live[row] - average[row] }'
+    done
+}
+
 train constant-1x constant 1
 train constant-3x constant 3
 train constant-10x constant 10
@@ -41,3 +54,4 @@ train ema-10x ema 10
 report rates constant-1x constant-3x constant-10x
 report decay constant-10x cosine-10x cooled-10x
 report ema constant-10x ema-10x
+table

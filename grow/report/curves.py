@@ -1,7 +1,7 @@
 """A validation curve: held-out loss against what was spent, and the arithmetic on several seeds of it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any, Literal
 
@@ -27,14 +27,13 @@ class Curve:
     seconds: Numbers
     loss: Numbers
     """Mean cross-entropy on the held-out split, in nats a token."""
-    averaged: Numbers | None = None
-    """The same of the averaged weights, NaN where there was no average; None stands for NaN throughout."""
+    averaged: Numbers = field(default_factory=lambda: np.array(np.nan))
+    """The same of the averaged weights, NaN where there was no average."""
 
     def __post_init__(self) -> None:
-        if self.averaged is None:
-            self.averaged = np.full(len(self.loss), np.nan)
         for name in _COLUMNS:
             setattr(self, name, np.asarray(getattr(self, name), dtype=np.float64))
+        self.averaged = np.broadcast_to(self.averaged, self.loss.shape)
 
     def along(self, axis: Axis) -> Numbers:
         """What was spent at each point, in tokens, FLOPs or seconds."""
@@ -51,7 +50,7 @@ class Curve:
     @property
     def final_averaged(self) -> float | None:
         """Loss of the averaged weights at the last point; None where there was no average."""
-        last = float(self.averaged[-1])  # type: ignore[index]  # an array since __post_init__
+        last = float(self.averaged[-1])
         return None if np.isnan(last) else last
 
 

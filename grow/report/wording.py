@@ -115,7 +115,7 @@ def headline(verdict: ArmVerdict, amortised_over: int) -> str:
 
 
 def speedup_table(verdict: Verdict) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: three rows an arm, one for each accounting; a column for averaged weights where an arm has any."""
+    """Header and rows: three rows an arm, one for each accounting; one more column where an arm has an average."""
     finals = [judged.arm.curve.final_averaged for judged in verdict.arms]
     averaged = any(final is not None for final in finals)
     header = ["arm", "seeds", "final loss", *["of the average"] * averaged, "accounting", "tokens", "FLOPs", "time"]

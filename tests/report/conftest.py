@@ -8,7 +8,9 @@ FLOPS_PER_TOKEN = 600
 SOURCE = {"source": "outputs/small/model", "digest": "d1", "tokens": 500, "flops": 150_000, "seconds": 2.0}
 
 
-def _write_run(directory, losses, *, growth=None, source=None, seed=0, every=1000, config=None, averaged=None, **changes):
+def _write_run(
+    directory, losses, *, growth=None, source=None, seed=0, every=1000, config=None, averaged=None, **changes
+):
     """A run that validated every `every` tokens; `averaged`: its last averaged losses; `config` and `changes` replace
     keys of the config and of run.json."""
     directory.mkdir(parents=True)
