@@ -33,10 +33,10 @@ demo: corpus ## The main job in minutes: source, target from noise, target grown
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo.sh
 
 test: check ## Style, types, import contract, and every test that needs no GPU
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not gpu" --numprocesses 2 --dist loadfile
 
 test-fast: $(INSTALLED) ## The tests without several processes or whole runs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not gpu and not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not gpu and not slow" --numprocesses 2 --dist loadfile
 
 test-gpu: $(INSTALLED) ## The tests that need a CUDA device
 	$(BIN)/python -m pytest -q -m gpu

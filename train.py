@@ -11,17 +11,8 @@ from grow.training.run_directory import RunDirectory
 @entry_point("train", RunConfig)
 def main(run: RunConfig) -> None:
     """Open the data, choose what to start from, fit, export. The same command continues an interrupted run."""
-    plan = plan_run(
-        trainer=run.trainer,
-        optimizer=run.optimizer,
-        schedule=run.schedule,
-        objective=run.objective,
-        checkpoint=run.checkpoint,
-        strategy=run.strategy,
-        averaging=run.averaging,
-        seed=run.seed,
-        sequence_length=run.data.sequence_length,
-    )
+    planned = ("trainer", "optimizer", "schedule", "objective", "checkpoint", "strategy", "averaging", "seed")
+    plan = plan_run(**{name: getattr(run, name) for name in planned}, sequence_length=run.data.sequence_length)
     directory = RunDirectory(run.directory)
     changes = directory.check_continues(resolved(run), run.resume)
     if directory.is_finished:

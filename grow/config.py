@@ -23,16 +23,7 @@ from grow.common.provenance import digest_json
 from grow.data.settings import DataSettings, PrepareDataConfig
 from grow.evaluation.settings import EvalConfig, EvaluationSettings, FetchEvalDataConfig, InspectDataConfig
 from grow.explain import explain
-from grow.families.settings import (
-    FlexOlmoSettings,
-    GptNeoxSettings,
-    LlamaSettings,
-    MixtralSettings,
-    ModelSettings,
-    Olmo2Settings,
-    OlmoSettings,
-    OptSettings,
-)
+from grow.families.settings import MODEL_SETTINGS, ModelSettings
 from grow.growth.settings import GrowthSettings, ScaleSettings
 from grow.loggers.settings import LoggerSettings
 from grow.report.settings import ReportConfig, WandbReportConfig
@@ -48,15 +39,6 @@ from grow.training.settings import (
 )
 
 CONFIG_DIR = Path(__file__).parents[1] / "configs"
-MODEL_SETTINGS = (
-    OptSettings,
-    GptNeoxSettings,
-    OlmoSettings,
-    Olmo2Settings,
-    LlamaSettings,
-    MixtralSettings,
-    FlexOlmoSettings,
-)
 Config = TypeVar("Config")
 
 

@@ -1,6 +1,7 @@
 """Every configuration file composes, says what it is, and builds what its header claims."""
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,8 @@ def test_no_configuration_computes(path):
     [
         f"{path.parent.relative_to(CONFIG_DIR)}={path.stem}"
         for path in FILES
-        if path.parent != CONFIG_DIR and path.parent.name not in ("model", "experiment", "evaluation")
+        if path.parent != CONFIG_DIR
+        and path.relative_to(CONFIG_DIR).parts[0] not in ("model", "experiment", "evaluation")
     ],
 )
 def test_every_choice_composes_into_a_run(choice):
@@ -70,6 +72,21 @@ def test_the_ablation_sweeps_over_every_variant_of_the_paper_and_over_noise():
     assert set(growths) == {path.stem for path in (CONFIG_DIR / "growth").glob("hyperclone*.yaml")} | {"none"}
     runs = [compose(["experiment=ablation_variants", "model=pythia_1.4b", f"growth={growth}"]) for growth in growths]
     assert len({run.directory for run in runs}) == 5
+
+
+def test_the_experiments_on_lawa_differ_only_in_what_they_claim_something_about():
+    runs = {
+        path.stem: asdict(compose([f"experiment=lawa/{path.stem}", "run_dir=same"]))
+        for path in FILES
+        if path.parent == CONFIG_DIR / "experiment" / "lawa"
+    }
+    constant = runs.pop("constant")
+    assert constant["averaging"]["name"] == "lawa"
+    assert {name: [key for key in constant if run[key] != constant[key]] for name, run in runs.items()} == {
+        "cosine": ["schedule"],
+        "cooled": ["schedule"],
+        "ema": ["averaging"],
+    }
 
 
 @pytest.mark.parametrize("name", MODELS)

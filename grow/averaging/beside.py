@@ -3,12 +3,11 @@
 import shutil
 from pathlib import Path
 
-from grow.common.provenance import RUN_FILE, Lineage, read_json, read_lineage
+from grow.common.provenance import RUN_FILE, STATE_FILE, read_json
 from grow.data.shards import TOKENIZER_DIR
 from grow.families.weights import TOKENIZER_FILES, copy_tokenizer
 
 _CONFIG_FILES = ("config.json", "generation_config.json")
-_STATE_FILE = "state.json"  # of a run's checkpoint
 
 
 def carry(source: Path, target: Path) -> None:
@@ -17,25 +16,6 @@ def carry(source: Path, target: Path) -> None:
         if (source / name).is_file():
             shutil.copy2(source / name, target / name)
     copy_tokenizer(_tokenizer_of(source), target)
-
-
-def spent_on(directory: Path) -> Lineage | None:
-    """What a model has cost up to a checkpoint, its sources included, or None where nobody recorded it."""
-    run = _run_of(directory)
-    if run is None:
-        return read_lineage(directory)
-    state, facts = read_json(directory / _STATE_FILE), read_json(run / RUN_FILE)
-    own = {
-        "tokens": state["tokens"],
-        "flops": state["tokens"] * facts["model"]["flops_per_token"],
-        "seconds": state["seconds"],
-    }
-    before = facts["lineage"]
-    total = {
-        name: cost if before is None else None if before[name] is None else before[name] + cost
-        for name, cost in own.items()
-    }
-    return Lineage(source=str(directory), digest="", **total)
 
 
 def _tokenizer_of(directory: Path) -> Path:
@@ -50,5 +30,5 @@ def _tokenizer_of(directory: Path) -> Path:
 def _run_of(checkpoint: Path) -> Path | None:
     """The run that a directory is a checkpoint of."""
     run = checkpoint.resolve().parents[1]
-    is_one = (checkpoint / _STATE_FILE).is_file() and (run / RUN_FILE).is_file()
+    is_one = (checkpoint / STATE_FILE).is_file() and (run / RUN_FILE).is_file()
     return run if is_one else None

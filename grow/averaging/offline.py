@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from grow.averaging.arithmetic import chunks, combine, finite, rounded
-from grow.averaging.beside import carry, spent_on
+from grow.averaging.beside import carry
 from grow.averaging.settings import WINDOWS, AveragingSettings
 from grow.averaging.sources import Source, files_of, find_sources
 from grow.averaging.weights import Weighting, weighting
 from grow.common.errors import CheckpointError, ConfigError
 from grow.common.files import new_directory
-from grow.common.provenance import digest_files, write_json, write_lineage
+from grow.common.provenance import digest_files, spent_on, write_json, write_lineage
 from grow.families.weights import SINGLE_FILE, TensorInfo, write_weights
 
 AVERAGE_FILE = "average.json"

@@ -16,6 +16,7 @@ LINEAGE_FILE = "lineage.json"
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
 GROWTH_FILE = "growth.json"
+STATE_FILE = "state.json"  # of a run's checkpoint
 WANDB_FILE = "wandb.json"
 
 _RECORDED_PACKAGES = ("torch", "transformers", "lightning", "deepspeed", "tokenizers", "safetensors", "numpy")
@@ -75,6 +76,26 @@ def read_lineage(model_dir: Path) -> Lineage | None:
     """What was spent on the model in a directory, or None where nobody recorded it."""
     path = model_dir / LINEAGE_FILE
     return Lineage(**read_json(path)) if path.exists() else None
+
+
+def spent_on(model_dir: Path) -> Lineage | None:
+    """What a model has cost up to now, its sources included, or None where nobody recorded it.
+
+    A model directory says so itself; a run's checkpoint (RUN/checkpoints/step-...) is reckoned from its run.
+    """
+    run = model_dir.resolve().parents[1]
+    if not ((model_dir / STATE_FILE).is_file() and (run / RUN_FILE).is_file()):
+        return read_lineage(model_dir)
+    state, facts = read_json(model_dir / STATE_FILE), read_json(run / RUN_FILE)
+    own = {
+        "tokens": state["tokens"],
+        "flops": state["tokens"] * facts["model"]["flops_per_token"],
+        "seconds": state["seconds"],
+    }
+    before = facts["lineage"]
+    if before is not None:
+        own = {name: None if before[name] is None else before[name] + cost for name, cost in own.items()}
+    return Lineage(source=str(model_dir), digest="", **own)
 
 
 def write_lineage(model_dir: Path, lineage: Lineage) -> None:

@@ -155,3 +155,14 @@ class FlexOlmoSettings(Olmo2Settings):
     def __post_init__(self) -> None:
         Olmo2Settings.__post_init__(self)
         _check_experts(self)
+
+
+MODEL_SETTINGS = (
+    OptSettings,
+    GptNeoxSettings,
+    OlmoSettings,
+    Olmo2Settings,
+    LlamaSettings,
+    MixtralSettings,
+    FlexOlmoSettings,
+)

@@ -91,7 +91,9 @@ def plan_joined(
     join = _plan_beside if growth.join == "beside" else _plan_above
     shapes = stored_tensors(family, model_on_meta(target))
     tensors, reasons = join(family, readers, configs, target, growth, shapes, stream_sizes)
-    return GrowthPlan(tensors=tensors, factors={}, layers=[], reasons=reasons)
+    first, after = family.sizes(configs[0]), family.sizes(target)
+    factors = {size: after[size] / first[size] for size in after}
+    return GrowthPlan(tensors=tensors, factors=factors, layers=[], reasons=reasons)
 
 
 Planned = tuple[Sequence[TensorPlan | JoinedTensor], tuple[str, ...]]

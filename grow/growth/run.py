@@ -17,7 +17,7 @@ from grow.common.provenance import (
     Lineage,
     digest_files,
     digest_json,
-    read_lineage,
+    spent_on,
     write_json,
     write_lineage,
 )
@@ -159,7 +159,7 @@ def grow(
 
 def _lineage(names: list[str], directories: list[Path], readers: list[WeightReader]) -> Lineage:
     """What the sources cost together; unknown where one of them is."""
-    spent = [read_lineage(directory) for directory in directories]
+    spent = [spent_on(directory) for directory in directories]
 
     def total(cost: str) -> Any:
         costs = [getattr(each, cost, None) for each in spent]

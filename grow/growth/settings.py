@@ -10,6 +10,7 @@ CHOICES = {
     "depth": ("same", "stack", "top", "interpose", "overlap"),
     "new_layers": ("copied", "identity"),
     "join": ("beside", "above"),
+    "optimizer_state": ("reset", "exact", "asymmetric"),
 }
 
 
@@ -55,6 +56,9 @@ class GrowthSettings:
     """Deviation of the noise on each expert's matrices over that of their own elements."""
     router_std: float = 0.02
     """Deviation that a new router is drawn with."""
+    optimizer_state: str = "reset"
+    """Adam's state at the start of a run, from a source that is a run's checkpoint: `reset`, a new one; `exact`, by
+    the dual map; `asymmetric`, exact for the first copy of each unit and zero for new ones."""
     seed: int = 0
     """Seed of random index maps, uneven shares and noise."""
 

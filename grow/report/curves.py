@@ -1,7 +1,7 @@
 """A validation curve: held-out loss against what was spent, and the arithmetic on several seeds of it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 Axis = Literal["tokens", "flops", "seconds"]
 AXES: tuple[Axis, ...] = ("tokens", "flops", "seconds")
 SEEDS_FOR_INTERVAL = 3
+_COLUMNS = (*AXES, "loss", "averaged")
 _RESAMPLES = 1000
 
 Numbers = NDArray[np.float64]
@@ -26,10 +27,13 @@ class Curve:
     seconds: Numbers
     loss: Numbers
     """Mean cross-entropy on the held-out split, in nats a token."""
+    averaged: Numbers = field(default_factory=lambda: np.array(np.nan))
+    """The same of the averaged weights, NaN where there was no average."""
 
     def __post_init__(self) -> None:
-        for name in (*AXES, "loss"):
+        for name in _COLUMNS:
             setattr(self, name, np.asarray(getattr(self, name), dtype=np.float64))
+        self.averaged = np.broadcast_to(self.averaged, self.loss.shape)
 
     def along(self, axis: Axis) -> Numbers:
         """What was spent at each point, in tokens, FLOPs or seconds."""
@@ -42,6 +46,12 @@ class Curve:
     @property
     def final_loss(self) -> float:
         return float(self.loss[-1])
+
+    @property
+    def final_averaged(self) -> float | None:
+        """Loss of the averaged weights at the last point; None where there was no average."""
+        last = float(self.averaged[-1])
+        return None if np.isnan(last) else last
 
 
 def mean_curve(curves: Sequence[Curve]) -> Curve:
@@ -72,11 +82,11 @@ def _align(curves: Sequence[Curve]) -> list[Curve]:
 
 
 def _select(curve: Curve, kept: NDArray[np.bool_]) -> Curve:
-    return Curve(**{name: getattr(curve, name)[kept] for name in (*AXES, "loss")})
+    return Curve(**{name: getattr(curve, name)[kept] for name in _COLUMNS})
 
 
 def _mean(aligned: Sequence[Curve]) -> Curve:
-    return Curve(**{name: np.mean([getattr(curve, name) for curve in aligned], axis=0) for name in (*AXES, "loss")})
+    return Curve(**{name: np.mean([getattr(curve, name) for curve in aligned], axis=0) for name in _COLUMNS})
 
 
 def _resample(curves: Sequence[Curve], random: np.random.Generator) -> list[Curve]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
@@ -31,7 +32,8 @@ _AXIS_TITLES: dict[Axis, str] = {"tokens": "{unit}", "flops": "1{unit}", "second
 
 
 def draw(verdict: Verdict, path: Path) -> None:
-    """Write the figure as PNG: thin lines are seeds, thick ones their mean, rings the crossings of the target.
+    """Write the figure as PNG: thin lines are seeds, thick ones their mean, dashed ones that of the averaged weights,
+    rings the crossings of the target.
 
     In the FLOPs panel a faint copy of each mean is shifted by its source's FLOPs, where they are known.
     """
@@ -44,6 +46,8 @@ def draw(verdict: Verdict, path: Path) -> None:
         panels[0].set_ylim(*loss_range(verdict))
         handles, _ = panels[0].get_legend_handles_labels()
         handles.append(Line2D([], [], color="grey", alpha=0.3, linewidth=2.4, label="faint: source's FLOPs added"))
+        if any(_has_average(arm) for arm, _, _ in styled(verdict)):
+            handles.append(Line2D([], [], color="grey", linestyle="--", label="dashed: of the averaged weights"))
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4), frameon=False)
         figure.savefig(path, dpi=110)
 
@@ -62,7 +66,7 @@ def _draw_panel(panel: Any, axis: Axis, verdict: Verdict) -> None:
     arms = list(styled(verdict))
     divisor, unit = scale(axis, max(arm.curve.along(axis)[-1] for arm, _, _ in arms))
     for arm, colour, marker in arms:
-        _draw_arm(panel, axis, arm, divisor, {"color": colour, "marker": marker})
+        draw_arm(panel, axis, arm, divisor, {"color": colour, "marker": marker})
     if verdict.baseline is not None:
         target = verdict.baseline.curve.final_loss
         panel.axhline(target, color="black", linestyle="--", linewidth=1.2, label="where training from noise ended")
@@ -71,14 +75,29 @@ def _draw_panel(panel: Any, axis: Axis, verdict: Verdict) -> None:
     panel.set_xlim(left=0)
 
 
-def _draw_arm(panel: Any, axis: Axis, arm: Arm, divisor: float, style: dict[str, str]) -> None:
+def draw_arm(panel: Any, axis: Axis, arm: Arm, divisor: float, style: dict[str, str]) -> None:
+    """One arm in one panel: live weights solid, averaged ones dashed.
+
+    Args:
+        panel: matplotlib's axes.
+        axis: what is counted.
+        arm: whose curves.
+        divisor: of the axis' unit.
+        style: colour and marker.
+    """
     for curve in arm.curves if len(arm.curves) > 1 else ():
         panel.plot(curve.along(axis) / divisor, curve.loss, color=style["color"], linewidth=0.8, alpha=0.5)
     costs, loss = arm.curve.along(axis) / divisor, arm.curve.loss
     panel.plot(costs, loss, **style, linewidth=2.4, markersize=5, markevery=max(1, len(loss) // 10), label=arm.label)
+    if _has_average(arm):
+        panel.plot(costs, arm.curve.averaged, color=style["color"], linestyle="--", linewidth=1.8)
     source = arm.source_cost(axis) if axis == "flops" else None
     if source:
         panel.plot(costs + source / divisor, loss, color=style["color"], linewidth=2.4, alpha=0.3)
+
+
+def _has_average(arm: Arm) -> bool:
+    return not np.isnan(arm.curve.averaged).all()
 
 
 def _mark_crossings(panel: Any, axis: Axis, verdict: Verdict, divisor: float) -> None:
@@ -100,6 +119,6 @@ def loss_range(verdict: Verdict) -> tuple[float, float]:
     """Room for everything after the first steep stretch: from noise, a loss starts far above all that matters."""
     curves = [arm.curve for arm, _, _ in styled(verdict)]
     top = max(curve.loss_at(0.1 * curve.tokens[-1], "tokens") for curve in curves)
-    bottom = min(float(curve.loss.min()) for curve in curves)
+    bottom = min(float(np.nanmin([curve.loss, curve.averaged])) for curve in curves)
     height = (top - bottom) or 1.0
     return bottom - 0.2 * height, top + 0.05 * height

@@ -58,6 +58,7 @@ def _arm_json(arm: Arm | None) -> dict[str, Any] | None:
     return {
         "label": arm.label,
         "final_loss": arm.curve.final_loss,
+        "final_loss_of_average": arm.curve.final_averaged,
         "seeds": [run.seed for run in arm.runs],
         "runs": [run.name for run in arm.runs],
     }

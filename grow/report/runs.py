@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from grow.common.errors import CheckpointError, DataError
-from grow.common.metrics import VAL_LOSS
+from grow.common.metrics import VAL_AVG_LOSS, VAL_LOSS
 from grow.common.provenance import GROWTH_FILE, METRICS_FILE, RUN_FILE, Lineage, read_json
 from grow.report.curves import AXES, Curve
 
@@ -96,7 +96,8 @@ def _curve(path: Path) -> Curve:
             "of the curve it cannot be told where it crosses a loss; run the training again."
         )
     columns = {axis: np.array([row[axis] for row in points]) for axis in AXES}
-    return Curve(loss=np.array([row[VAL_LOSS] for row in points]), **columns)
+    averaged = np.array([row.get(VAL_AVG_LOSS, math.nan) for row in points])
+    return Curve(loss=np.array([row[VAL_LOSS] for row in points]), averaged=averaged, **columns)
 
 
 def _validations(path: Path) -> dict[int, dict[str, float]]:
@@ -128,7 +129,7 @@ def _row(line: str, *, torn_allowed: bool, where: str) -> dict[str, Any]:
 
 
 def _check(row: dict[str, Any], *, where: str) -> None:
-    for key in ("step", *AXES, VAL_LOSS):
+    for key in ("step", *AXES, VAL_LOSS, *[VAL_AVG_LOSS] * (VAL_AVG_LOSS in row)):
         value = row.get(key)
         if not isinstance(value, (int, float)) or not math.isfinite(value):
             raise DataError(

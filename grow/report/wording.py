@@ -115,15 +115,18 @@ def headline(verdict: ArmVerdict, amortised_over: int) -> str:
 
 
 def speedup_table(verdict: Verdict) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: three rows an arm, one for each accounting."""
-    header = ["arm", "seeds", "final loss", "accounting", "tokens", "FLOPs", "time"]
+    """Header and rows: three rows an arm, one for each accounting; one more column where an arm has an average."""
+    finals = [judged.arm.curve.final_averaged for judged in verdict.arms]
+    averaged = any(final is not None for final in finals)
+    header = ["arm", "seeds", "final loss", *["of the average"] * averaged, "accounting", "tokens", "FLOPs", "time"]
     rows = []
-    for judged in verdict.arms:
+    for judged, final in zip(verdict.arms, finals, strict=True):
         arm, found = judged.arm, judged.speedups
+        average = ["none" if final is None else f"{final:.4f}"] * averaged
         for key, name in accounting_names(verdict.amortised_over).items():
-            first = [arm.label, seeds(arm), f"{arm.curve.final_loss:.4f}"] if key == "F" else ["", "", ""]
+            first = [arm.label, seeds(arm), f"{arm.curve.final_loss:.4f}", *average]
             cells = [speedup_cell(found[axis, key] if found else None) for axis in AXES]
-            rows.append([*first, name, *cells])
+            rows.append([*(first if key == "F" else [""] * len(first)), name, *cells])
     return header, rows
 
 

@@ -29,11 +29,10 @@ from torch.optim import Optimizer
 
 from grow.averaging.average import Average
 from grow.common.errors import CheckpointError
-from grow.common.provenance import read_json
+from grow.common.provenance import STATE_FILE, read_json
 from grow.training.fragments import Fragment
 
 COMPLETE_FILE = "COMPLETE.json"
-STATE_FILE = "state.json"
 RNG_FILE = "rng.safetensors"
 OPTIMIZER_FILES, AVERAGE_FILES = "optimizer-*.safetensors", "average-*.safetensors"
 STARTS = "starts"  # in a shard's header: first element of each parameter's fragment
@@ -83,13 +82,7 @@ class Checkpoint:
         Raises:
             CheckpointError: some elements were never saved.
         """
-        moments = SavedFragments(self.path, OPTIMIZER_FILES)
-        for fragment in fragments:
-            for moment, view in fragment.moments.items():
-                moments.read(f"{fragment.name}/{moment}", fragment.start, view)
-        updates = self.state.updates
-        for state in optimizer.state.values():
-            state["step"].fill_(updates)
+        restore_moments(self.path, fragments, optimizer, self.state.updates)
 
     def restore_average(self, average: Average, fragments: Sequence[Fragment]) -> None:
         """Give an average the snapshots that were saved, as far as this rank owns them; without any it starts anew.
@@ -119,6 +112,20 @@ class Checkpoint:
             torch.cuda.set_rng_state(tensors[f"{rank}.cuda"])
 
 
+def restore_moments(directory: Path, fragments: Sequence[Fragment], optimizer: Optimizer, updates: int) -> None:
+    """Fill fragments with the moments that a directory's optimizer files hold of their elements.
+
+    Raises:
+        CheckpointError: they do not hold all of them.
+    """
+    moments = SavedFragments(directory, OPTIMIZER_FILES)
+    for fragment in fragments:
+        for moment, view in fragment.moments.items():
+            moments.read(f"{fragment.name}/{moment}", fragment.start, view)
+    for state in optimizer.state.values():
+        state["step"].fill_(updates)
+
+
 class SavedFragments:
     """The shards of a checkpoint as one: any stretch of any parameter's moments or snapshots.
 
@@ -137,6 +144,22 @@ class SavedFragments:
                 for key in file.keys():  # noqa: SIM118 (it is no mapping)
                     name = next(part for part in (key.partition("/")[2], key.rpartition("/")[0]) if part in starts)
                     self._pieces[key].append((starts[name], path))
+
+    def whole(self, key: str) -> Tensor:
+        """A flat tensor with all elements that were saved.
+
+        Raises:
+            CheckpointError: some between the first and the last are missing, or nothing is there.
+        """
+        length = 0
+        for start, path in self._pieces.get(key, ()):
+            with safe_open(path, framework="pt") as file:
+                length = max(length, start + file.get_slice(key).get_shape()[0])
+        if length == 0:
+            raise CheckpointError(f"{self._directory}: expected {key} in its shards, found none of it.")
+        out = torch.empty(length)
+        self.read(key, 0, out)
+        return out
 
     def read(self, key: str, start: int, out: Tensor) -> None:
         """Fill a flat tensor with a tensor's elements [start, start + n).

@@ -23,14 +23,13 @@ from transformers import PreTrainedModel
 from grow.common.clock import Clock
 from grow.common.errors import CheckpointError
 from grow.common.files import check_space, writing
-from grow.common.provenance import write_json
+from grow.common.provenance import STATE_FILE, write_json
 from grow.training.checkpoint import (
     COMPLETE_FILE,
     PERMANENT,
     RNG_FILE,
     ROLLING,
     STARTS,
-    STATE_FILE,
     Checkpoint,
     RunState,
     checkpoint_directories,

@@ -1,18 +1,19 @@
 """A run's checkpoint as a stock model directory, with its tokenizer and its cost, proven to compute the same."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from grow.common.errors import CheckpointError
 from grow.common.files import new_directory
-from grow.common.provenance import Lineage, digest_files, write_lineage
+from grow.common.provenance import digest_files, spent_on, write_lineage
 from grow.data.shards import TokenShards
 from grow.families.build import load_config
 from grow.families.weights import copy_tokenizer, weight_files
 from grow.growth.verify import Verification, verify
-from grow.training.checkpoint import Checkpoint, require_complete
+from grow.training.checkpoint import require_complete
 from grow.training.run_directory import RunDirectory
 
 _SEQUENCES, _LENGTH = 4, 128  # compared
@@ -29,16 +30,17 @@ def export_checkpoint(path: Path, output: Path) -> Verification:
         CheckpointError: the checkpoint is not complete, belongs to no run, or cannot be written.
         DataError: the run's token shards, which hold its tokenizer, are gone.
     """
-    checkpoint = require_complete(path)
+    require_complete(path)
     run = RunDirectory(path.parents[1])
-    facts = run.read()
-    shards = TokenShards.open(Path(facts["data"]["path"]))
+    shards = TokenShards.open(Path(run.read()["data"]["path"]))
     with new_directory(output, sum(file.stat().st_size for file in weight_files(path))) as partial:
         for file in (path / "config.json", path / "generation_config.json", *_weights(path)):
             if file.exists():
                 shutil.copy2(file, partial / file.name)
         copy_tokenizer(shards.tokenizer_dir, partial)
-        write_lineage(partial, _spent(checkpoint, facts, digest_files(weight_files(partial)), str(run.path)))
+        spent = spent_on(path)
+        assert spent is not None  # a run's checkpoint always says
+        write_lineage(partial, replace(spent, source=str(run.path), digest=digest_files(weight_files(partial))))
         verification = verify(path, partial, _tokens(path), torch.float32)
         if not verification.preserved:
             raise CheckpointError(
@@ -58,16 +60,3 @@ def _tokens(path: Path) -> torch.Tensor:
     draw = torch.Generator().manual_seed(0)
     length = min(_LENGTH, getattr(load_config(path), "max_position_embeddings", _LENGTH))
     return torch.randint(vocabulary, (_SEQUENCES, length + 1), generator=draw)
-
-
-def _spent(checkpoint: Checkpoint, facts: dict, digest: str, source: str) -> Lineage:
-    """What the weights had cost at this step, the source of a growth included where its cost is known."""
-    state, before = checkpoint.state, facts["lineage"]
-    own = {
-        "tokens": state.tokens,
-        "flops": state.tokens * facts["model"]["flops_per_token"],
-        "seconds": state.seconds,
-    }
-    if before is not None:
-        own = {name: None if before[name] is None else before[name] + value for name, value in own.items()}
-    return Lineage(source=source, digest=digest, **own)

@@ -125,7 +125,7 @@ def _milestones(
     rank, timeout_s = plan.ranks.rank, plan.strategy.timeout_s
     return Milestones(
         plan=plan,
-        resume=Resume(start.checkpoint, rank, start.model if plan.keeps_bf16_weights else None),
+        resume=Resume(start, rank, keep_masters=plan.keeps_bf16_weights),
         checkpoints=CheckpointWriter(
             directory=run.checkpoints,
             ranks=plan.ranks,

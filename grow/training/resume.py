@@ -1,30 +1,30 @@
-"""Puts into the engine what it cannot know by itself: a checkpoint's optimizer state, or exact float32 masters."""
+"""Puts into the engine what it cannot know by itself: saved or grown optimizer state, and exact float32 masters."""
 
 from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from grow.training.checkpoint import Checkpoint
+from grow.training.checkpoint import restore_moments
 from grow.training.fragments import base_optimizer, owned_fragments
 from grow.training.run_average import RunAverage
+from grow.training.start import Start, discard_grown
 
 
 class Resume:
     """What is to be restored once the engine stands.
 
     Args:
-        checkpoint: to continue from, if any.
+        start: how the run begins: from a checkpoint, perhaps, or with moments that were grown.
         rank: whose random state is restored.
-        masters: the model's float32 weights, where the engine makes its masters from bfloat16 copies; they would lose
-            16 of their 32 bits.
+        keep_masters: whether the engine makes its masters from bfloat16 copies, which lose 16 of the 32 bits.
     """
 
-    def __init__(self, checkpoint: Checkpoint | None, rank: int, masters: PreTrainedModel | None) -> None:
-        self._checkpoint, self._rank = checkpoint, rank
+    def __init__(self, start: Start, rank: int, *, keep_masters: bool) -> None:
+        self._start, self._checkpoint, self._rank = start, start.checkpoint, rank
         self._masters: dict[str, Tensor] | None = None
-        if masters is not None:
-            self._masters = {name: value.detach().clone() for name, value in masters.named_parameters()}
+        if keep_masters:
+            self._masters = {name: value.detach().clone() for name, value in start.model.named_parameters()}
 
     @property
     def is_fresh(self) -> bool:
@@ -33,8 +33,11 @@ class Resume:
 
     def restore(self, model: PreTrainedModel, optimizer: Any) -> None:
         """Fill this rank's masters, moments and random state."""
-        if self.is_fresh and self._masters is None:
-            return
+        if self._checkpoint is not None or self._masters is not None or self._start.updates:
+            self._fill(model, optimizer)
+        discard_grown(self._start)
+
+    def _fill(self, model: PreTrainedModel, optimizer: Any) -> None:
         fragments = owned_fragments(model, optimizer, every_rank=True)
         if self._masters is not None:
             for fragment in fragments:
@@ -43,6 +46,8 @@ class Resume:
         if self._checkpoint is not None:
             self._checkpoint.restore_optimizer(fragments, base_optimizer(optimizer))
             self._checkpoint.restore_rng(self._rank)
+        elif self._start.updates and self._start.grown is not None:
+            restore_moments(self._start.grown, fragments, base_optimizer(optimizer), self._start.updates)
 
     def restore_average(self, average: RunAverage | None) -> None:
         """Fill this rank's part of the average, once the weights are what they were."""

@@ -11,9 +11,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from grow.common.provenance import Lineage, read_lineage, write_json
 from grow.families.build import load_model, model_from_noise
-from grow.growth.run import grow
+from grow.growth.run import find_source, grow
 from grow.growth.settings import GrowthSettings
 from grow.training.checkpoint import Checkpoint, newest_checkpoint
+from grow.training.grown_state import grow_moments
 from grow.training.plan import Plan
 from grow.training.processes import barrier, from_first, is_first
 from grow.training.run_directory import RunDirectory
@@ -32,6 +33,10 @@ class Start:
     """What had been spent on the source; None from noise."""
     input_copies: Mapping[str, int] = field(default_factory=dict)
     """Weights whose inputs the growth repeated, and how often."""
+    grown: Path | None = None
+    """What the growth wrote, for as long as it is needed: see `discard_grown`."""
+    updates: int = 0
+    """Steps of the source's optimizer whose state was grown; its moments are in `grown`."""
     max_logit_diff: float | None = None
     warning: str | None = None
 
@@ -87,14 +92,10 @@ def _grown(
     data: Callable[..., L.LightningDataModule],
     run: RunDirectory,
 ) -> Start:
-    """Rank 0 grows while the others wait; the grown directory is gone once every rank has loaded it."""
+    """Rank 0 grows while the others wait; what only the engine can take is read from `grown` when it stands."""
     directory = run.path / "grown"
     facts = from_first(_grow(config, growth, source, data, directory, run) if is_first() else {})
-    start = Start(model=load_model(directory), **facts)
-    barrier()
-    if is_first():
-        shutil.rmtree(directory)
-    return start
+    return Start(model=load_model(directory), grown=directory, **facts)
 
 
 def _grow(
@@ -109,14 +110,26 @@ def _grow(
     run.path.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(directory, ignore_errors=True)
     record = grow(source, directory, growth, config, tokens)
+    updates = 0
+    if growth.optimizer_state != "reset":
+        updates = grow_moments(find_source(source), directory, record)
     write_json(run.growth, record.as_json())
+    kept = f", its optimizer's state after {updates:,} steps too ({growth.optimizer_state})" if updates else ""
     return {
-        "described": f"{source}, {'unchanged' if growth.share == 'none' else f'grown by {growth.name}'}",
+        "described": f"{source}, {'unchanged' if growth.share == 'none' else f'grown by {growth.name}'}{kept}",
+        "updates": updates,
         "lineage": read_lineage(directory),
         "input_copies": {name: copies for name, copies in record.input_copies.items() if copies > 1},
         "max_logit_diff": record.verification.max_abs_logit_diff,
-        "warning": None if record.breaks_symmetry or _drops_out(config) else _warning(growth),
+        "warning": record.notice or (None if record.breaks_symmetry or _drops_out(config) else _warning(growth)),
     }
+
+
+def discard_grown(start: Start) -> None:
+    """Remove what the growth wrote, once every rank has read it; every rank calls this."""
+    barrier()
+    if is_first() and start.grown is not None:
+        shutil.rmtree(start.grown)
 
 
 def _drops_out(config: PreTrainedConfig) -> bool:

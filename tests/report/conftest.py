@@ -8,14 +8,19 @@ FLOPS_PER_TOKEN = 600
 SOURCE = {"source": "outputs/small/model", "digest": "d1", "tokens": 500, "flops": 150_000, "seconds": 2.0}
 
 
-def _write_run(directory, losses, *, growth=None, source=None, seed=0, every=1000, config=None, **changes):
-    """A run that validated every `every` tokens; `config` and `changes` replace keys of the config and of run.json."""
+def _write_run(
+    directory, losses, *, growth=None, source=None, seed=0, every=1000, config=None, averaged=None, **changes
+):
+    """A run that validated every `every` tokens; `averaged`: its last averaged losses; `config` and `changes` replace
+    keys of the config and of run.json."""
     directory.mkdir(parents=True)
     rows = [
         {"step": 10 * index, "tokens": every * index, "flops": FLOPS_PER_TOKEN * every * index,
          "seconds": 0.01 * every * index, "val/loss": loss}
         for index, loss in enumerate(losses)
     ]  # fmt: skip
+    for row, loss in zip(reversed(rows), reversed(averaged or []), strict=False):
+        row["val_avg/loss"] = loss
     (directory / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = {
         "model": {"name": "tiny_2x", "embed": 256},

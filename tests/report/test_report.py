@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from grow.common.errors import ConfigError
 from grow.report import wording
+from grow.report.figure import draw_arm, loss_range
 from grow.report.publish import as_html, as_json, as_markdown, publish
 from grow.report.settings import ReportConfig
 from grow.report.speedup import Outcome
@@ -147,6 +149,36 @@ def test_all_files_are_written_and_the_page_holds_the_figure(three_roles, tmp_pa
 def test_a_figure_is_drawn_without_baselines_and_with_a_dollar_in_a_label(make_run, source, tmp_path):
     run = make_run("odd", [5.0, 4.5], growth="a$b_$", source=source)
     assert publish(judge([run]), tmp_path / "out")[2].exists()
+
+
+def test_the_table_has_a_column_of_the_average_where_a_run_has_one(three_roles, make_run, source):
+    assert "of the average" not in wording.speedup_table(judge(**three_roles))[0]
+    run = make_run("lawa", [5.0, 4.5, 4.0], growth="averaged", source=source, averaged=[4.4, 3.9])
+    verdict = judge(**three_roles | {"runs": [*three_roles["runs"], run]})
+    header, rows = wording.speedup_table(verdict)
+    assert {len(row) for row in rows} == {len(header)}
+    assert [row[header.index("of the average")] for row in rows] == ["none", "", "", "3.9000", "", ""]
+    assert "3.9000" in as_markdown(verdict)
+    assert [arm["final_loss_of_average"] for arm in as_json(verdict)["arms"]] == [None, 3.9]
+
+
+def test_the_averaged_curve_is_dashed_in_its_arms_colour_and_has_room(make_run):
+    verdict = judge([make_run("a", [8.0, 6.0, 5.0], averaged=[5.5, 2.0])])
+    panel = Figure().subplots()
+    (arm,) = (judged.arm for judged in verdict.arms)
+    draw_arm(panel, "tokens", arm, 1.0, {"color": "#0072B2", "marker": "D"})
+    live, dashed = panel.get_lines()
+    assert (live.get_linestyle(), dashed.get_linestyle()) == ("-", "--")
+    assert live.get_color() == dashed.get_color()
+    assert dashed.get_ydata()[1:].tolist() == [5.5, 2.0]
+    assert loss_range(verdict)[0] < 2.0
+
+
+def test_a_run_without_averages_is_drawn_as_one_line(make_run):
+    (judged,) = judge([make_run("a", [8.0, 6.0])]).arms
+    panel = Figure().subplots()
+    draw_arm(panel, "tokens", judged.arm, 1.0, {"color": "#0072B2", "marker": "D"})
+    assert len(panel.get_lines()) == 1
 
 
 def test_a_hostile_name_is_escaped_on_the_page_and_in_the_table(three_roles, make_run, source):

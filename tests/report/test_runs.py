@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from grow.common.errors import CheckpointError, ConfigError, DataError
@@ -157,3 +158,33 @@ def test_a_baseline_of_two_recipes_is_refused(make_run):
     other = make_run("other", [8, 5], config={"optimizer": {"name": "adamw", "lr": 0.01}})
     with pytest.raises(ConfigError, match=r"seeds of one recipe.*optimizer\.lr=0\.01"):
         read_baseline("baseline", [make_run("one", [8, 6]), other], FROM_NOISE)
+
+
+def test_the_averaged_curve_has_the_points_of_the_live_one_and_nan_where_there_was_no_average(make_run):
+    run = make_run("noise", [8, 6])
+    append(run, row(20, 5.0, **{"val_avg/loss": 4.5}))
+    assert np.array_equal(read_run(run).curve.averaged, [np.nan, np.nan, 4.5], equal_nan=True)
+    assert read_run(run).curve.final_averaged == 4.5
+
+
+def test_a_run_without_averages_has_no_averaged_loss(make_run):
+    curve = read_run(make_run("noise", [8, 6])).curve
+    assert np.isnan(curve.averaged).all()
+    assert curve.final_averaged is None
+
+
+def test_an_averaged_loss_that_is_not_finite_is_a_data_error(make_run):
+    run = make_run("noise", [8, 6])
+    append(run, row(20, 5.0, **{"val_avg/loss": float("nan")}) + row(30, 4.0))
+    with pytest.raises(DataError, match="val_avg/loss"):
+        read_run(run)
+
+
+def test_the_averaged_losses_of_seeds_are_averaged_at_the_points_that_all_have(make_run):
+    paths = [make_run(f"s{seed}", [6, 4], seed=seed) for seed in range(2)]
+    append(paths[0], row(15, 3.9, **{"val_avg/loss": 9.0}))
+    for path, loss in zip(paths, (3.0, 4.0), strict=True):
+        append(path, row(20, 3.5, **{"val_avg/loss": loss}))
+    (arm,) = read_arms(paths)
+    assert arm.curve.tokens.tolist() == [0, 1000, 2000]
+    assert arm.curve.final_averaged == 3.5

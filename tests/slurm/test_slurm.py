@@ -163,6 +163,7 @@ def test_a_cancelled_job_of_a_sweep_stays_cancelled(slurm, launch, tmp_path):
     printed, errors = sweep.communicate(timeout=600)
     assert "its job was cancelled" in printed, printed + errors
     assert sweep.returncode == 75
+    slurm.wait("the end of the job", lambda: slurm.facts(f"{array}_1")["JobState"] != "COMPLETING")
     assert slurm.facts(f"{array}_1")["JobState"] == "CANCELLED"
 
 
