@@ -23,7 +23,7 @@ def flops_per_token(*, matmul_parameters: int, layers: int, attention_width: int
 class Clock:
     """Counts tokens; knows the steps, FLOPs and seconds they stand for.
 
-    Seconds count training and validation of this run, across restarts, not start-up or compilation.
+    Seconds count training and validation of this run, across restarts; not start-up, compilation or probes.
     """
 
     tokens_per_step: int

@@ -115,4 +115,7 @@ class ValidationBatches(IterableDataset[Tensor]):
 
 
 def _loader(batches: IterableDataset[Tensor]) -> DataLoader[Tensor]:
-    return DataLoader(batches, batch_size=None, num_workers=0, pin_memory=torch.cuda.is_available())
+    """With a generator of its own: each iteration draws a seed, which must not be drawn from what dropout draws from."""
+    return DataLoader(
+        batches, batch_size=None, num_workers=0, pin_memory=torch.cuda.is_available(), generator=torch.Generator()
+    )

@@ -57,11 +57,15 @@ class EvaluationData:
             raise DataError(f"{manifest}: expected {FORMAT} version {VERSION}, found {found[0]} version {found[1]}.")
         return cls(path, tasks)
 
-    def check(self, tasks: Iterable[str]) -> None:
+    def check(self, tasks: Iterable[str], num_fewshot: int = 0) -> None:
         """Compare the files of some tasks with the manifest.
 
+        Args:
+            tasks: their names.
+            num_fewshot: solved examples before each item.
+
         Raises:
-            ConfigError: a task has no items here.
+            ConfigError: a task has no items here, or no items to draw examples from.
             DataError: a file is missing or is not what was written.
         """
         missing = [task for task in tasks if task not in self.tasks]
@@ -70,6 +74,14 @@ class EvaluationData:
                 f"evaluation.tasks: {self.path} has no items of {', '.join(missing)}; it has "
                 f"{', '.join(sorted(self.tasks))}. Fetch them on a machine with a network ("
                 f"{_FETCH.format('DIR')} origin=hub), or choose from those, as evaluation=harness8 does."
+            )
+        unexampled = [task for task in tasks if len(self.tasks[task]["splits"]) == 1]
+        if num_fewshot and unexampled:  # the harness would draw an item's examples from the scored ones, itself included
+            raise ConfigError(
+                f"evaluation.num_fewshot={num_fewshot}: {self.path} has no items of {', '.join(unexampled)} but those "
+                "that are scored, and examples must come from others. Set evaluation.num_fewshot=0, leave these tasks "
+                f"out, or fetch all their splits on a machine with a network ({_FETCH.format('DIR')} origin=hub; "
+                "lambada_openai has one split everywhere)."
             )
         for task in tasks:
             for split in self.tasks[task]["splits"]:

@@ -1,8 +1,6 @@
 """Evaluates a model in memory, or a checkpoint on disk with everything around it: results.json and metric rows."""
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -25,7 +23,7 @@ from grow.evaluation.data import EvaluationData
 from grow.evaluation.harness import Finished, Watch, run_tasks
 from grow.evaluation.heldout import measure_heldout
 from grow.evaluation.results import RESULTS_FILE, Scores, append_row
-from grow.evaluation.scoring import Scorer
+from grow.evaluation.scoring import Look, Scorer, without_gradients
 from grow.evaluation.settings import EvalConfig, EvaluationSettings
 from grow.families.build import load_config, load_model
 from grow.families.weights import weight_files
@@ -47,7 +45,7 @@ def evaluate_model(
     sequence_length: int,
     watch: Watch = lambda what, done, total: None,
     finished: Finished | None = None,
-    forward_context: Callable[[], AbstractContextManager[object]] = nullcontext,
+    look: Look = without_gradients,
 ) -> Scores:
     """Scores of a model in memory, which is left in the mode it came in. All ranks call this and get the same.
 
@@ -61,10 +59,10 @@ def evaluate_model(
         sequence_length: tokens of a held-out window.
         watch: told about progress.
         finished: where results of tasks are kept; None keeps none.
-        forward_context: entered around each pass, for a model that trains under autocast.
+        look: computes one pass of the model.
     """
     batch_tokens = settings.batch_tokens or BATCH_TOKENS[device.type]
-    scorer = Scorer(model=model, device=device, forward_context=forward_context)
+    scorer = Scorer(model=model, device=device, look=look)
     training = model.training
     model.eval()
     try:
@@ -107,13 +105,13 @@ def plan_evaluations(config: EvalConfig) -> list[Planned]:
     Raises:
         CheckpointError, GrowthError: a checkpoint is missing, damaged, or of an unknown family.
         DataError: a tokenizer, items or shards are missing, damaged or do not fit.
-        ConfigError: a task has no items here, or two checkpoints would write the same results.
+        ConfigError: a task has no items here or none for examples, or two checkpoints would write the same results.
     """
     settings = config.evaluation
     checkpoints = [find_checkpoint(name) for name in config.checkpoints]
     items = EvaluationData.open(settings.data_dir) if settings.tasks else None
     if items is not None:
-        items.check(settings.tasks)
+        items.check(settings.tasks, settings.num_fewshot)
     planned = [_plan(checkpoint, config, items) for checkpoint in checkpoints]
     outputs = [plan.output for plan in planned]
     if len(set(outputs)) < len(outputs):

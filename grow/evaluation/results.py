@@ -16,6 +16,7 @@ from grow.evaluation.settings import EvaluationSettings
 
 RESULTS_FILE = "results.json"
 MEAN = "mean"
+HELD_OUT = "heldout"
 AVERAGED_OVER = ("acc", "acc_norm", "bits_per_byte")
 
 
@@ -41,20 +42,20 @@ class Scores:
         return means
 
     def metrics(self, *, averaged: bool = False) -> dict[str, float]:
-        """Metric name -> value, for a row of metrics: eval/TASK/acc, eval/mean/acc, val/SOURCE/bits_per_byte, ...
+        """Metric name -> value, for a row of metrics: eval/TASK/acc, eval/mean/acc, eval/heldout/SOURCE/loss, ...
 
         Args:
-            averaged: of averaged weights, whose names begin with eval_avg and val_avg.
+            averaged: of averaged weights, whose names begin with eval_avg.
         """
-        tail = "_avg" if averaged else ""
+        prefix = "eval_avg" if averaged else "eval"
         row = {
-            f"eval{tail}/{task}/{name}": value
+            f"{prefix}/{task}/{name}": value
             for task, metrics in [*((task, result.metrics) for task, result in self.tasks.items()), (MEAN, self.mean())]
             for name, value in metrics.items()
         }
         for source, held in self.heldout.items():
             for name in ("loss", "perplexity", "bits_per_byte"):
-                row[f"val{tail}/{source}/{name}"] = getattr(held, name)
+                row[f"{prefix}/{HELD_OUT}/{source}/{name}"] = getattr(held, name)
         return row
 
     def row(self, settings: EvaluationSettings, *, averaged: bool = False) -> dict[str, float]:

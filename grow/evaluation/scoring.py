@@ -4,7 +4,6 @@ B rows, T places, D width, U positions that are scored, V vocabulary.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +28,16 @@ class Answer:
     """Whether every target is the model's own first choice."""
 
 
+Look = Callable[[Callable[[], dict[int, Answer]]], dict[int, Answer]]
+"""Computes one pass that only looks at a model."""
+
+
+def without_gradients(compute: Callable[[], dict[int, Answer]]) -> dict[int, Answer]:
+    """One pass of a model that nobody trains."""
+    with torch.no_grad():
+        return compute()
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scorer:
     """A model that scores rows.
@@ -36,12 +45,12 @@ class Scorer:
     Args:
         model: a stock causal language model of a family Grow knows, in memory.
         device: its device.
-        forward_context: entered around each pass, for a model that trains under autocast.
+        look: computes one pass; a model that trains knows how, in its precision and under its strategy.
     """
 
     model: PreTrainedModel
     device: torch.device
-    forward_context: Callable[[], AbstractContextManager[object]] = nullcontext
+    look: Look = without_gradients
 
     def score(self, rows: Sequence[Row]) -> dict[int, Answer]:
         """The answer to each request of a batch of rows.
@@ -50,8 +59,7 @@ class Scorer:
             ConfigError: the batch does not fit the device.
         """
         try:
-            with torch.no_grad(), self.forward_context():
-                return self._score(rows)
+            return self.look(lambda: self._score(rows))
         except torch.OutOfMemoryError:
             places = len(rows) * max(len(row.tokens) for row in rows)
             raise ConfigError(

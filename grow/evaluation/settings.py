@@ -26,8 +26,8 @@ class EvaluationSettings:
     heldout_tokens: int = 262_144
     """Tokens of each held-out source that perplexity and bits per byte are measured on; 0 measures none."""
     every_tokens: int | None = None
-    """train.py: the tasks are scored at the start, whenever so many tokens have passed, and at the end; null: never.
-    Held-out text is measured at every validation instead, on trainer.val_tokens."""
+    """train.py: all this is measured at the start, whenever so many tokens have passed, and at the end; null: never.
+    Each validation tells loss and bits per byte of every held-out source anyway, on trainer.val_tokens in all."""
     batch_tokens: int | None = None
     """Tokens computed at a time, padding included; null takes 4,096 on a CPU and 32,768 on a GPU."""
 
@@ -45,10 +45,10 @@ class EvaluationSettings:
         for name in ("limit", "batch_tokens", "every_tokens"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"evaluation.{name}={value}: expected 1 or more, or null.")
-        if self.every_tokens is not None and not self.tasks:
+        if self.every_tokens is not None and not (self.tasks or self.heldout_tokens):
             raise ConfigError(
-                f"evaluation.every_tokens={self.every_tokens}: evaluation={self.name} has no tasks to score. Choose "
-                "some, as evaluation=fast does; held-out text is measured at every validation (trainer.val_every_tokens)."
+                f"evaluation.every_tokens={self.every_tokens}: evaluation={self.name} measures nothing. Choose what: "
+                "evaluation=fast, heldout, harness8 or harness10."
             )
 
 

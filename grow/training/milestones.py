@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +105,7 @@ class Milestones(L.Callback):
             if self._validation.without_bytes is not None:
                 self._display.note(f"no bits per byte: {self._validation.without_bytes}")
             self._validate(pl_module, self._first_row)
-            for probe in self._probes:
-                self._measure(probe, pl_module)
+        self._probe(pl_module, clock.tokens - clock.tokens_per_step)  # a checkpoint is of before its step's probes
         self._seen_tokens = clock.tokens
         self._lap = Lap(clock.tokens)
 
@@ -129,13 +129,14 @@ class Milestones(L.Callback):
             self._log(pl_module)
         if last or _crossed(before, now, self._settings.val_every_tokens):
             self._pause(lambda: self._validate(pl_module, {}))
-        for probe in self._probes:
-            if last or _crossed(before, now, probe.every_tokens):
-                self._pause(lambda probe=probe: self._measure(probe, pl_module))
+        if last:
+            self._pause(lambda: self._probe(pl_module, before))  # nobody continues from the last checkpoint
         if kind is not None and self._skipped.in_a_row == 0:  # else the weights may be what makes gradients infinite
             self._pause(lambda: self._save(kind, trainer, pl_module))
         if preempted:
             self._give_way(pl_module)
+        if not last:
+            self._pause(lambda: self._probe(pl_module, before))
         self._watchdog.hear(f"step {step + 1}")
 
     def on_train_end(self, trainer: L.Trainer, pl_module: PretrainModule) -> None:
@@ -178,7 +179,7 @@ class Milestones(L.Callback):
 
     def _validate(self, module: PretrainModule, columns: Mapping[str, Any]) -> None:
         self._watchdog.hear("validation")
-        found = self._both(lambda averaged: self._validation.measure(averaged=averaged))
+        found = self._both(self._validation.measure)
         losses = [
             _finite(found[name], module.clock.step) for name in (names.VAL_LOSS, names.VAL_AVG_LOSS) if name in found
         ]
@@ -186,17 +187,28 @@ class Milestones(L.Callback):
         shown = ", of the average ".join(f"{loss:.4f}" for loss in losses)
         self._display.note(f"validation at {module.clock.tokens:,} tokens: loss {shown}")
 
-    def _measure(self, probe: Probe, module: PretrainModule) -> None:
-        """One row of a probe; what it draws at random, and shapes it needs once, are kept from training."""
-        hear = self._watchdog.hear
-        with isolate_rng(), torch.compiler.set_stance("force_eager"):
-            found = self._both(lambda averaged: probe.measure(module.model, averaged=averaged, hear=hear))
-        self._rows.write(module.clock, found)
+    def _probe(self, module: PretrainModule, before: int) -> None:
+        """A row of each probe that is due between so many tokens and now, or at the end.
 
-    def _both(self, measure: Callable[[bool], dict[str, float]]) -> dict[str, float]:
+        What a probe draws at random, shapes it needs once, and the time it takes are kept from training.
+        """
+        clock, hear = module.clock, self._watchdog.hear
+        last = self._plan.steps_from(clock.tokens) == 0
+        due = [probe for probe in self._probes if last or _crossed(before, clock.tokens, probe.every_tokens)]
+        clock.stop()
+        for probe in due:
+            measure = partial(probe.measure, module, hear)
+            with isolate_rng(), torch.compiler.set_stance("force_eager"):
+                found = self._both(measure, probe.of_average)
+            self._rows.write(clock, found)
+            shown = [f"{name} {found[name]:.4f}" for name in probe.shown if name in found]
+            self._display.note(f"{probe.name} at {clock.tokens:,} tokens: {', '.join(shown)}")
+        clock.start()
+
+    def _both(self, measure: Callable[[bool], dict[str, float]], average_too: bool = True) -> dict[str, float]:
         """What is measured on the live weights, and on the average where there is one; called with whether it is."""
         found = measure(False)
-        if self._average is not None and self._average.ready:
+        if average_too and self._average is not None and self._average.ready:
             with self._average.in_model():
                 found |= measure(True)
         return found

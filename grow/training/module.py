@@ -6,7 +6,8 @@ B sequences, T tokens, D width.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import lightning.pytorch as L
 import torch
@@ -19,6 +20,8 @@ from grow.common.clock import Clock
 from grow.training.objective import NextTokenLoss
 from grow.training.optimizer import build_optimizer, set_learning_rates
 from grow.training.settings import OptimizerSettings
+
+Value = TypeVar("Value")
 
 
 class PretrainModule(L.LightningModule):
@@ -62,11 +65,20 @@ class PretrainModule(L.LightningModule):
         """DeepSpeed's, where there is one: it then accumulates, clips and steps."""
         return getattr(self.trainer.strategy, "deepspeed_engine", None)
 
-    def loss(self, batch: Tensor) -> Tensor:
-        """Mean cross-entropy in nats of (B, T + 1) tokens, each predicted from those before it."""
+    def loss(self, batch: Tensor, *, by_sequence: bool = False) -> Tensor:
+        """Mean cross-entropy in nats of (B, T + 1) tokens, each predicted from those before it.
+
+        Args:
+            batch: tokens.
+            by_sequence: of each sequence, (B,), in place of all together, ().
+        """
         with torch.autocast(batch.device.type, torch.bfloat16, enabled=self._autocast):
             hidden = self.model.base_model(input_ids=batch[:, :-1], use_cache=False).last_hidden_state  # (B, T, D)
-            return self._objective(hidden, self.model.get_output_embeddings().weight, batch[:, 1:])
+            head, targets = self.model.get_output_embeddings().weight, batch[:, 1:]
+            if not by_sequence:
+                return self._objective(hidden, head, targets)
+            pairs = zip(hidden, targets, strict=True)
+            return torch.stack([self._objective(sequence, head, own) for sequence, own in pairs])
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """Loss of one micro-batch, remembered for `mean_loss`."""
@@ -74,13 +86,19 @@ class PretrainModule(L.LightningModule):
         self._losses.append(loss.detach())
         return loss
 
-    def validation_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        """Loss of each sequence of one batch, (B,); strategies that shard weights gather them around it."""
-        with torch.autocast(batch.device.type, torch.bfloat16, enabled=self._autocast):
-            hidden = self.model.base_model(input_ids=batch[:, :-1], use_cache=False).last_hidden_state  # (B, T, D)
-            head = self.model.get_output_embeddings().weight
-            pairs = zip(hidden, batch[:, 1:], strict=True)
-            return torch.stack([self._objective(sequence, head, targets) for sequence, targets in pairs])
+    def validation_step(self, compute: Callable[[], Value]) -> Value:
+        """Whatever is to be computed on the model; strategies that shard weights gather them around this call."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
+            return compute()
+
+    def look(self, compute: Callable[[], Value]) -> Value:
+        """One pass that only looks: without gradients, in the precision of training, under any strategy.
+
+        Args:
+            compute: calls the model once; every rank comes here as often as every other.
+        """
+        with torch.no_grad():
+            return self.trainer.strategy.validation_step(compute)
 
     def mean_loss(self) -> float | None:
         """Mean training loss over all ranks since the last call, micro-batches without a finite one left out.
@@ -102,11 +120,11 @@ class PretrainModule(L.LightningModule):
 
     def validation_losses(self, batches: Iterable[Tensor]) -> Tensor:
         """Mean loss in nats of each sequence of this rank's batches: float64, (sequences,), on the device."""
-        strategy = self.trainer.strategy
         losses = [torch.empty(0, dtype=torch.float64, device=self.device)]
         self.eval()
-        with torch.no_grad():
-            losses += [strategy.validation_step(strategy.batch_to_device(batch), 0).double() for batch in batches]
+        for batch in batches:
+            tokens = self.trainer.strategy.batch_to_device(batch)
+            losses.append(self.look(partial(self.loss, tokens, by_sequence=True)).double())
         self.train()
         return torch.cat(losses)
 

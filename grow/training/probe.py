@@ -3,25 +3,28 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from transformers import PreTrainedModel
+from grow.training.module import PretrainModule
 
 
 class Probe(Protocol):
     """A measurement at the start of a run, whenever some tokens have passed, and at its end.
 
-    Training goes on as if nobody had asked: random states are put back, and the time is left out of its speed. A
+    Training goes on as if nobody had asked: random states are put back, and the time is left out of the run's seconds. A
     probe itself leaves weights and gradients alone, and the model in the mode it found it in.
     """
 
-    @property
-    def every_tokens(self) -> int:
-        """How often."""
+    name: str
+    shown: tuple[str, ...]
+    """Columns that are shown while the run goes on."""
+    every_tokens: int
+    of_average: bool
+    """Whether averaged weights are measured too, where there are any."""
 
-    def measure(self, model: PreTrainedModel, *, averaged: bool, hear: Callable[[str], None]) -> dict[str, float]:
-        """Columns of one row. All ranks call this together and get the same.
+    def measure(self, module: PretrainModule, hear: Callable[[str], None], averaged: bool) -> dict[str, float]:
+        """Columns of one row. All ranks call this together; rank 0's answer is written.
 
         Args:
-            model: as it trains, so under the strategy of the run.
-            averaged: it holds averaged weights for the moment.
+            module: what trains, at its clock; `look` computes on its model under any strategy.
             hear: wants to be told, well within strategy.timeout_s, what is being done.
+            averaged: the model holds averaged weights for the moment.
         """

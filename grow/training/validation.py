@@ -45,10 +45,10 @@ class Validation:
         sums = self._reduce(torch.from_numpy(np.stack((windows, targets, byte_counts))).to(module.device))
         self._window_counts, self._tokens, self._bytes = sums.numpy()  # (S,) each, of all ranks
 
-    def measure(self, *, averaged: bool = False) -> dict[str, float]:
+    def measure(self, averaged: bool) -> dict[str, float]:
         """Metric name -> value: val/loss, val/perplexity, val/bits_per_byte, and val/SOURCE/loss and so on.
 
-        Single sources are left out where there is only one; what cannot be told is, too.
+        What cannot be told is left out.
 
         Args:
             averaged: the model holds averaged weights; names begin with val_avg.
@@ -58,10 +58,9 @@ class Validation:
         nats = self._reduce(sums.index_add_(0, self._sources, losses)).numpy()
         prefix = "val_avg" if averaged else "val"
         found = self._metrics(prefix, nats, slice(None))
-        if len(self._names) > 1:
-            for number, name in enumerate(self._names):
-                if self._window_counts[number]:
-                    found |= self._metrics(f"{prefix}/{name}", nats, slice(number, number + 1))
+        for number, name in enumerate(self._names):
+            if self._window_counts[number]:
+                found |= self._metrics(f"{prefix}/{name}", nats, slice(number, number + 1))
         return found
 
     def _metrics(self, prefix: str, nats: np.ndarray, part: slice) -> dict[str, float]:
