@@ -1,6 +1,5 @@
 """All analyses of a run, checkpoint by checkpoint, written where the report looks for them."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,14 +12,14 @@ from grow.analysis.forgetting import Forgetting, forgetting
 from grow.analysis.weights import WeightAnalysis, analyze_weights
 from grow.common.errors import CheckpointError
 from grow.common.metrics import VAL_LOSS
-from grow.common.provenance import GROWTH_FILE, METRICS_FILE, RUN_FILE, read_json, write_json
+from grow.common.provenance import COMPLETE_FILE, GROWTH_FILE, METRICS_FILE, RUN_FILE, clock_of, read_json, write_json
+from grow.common.rows import Row, read_rows, write_rows
 
 FOLDER = "analysis"
 FORGETTING_FILE = "forgetting.json"
 MEAN_SCORES = {"eval/mean/acc": True, "eval/mean/acc_norm": True, "eval/mean/bits_per_byte": False}
 """What can be forgotten beside the validation loss -> whether higher is better."""
 _CLOCK = ("step", "tokens", "flops", "seconds")
-Row = dict[str, Any]
 
 
 def analyze_run(
@@ -40,11 +39,11 @@ def analyze_run(
         CheckpointError: this is no run, or it has no complete checkpoint.
         GrowthError: the model is of a family Grow does not know.
     """
-    facts = read_json(run / RUN_FILE)
+    read_json(run / RUN_FILE)  # says so where this is no run
     growth = read_json(run / GROWTH_FILE) if (run / GROWTH_FILE).is_file() else None
     (run / FOLDER).mkdir(exist_ok=True)
     rows = []
-    for directory, clock in checkpoints(run, facts["model"]["flops_per_token"]):
+    for directory, clock in checkpoints(run):
         found = analyze_weights(directory, growth, layers)
         write_json(run / FOLDER / f"{directory.name}.json", {"name": directory.name, **clock, **asdict(found)})
         rows.append({"name": directory.name, **clock, **_means(found), **found.metrics()})
@@ -56,13 +55,11 @@ def analyze_run(
     return rows, dips
 
 
-def checkpoints(run: Path, flops_per_token: int) -> Iterator[tuple[Path, dict[str, float]]]:
+def checkpoints(run: Path) -> Iterator[tuple[Path, dict[str, float]]]:
     """Every complete set of live weights of a run with its clock, oldest first; the final model last."""
     for directory in sorted(run.glob("checkpoints/step-*")):
-        if (directory / "COMPLETE.json").is_file():
-            state = read_json(directory / "state.json")
-            clock = {name: state[name] for name in ("step", "tokens", "seconds")}
-            yield directory, {**clock, "flops": state["tokens"] * flops_per_token}
+        if (directory / COMPLETE_FILE).is_file():
+            yield directory, clock_of(directory, run)
     if (run / "model").is_dir():
         last = read_rows(run / METRICS_FILE)[-1]
         yield run / "model", {name: last[name] for name in _CLOCK}
@@ -98,24 +95,6 @@ def _source_scores(source: Path) -> Row:
     run = source.parent if source.name == "model" else source
     rows = [row for row in read_rows(run / "eval" / METRICS_FILE) if any(name in row for name in MEAN_SCORES)]
     return max(rows, key=lambda row: row.get("tokens", 0)) if rows else {}
-
-
-def read_rows(path: Path) -> list[Row]:
-    """Rows of a metrics.jsonl; none where there is no file. A torn last line is left out."""
-    rows = []
-    for line in path.read_text().splitlines() if path.is_file() else ():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
-
-
-def write_rows(path: Path, rows: list[Row]) -> None:
-    """Write a metrics.jsonl whole."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    partial.replace(path)
 
 
 def _means(found: WeightAnalysis) -> dict[str, float]:

@@ -3,8 +3,8 @@
 import shutil
 from pathlib import Path
 
-from grow.common.provenance import RUN_FILE, STATE_FILE, read_json
-from grow.data.shards import TOKENIZER_DIR
+from grow.common.provenance import run_of
+from grow.data.shards import tokenizer_places
 from grow.families.weights import TOKENIZER_FILES, copy_tokenizer
 
 _CONFIG_FILES = ("config.json", "generation_config.json")
@@ -20,15 +20,5 @@ def carry(source: Path, target: Path) -> None:
 
 def _tokenizer_of(directory: Path) -> Path:
     """A run's checkpoint has no tokenizer of its own: it is the final model's and the data's."""
-    run = _run_of(directory)
-    if run is None:
-        return directory
-    places = [run / "model", Path(read_json(run / RUN_FILE)["data"]["path"]) / TOKENIZER_DIR]
+    places = tokenizer_places(directory, run_of(directory))
     return next((place for place in places if any((place / name).is_file() for name in TOKENIZER_FILES)), directory)
-
-
-def _run_of(checkpoint: Path) -> Path | None:
-    """The run that a directory is a checkpoint of."""
-    run = checkpoint.resolve().parents[1]
-    is_one = (checkpoint / STATE_FILE).is_file() and (run / RUN_FILE).is_file()
-    return run if is_one else None

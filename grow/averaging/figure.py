@@ -7,9 +7,9 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe & Ito 2008
+from grow.common.figure_style import COLOURS, STYLE
+
 _LINES = ("-", "--", ":", "-.")
-_STYLE: Any = {"font.size": 12, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True}
 
 
 def draw_curves(
@@ -19,11 +19,11 @@ def draw_curves(
 
     The y axis leaves out the first tenth of the steps, where a model from noise is far above all that matters.
     """
-    with matplotlib.rc_context({**_STYLE, "grid.color": "#E6E6E6", "text.parse_math": False}):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10, 6), layout="constrained")
         panel = figure.subplots()
         for index, (label, (steps, values)) in enumerate(curves.items()):
-            colour, line = _COLOURS[(index - 1) % len(_COLOURS)], _LINES[(index - 1) // len(_COLOURS) % len(_LINES)]
+            colour, line = COLOURS[(index - 1) % len(COLOURS)], _LINES[(index - 1) // len(COLOURS) % len(_LINES)]
             style: Any = {"color": "black", "linewidth": 2.4} if index == 0 else {"color": colour, "linestyle": line}
             panel.plot(steps, values, label=label, marker="o", markersize=3, **style)
         last = max(steps[-1] for steps, _ in curves.values())

@@ -1,8 +1,8 @@
 """Configuration of the averaging package. Imports nothing heavy."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
+from grow.common.checks import at_least_one, one_of, some
 from grow.common.errors import ConfigError
 
 KINDS = ("none", "lawa", "ema", "swa", "wsm")
@@ -48,8 +48,8 @@ class AveragingSettings:
     """Where a window keeps its snapshots in a run: host (memory, pinned where they come from a GPU) or disk."""
 
     def __post_init__(self) -> None:
-        _one_of("averaging.kind", self.kind, KINDS)
-        _one_of("averaging.storage", self.storage, ("host", "disk"))
+        one_of("averaging.kind", self.kind, KINDS)
+        one_of("averaging.storage", self.storage, ("host", "disk"))
         for key in dict.fromkeys(key for keys in _TAKES.values() for key in keys):
             if key not in _TAKES[self.kind] and getattr(self, key) is not None:
                 raise ConfigError(
@@ -62,7 +62,7 @@ class AveragingSettings:
 
     def _check_values(self) -> None:
         for key in ("k", "every_steps", "min_snapshots"):
-            _at_least_one(f"averaging.{key}", getattr(self, key))
+            at_least_one(f"averaging.{key}", getattr(self, key))
         for key in ("horizon", "start_fraction"):
             share = getattr(self, key)
             if share is not None and not 0 <= share <= 1:
@@ -84,7 +84,7 @@ class AveragingSettings:
         if self.decay is not None and not 0 <= self.decay < 1:
             raise ConfigError(f"averaging.decay={self.decay}: expected a number in [0, 1).")
         if self.kind == "wsm":
-            _one_of("averaging.curve", str(self.curve), CURVES)
+            one_of("averaging.curve", str(self.curve), CURVES)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -97,7 +97,7 @@ class AverageCheckpointsConfig:
     averaging: AveragingSettings
 
     def __post_init__(self) -> None:
-        _some("checkpoints", self.checkpoints)
+        some("checkpoints", self.checkpoints)
         if self.averaging.kind == "none":
             raise ConfigError("averaging=none: nothing to do. Choose averaging=lawa, ema, swa or wsm.")
 
@@ -119,24 +119,9 @@ class SweepAveragesConfig:
     """Sequences computed at a time."""
 
     def __post_init__(self) -> None:
-        _some("k", self.k)
+        some("k", self.k)
         for key in ("k", "every_steps"):
             for value in getattr(self, key) or ():
-                _at_least_one(key, value)
-        _at_least_one("micro_batch", self.micro_batch)
-        _at_least_one("val_tokens", self.val_tokens)
-
-
-def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ConfigError(f"{key}={value!r}: expected one of {', '.join(allowed)}.")
-
-
-def _at_least_one(key: str, value: int | None) -> None:
-    if value is not None and value < 1:
-        raise ConfigError(f"{key}={value}: expected a whole number of at least 1.")
-
-
-def _some(key: str, values: list[Any]) -> None:
-    if not values:
-        raise ConfigError(f"{key}=[]: expected at least one. Give {key}='[A,B]'.")
+                at_least_one(key, value)
+        at_least_one("micro_batch", self.micro_batch)
+        at_least_one("val_tokens", self.val_tokens)

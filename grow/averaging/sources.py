@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 
 from grow.common.errors import CheckpointError
-from grow.common.provenance import RUN_FILE, read_json
+from grow.common.provenance import COMPLETE_FILE, RUN_FILE, read_json
 from grow.families.weights import INDEX_FILE, SINGLE_FILE, TensorInfo, WeightReader, weight_files
 from grow.growth.run import find_source
 
 _STEP = re.compile(r"(?:step|checkpoint|epoch|iter)[-_]?(\d+)(?!.*\d)", re.IGNORECASE)
-_COMPLETE_FILE = "COMPLETE.json"  # of a run's checkpoint, written last
 _STATE_DICT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 _STATE_DICT_KEYS = ("state_dict", "model", "model_state_dict")
 
@@ -110,7 +109,7 @@ def _open(entry: str) -> list[Source]:
         reader = WeightReader(path.parent, [path]) if path.suffix == ".safetensors" else _pickled(path)
         return [_source(entry, reader, None, path.stem)]
     if path.is_dir() and (path / RUN_FILE).is_file() and (path / "checkpoints").is_dir():
-        inside = sorted(file.parent for file in path.glob(f"checkpoints/step-*/{_COMPLETE_FILE}"))
+        inside = sorted(file.parent for file in path.glob(f"checkpoints/step-*/{COMPLETE_FILE}"))
         if not inside:
             raise CheckpointError(
                 f"{path}: expected complete checkpoints in this run, found none. Train it with "

@@ -17,6 +17,7 @@ RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
 GROWTH_FILE = "growth.json"
 STATE_FILE = "state.json"  # of a run's checkpoint
+COMPLETE_FILE = "COMPLETE.json"  # of a run's checkpoint, written last
 WANDB_FILE = "wandb.json"
 
 _RECORDED_PACKAGES = ("torch", "transformers", "lightning", "deepspeed", "tokenizers", "safetensors", "numpy")
@@ -83,19 +84,35 @@ def spent_on(model_dir: Path) -> Lineage | None:
 
     A model directory says so itself; a run's checkpoint (RUN/checkpoints/step-...) is reckoned from its run.
     """
-    run = model_dir.resolve().parents[1]
-    if not ((model_dir / STATE_FILE).is_file() and (run / RUN_FILE).is_file()):
+    run = run_of(model_dir)
+    if run is None or not (model_dir / STATE_FILE).is_file():
         return read_lineage(model_dir)
-    state, facts = read_json(model_dir / STATE_FILE), read_json(run / RUN_FILE)
-    own = {
-        "tokens": state["tokens"],
-        "flops": state["tokens"] * facts["model"]["flops_per_token"],
-        "seconds": state["seconds"],
-    }
-    before = facts["lineage"]
+    own = clock_of(model_dir, run)
+    del own["step"]
+    before = read_json(run / RUN_FILE)["lineage"]
     if before is not None:
         own = {name: None if before[name] is None else before[name] + cost for name, cost in own.items()}
     return Lineage(source=str(model_dir), digest="", **own)
+
+
+def run_of(directory: Path) -> Path | None:
+    """The run that a directory lies in: the nearest one above with a run.json."""
+    above = directory.resolve().parents
+    return next((parent for parent in above if (parent / RUN_FILE).is_file()), None) if directory.is_dir() else None
+
+
+def data_of(run: Path) -> Path | None:
+    """The token shards that a run was trained on, where it recorded them."""
+    recorded = read_json(run / RUN_FILE).get("data") or {}
+    return Path(recorded["path"]) if "path" in recorded else None
+
+
+def clock_of(checkpoint: Path, run: Path) -> dict[str, Any]:
+    """step, tokens, flops and seconds of a run when it wrote a checkpoint, those of its source left out."""
+    state = read_json(checkpoint / STATE_FILE)
+    flops_per_token = read_json(run / RUN_FILE)["model"]["flops_per_token"]
+    clock = {name: state[name] for name in ("step", "tokens", "seconds")}
+    return {**clock, "flops": state["tokens"] * flops_per_token}
 
 
 def write_lineage(model_dir: Path, lineage: Lineage) -> None:

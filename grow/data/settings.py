@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from grow.common.checks import at_least_one
 from grow.common.errors import ConfigError
 
 
@@ -57,8 +58,7 @@ class PrepareDataConfig:
             raise ConfigError("expected input='[TEXTS]' output=DIRECTORY to tokenize texts, or adopt=DIRECTORY.")
         if (self.tokenizer is None) == (self.vocab_size is None):
             raise ConfigError("expected tokenizer=DIRECTORY_OR_HUB_ID to use one, or vocab_size=N to train one.")
-        if self.shard_tokens < 1:
-            raise ConfigError(f"shard_tokens={self.shard_tokens}: expected at least 1.")
+        at_least_one("shard_tokens", self.shard_tokens)
         for name in ("dtype", "eos_id", "validation_tokens"):
             if getattr(self, name) is not None:
                 raise ConfigError(f"{name}={getattr(self, name)}: only adopt=DIRECTORY takes it. Leave it out.")

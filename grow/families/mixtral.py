@@ -32,9 +32,7 @@ TABLE = parse_table("""
 def specifics(model: MixtralSettings) -> dict[str, Any]:
     """What a stock Mixtral is told beside its sizes."""
     return {
-        "initializer_range": model.init_std,
-        "rms_norm_eps": model.norm_eps,
-        "rope_parameters": {"rope_type": "default", "rope_theta": model.rope_theta},
+        **LLAMA.specifics(model),
         "router_aux_loss_coef": model.balance_loss,
     }
 

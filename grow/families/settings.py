@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from grow.common.checks import at_least_one
 from grow.common.errors import ConfigError
 
 
@@ -33,8 +34,7 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "max_positions", "layers", "embed", "heads", "head_dim", "ffn"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"model.{name}={getattr(self, name)}: expected at least 1.")
+            at_least_one(f"model.{name}", getattr(self, name))
         if self.family not in ("llama", "mixtral") and self.embed != self.heads * self.head_dim:
             raise ConfigError(
                 f"model.embed={self.embed}: a {self.family} model needs heads x head_dim = "

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from grow.common.checks import one_of
 from grow.common.errors import ConfigError
 
 CHOICES = {
@@ -64,8 +65,7 @@ class GrowthSettings:
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"growth.{name}={getattr(self, name)!r}: expected one of {', '.join(choices)}.")
+            one_of(f"growth.{name}", getattr(self, name), choices)
         if not 0 < self.largest_share < 1:
             raise ConfigError(
                 f"growth.largest_share={self.largest_share}: expected more than 0 and less than 1; "

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from grow.common.checks import one_of
 from grow.common.errors import ConfigError
 
 VIEWS = ("csv", "tensorboard", "wandb")
@@ -30,7 +31,6 @@ class LoggerSettings:
         wrong = [view for view in self.views if view not in VIEWS]
         if wrong or len(set(self.views)) < len(self.views):
             raise ConfigError(f"logger.views={self.views}: expected any of {', '.join(VIEWS)}, each at most once.")
-        if self.mode not in MODES:
-            raise ConfigError(f"logger.mode={self.mode!r}: expected one of {', '.join(MODES)}.")
+        one_of("logger.mode", self.mode, MODES)
         if not self.project:
             raise ConfigError("logger.project='': expected the name of a W&B project.")

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
+from grow.common.figure_style import COLOURS, STYLE
 from grow.report.arms import Arm
 from grow.report.curves import AXES, Axis
 from grow.report.verdict import Verdict
@@ -17,17 +18,7 @@ from grow.report.wording import scale
 
 _BASELINE = ("#000000", "o")
 _CONTINUED = ("#7F7F7F", "s")
-_ARMS = [  # Okabe & Ito 2008: told apart by colour-blind readers; markers tell them apart in print
-    ("#0072B2", "D"), ("#D55E00", "^"), ("#009E73", "v"), ("#CC79A7", "P"), ("#E69F00", "X"), ("#56B4E9", "h"),
-]  # fmt: skip
-_STYLE: Any = {
-    "font.size": 12,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#E6E6E6",
-    "text.parse_math": False,
-}
+_ARMS = list(zip(COLOURS, "D^vPXh", strict=True))  # markers tell them apart in print
 _AXIS_TITLES: dict[Axis, str] = {"tokens": "{unit}", "flops": "1{unit}", "seconds": "training time ({unit})"}
 
 
@@ -37,7 +28,7 @@ def draw(verdict: Verdict, path: Path) -> None:
 
     In the FLOPs panel a faint copy of each mean is shifted by its source's FLOPs, where they are known.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(16, 5.6), layout="constrained")
         panels = figure.subplots(1, len(AXES), sharey=True)
         for panel, axis in zip(panels, AXES, strict=True):

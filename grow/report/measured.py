@@ -1,19 +1,17 @@
 """Reads what eval.py and scripts/analyze.py left in a run's directory: score rows, weight analyses, forgetting."""
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from grow.common.provenance import METRICS_FILE, read_json
+from grow.common.rows import Row, read_rows
 
 SCORES = ("acc", "acc_norm", "bits_per_byte")
 _UP = ("up_proj", "gate_proj", "fc1", "dense_h_to_4h")
 _UNEMBEDDING = ("lm_head.weight", "embed_out.weight")
 _LAYER = re.compile(r"\.(\d+)\.")
-Row = dict[str, Any]
 Points = list[tuple[float, float, float | None]]
 """Tokens, value and standard error, ascending."""
 
@@ -69,7 +67,7 @@ def read_measured(label: str, directory: Path) -> Measured:
     forgetting = directory / "analysis" / "forgetting.json"
     return Measured(
         label=label,
-        scores=[row for row in _rows(directory / "eval" / METRICS_FILE) if "tokens" in row],
+        scores=[row for row in read_rows(directory / "eval" / METRICS_FILE) if "tokens" in row],
         analyses=sorted(analyses, key=lambda row: (row["tokens"], row["name"] == "model")),
         dips=read_json(forgetting) if forgetting.is_file() else {},
     )
@@ -102,13 +100,3 @@ def _is_up(name: str) -> bool:
 
 def _short(name: str) -> str:
     return name.removesuffix(".weight").removeprefix("model.").removeprefix("gpt_neox.")
-
-
-def _rows(path: Path) -> list[Row]:
-    rows = []
-    for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue  # a row that a killed evaluation tore
-    return rows

@@ -8,16 +8,9 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
+from grow.common.figure_style import STYLE
 from grow.report.measured import SCORES, Measured, Points, protocols
 
-_STYLE: Any = {
-    "font.size": 12,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#E6E6E6",
-    "text.parse_math": False,
-}
 _MOST_RUNS = 4  # panels in a row
 
 
@@ -57,7 +50,7 @@ def draw_measured(measured: Sequence[Measured]) -> list[Picture]:
 
 
 def _scores(measured: Sequence[Measured], protocol: str) -> Picture:
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(16, 4.8), layout="constrained")
         panels = figure.subplots(1, len(SCORES))
         for panel, score in zip(panels, SCORES, strict=True):
@@ -77,7 +70,7 @@ def _scores(measured: Sequence[Measured], protocol: str) -> Picture:
 
 
 def _by_run(runs: Sequence[Measured], lines: Callable[[Measured], Mapping[str, Points]], name: str) -> bytes:
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4 * max(len(runs), 2), 4.8), layout="constrained")
         panels = figure.subplots(1, len(runs), squeeze=False)[0]
         for panel, one in zip(panels, runs, strict=True):
@@ -92,7 +85,7 @@ def _by_run(runs: Sequence[Measured], lines: Callable[[Measured], Mapping[str, P
 def _spectra(one: Measured) -> Picture:
     """Singular values at the first and the last checkpoint analyzed."""
     matrices = one.spectral_matrices()
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5 * max(len(matrices), 2), 4.4), layout="constrained")
         panels = figure.subplots(1, len(matrices), squeeze=False)[0]
         for panel, matrix in zip(panels, matrices, strict=True):

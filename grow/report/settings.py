@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from grow.common.checks import at_least_one
 from grow.common.errors import ConfigError
 
 
@@ -31,8 +32,7 @@ class ReportConfig:
         twice = sorted({str(directory) for directory in every if every.count(directory) > 1})
         if twice:
             raise ConfigError(f"{', '.join(twice)}: named more than once. A run counts once, in one role.")
-        if self.amortised_over < 1:
-            raise ConfigError(f"amortised_over={self.amortised_over}: expected a number of targets of at least 1.")
+        at_least_one("amortised_over", self.amortised_over)
 
 
 @dataclass(kw_only=True, slots=True)

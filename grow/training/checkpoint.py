@@ -29,10 +29,9 @@ from torch.optim import Optimizer
 
 from grow.averaging.average import Average
 from grow.common.errors import CheckpointError
-from grow.common.provenance import STATE_FILE, read_json
+from grow.common.provenance import COMPLETE_FILE, STATE_FILE, read_json
 from grow.training.fragments import Fragment
 
-COMPLETE_FILE = "COMPLETE.json"
 RNG_FILE = "rng.safetensors"
 OPTIMIZER_FILES, AVERAGE_FILES = "optimizer-*.safetensors", "average-*.safetensors"
 STARTS = "starts"  # in a shard's header: first element of each parameter's fragment

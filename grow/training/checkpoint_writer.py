@@ -23,9 +23,8 @@ from transformers import PreTrainedModel
 from grow.common.clock import Clock
 from grow.common.errors import CheckpointError
 from grow.common.files import check_space, writing
-from grow.common.provenance import STATE_FILE, write_json
+from grow.common.provenance import COMPLETE_FILE, STATE_FILE, write_json
 from grow.training.checkpoint import (
-    COMPLETE_FILE,
     PERMANENT,
     RNG_FILE,
     ROLLING,

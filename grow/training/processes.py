@@ -22,35 +22,57 @@ def device_of(plan: Plan) -> torch.device:
     Raises:
         ConfigError: a GPU was asked for and there are too few.
     """
-    accelerator, ranks, found = plan.trainer.accelerator, plan.ranks, torch.cuda.device_count()
-    wants_gpu = accelerator == "gpu" or (accelerator == "auto" and found > 0)
-    if not wants_gpu:
+    return local_device("trainer.accelerator", plan.trainer.accelerator, plan.ranks.local_rank)
+
+
+def local_device(key: str, accelerator: str, local_rank: int) -> torch.device:
+    """The device of a machine's n-th rank.
+
+    Args:
+        key: of the configuration, that `accelerator` (auto, cpu or gpu) is the value of.
+        accelerator: what was asked for.
+        local_rank: n, from 0.
+
+    Raises:
+        ConfigError: a GPU was asked for and there are too few.
+    """
+    found = torch.cuda.device_count()
+    if accelerator == "cpu" or (accelerator == "auto" and found == 0):
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else deepspeed, which saving a model imports, warns of no GPU
         return torch.device("cpu")
-    if ranks.local_rank >= found:
+    if local_rank >= found:
         raise ConfigError(
-            f"trainer.accelerator={accelerator}: expected a GPU for each of this machine's "
-            f"{ranks.local_world_size} ranks, found {found}. Start fewer ranks, or set trainer.accelerator=cpu."
+            f"{key}={accelerator}: expected a GPU for each rank of this machine, {local_rank + 1} or more, found "
+            f"{found}. Start fewer ranks, or set {key}=cpu."
         )
-    return torch.device("cuda", ranks.local_rank)
+    return torch.device("cuda", local_rank)
 
 
 @contextmanager
 def process_group(plan: Plan, device: torch.device) -> Iterator[None]:
-    """Join the group for the length of a block; a single process has none to join.
+    """Join a run's group for the length of a block; a single process has none to join.
 
-    The group exists before Lightning does, so that one rank can grow a model while the others wait. A group that
-    ended well ends the process too: gloo's threads now and then abort an interpreter that shuts down after it.
+    The group exists before Lightning does, so that one rank can grow a model while the others wait.
     """
     if not plan.is_distributed:
         yield
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     for name, value in (("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "29500"), ("RANK", "0"), ("WORLD_SIZE", "1")):
         os.environ.setdefault(name, value)  # missing only where one process insists on sharding
     # Twice the time after which a rank gives itself up, so that it can say first where it stood.
-    timeout = datetime.timedelta(seconds=2 * plan.strategy.timeout_s)
+    with group(device, datetime.timedelta(seconds=2 * plan.strategy.timeout_s)):
+        yield
+
+
+@contextmanager
+def group(device: torch.device, timeout: datetime.timedelta | None = None) -> Iterator[None]:
+    """Join the group that the environment describes for the length of a block.
+
+    A group that ended well ends the process too: gloo's threads now and then abort an interpreter that shuts down
+    after it.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
     yield
     dist.barrier()

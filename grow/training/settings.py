@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from grow.common.checks import one_of, positive
 from grow.common.errors import ConfigError
 
 SCHEDULES = ("paper", "cosine", "wsd")
@@ -10,16 +11,6 @@ SHARDED = ("zero1", "zero2", "zero3", "fsdp2")
 PRECISIONS = ("fp32", "bf16", "bf16_weights")
 COMPILE_MODES = ("none", "block", "model")
 ZERO_BUCKET_ELEMENTS = 200_000_000  # reduced or gathered at a time: large enough to fill a network
-
-
-def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ConfigError(f"{key}={value!r}: expected one of {', '.join(allowed)}.")
-
-
-def _positive(key: str, value: float) -> None:
-    if value <= 0:
-        raise ConfigError(f"{key}={value}: expected a number above 0.")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -39,7 +30,7 @@ class OptimizerSettings:
     """Divide a grown weight's learning rate by how often its inputs were repeated, and multiply its decay as much."""
 
     def __post_init__(self) -> None:
-        _positive("optimizer.lr", self.lr)
+        positive("optimizer.lr", self.lr)
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"optimizer.betas={self.betas}: expected two numbers in [0, 1).")
         if self.max_grad_norm < 0 or self.weight_decay < 0:
@@ -64,7 +55,7 @@ class ScheduleSettings:
     """What is left of the peak after the decay."""
 
     def __post_init__(self) -> None:
-        _one_of("schedule.kind", self.kind, SCHEDULES)
+        one_of("schedule.kind", self.kind, SCHEDULES)
         for name in ("warmup_fraction", "decay_fraction", "final_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"schedule.{name}={getattr(self, name)}: expected a share between 0 and 1.")
@@ -110,10 +101,10 @@ class StrategySettings:
     """Seconds that ranks wait for one another before the run is given up."""
 
     def __post_init__(self) -> None:
-        _one_of("strategy.kind", self.kind, STRATEGIES)
-        _positive("strategy.timeout_s", self.timeout_s)
+        one_of("strategy.kind", self.kind, STRATEGIES)
+        positive("strategy.timeout_s", self.timeout_s)
         if self.devices is not None:
-            _positive("strategy.devices", self.devices)
+            positive("strategy.devices", self.devices)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -142,9 +133,9 @@ class TrainerSettings:
     """CPU threads a rank may use; null leaves it to torch."""
 
     def __post_init__(self) -> None:
-        _one_of("trainer.precision", self.precision, PRECISIONS)
-        _one_of("trainer.compile", self.compile, COMPILE_MODES)
-        _one_of("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu"))
+        one_of("trainer.precision", self.precision, PRECISIONS)
+        one_of("trainer.compile", self.compile, COMPILE_MODES)
+        one_of("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu"))
         for name in (
             "max_tokens",
             "tokens_per_step",
@@ -154,7 +145,7 @@ class TrainerSettings:
             "val_every_tokens",
             "val_tokens",
         ):
-            _positive(f"trainer.{name}", getattr(self, name))
+            positive(f"trainer.{name}", getattr(self, name))
 
 
 @dataclass(kw_only=True, slots=True)
@@ -173,8 +164,8 @@ class CheckpointSettings:
     def __post_init__(self) -> None:
         for name in ("every_tokens", "permanent_every_tokens"):
             if getattr(self, name) is not None:
-                _positive(f"checkpoint.{name}", getattr(self, name))
-        _positive("checkpoint.keep_last", self.keep_last)
+                positive(f"checkpoint.{name}", getattr(self, name))
+        positive("checkpoint.keep_last", self.keep_last)
         if self.permanent_every_tokens is not None and self.every_tokens is None:
             raise ConfigError("checkpoint.permanent_every_tokens needs checkpoint.every_tokens: none are written.")
 
@@ -217,4 +208,4 @@ class EstimateSettings:
                 raise ConfigError(f"estimate.{name}={getattr(self, name)}: expected a share between 0 and 1.")
         for name in ("memory_gb", "peak_tflops"):
             if getattr(self, name) is not None:
-                _positive(f"estimate.{name}", getattr(self, name))
+                positive(f"estimate.{name}", getattr(self, name))
