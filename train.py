@@ -21,7 +21,7 @@ def main(run: RunConfig) -> None:
     # Heavy imports wait until here, so that help and configuration errors answer at once.
     from grow.data.corpus import open_data
     from grow.data.module import TokenDataModule
-    from grow.evaluation.in_run import plan_probes
+    from grow.evaluation.in_run import plan_evaluation
     from grow.families.registry import stock_config
     from grow.growth.run import find_source
     from grow.training.export import announce, export_run
@@ -29,12 +29,16 @@ def main(run: RunConfig) -> None:
     from grow.training.processes import device_of
     from grow.training.session import session
     from grow.training.start import choose_start
+    from grow.training.weight_probe import plan_analysis
 
     device = device_of(plan)
     with session(plan, device, directory, run.logger) as views:
         shards = open_data(run.data, find_source(run.growth_source) if run.growth_source else None)
         shards.check_vocabulary(run.model.vocab_size)
-        probes = plan_probes(run.evaluation, plan, device, shards)
+        probes = [
+            *plan_evaluation(run.evaluation, shards, run.data.sequence_length),
+            *plan_analysis(run.analysis, directory.path, plan.ranks),
+        ]
         data = partial(
             TokenDataModule,
             shards,

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from grow.aliases import spelled
-from grow.analysis.settings import AnalyzeConfig
+from grow.analysis.settings import AnalysisSettings, AnalyzeConfig
 from grow.averaging.settings import AverageCheckpointsConfig, AveragingSettings, SweepAveragesConfig
 from grow.common.errors import ConfigError
 from grow.common.provenance import digest_json
@@ -57,6 +57,7 @@ class RunConfig:
     checkpoint: CheckpointSettings
     averaging: AveragingSettings
     evaluation: EvaluationSettings
+    analysis: AnalysisSettings
     logger: LoggerSettings
     seed: int
     resume: str
@@ -109,7 +110,7 @@ class RunConfig:
         """The run directory: `run_dir`, or a name that the same configuration always gets."""
         if self.run_dir is not None:
             return Path(self.run_dir)
-        unnamed = ("run_dir", "resume", "logger", "strategy", "checkpoint", "evaluation")
+        unnamed = ("run_dir", "resume", "logger", "strategy", "checkpoint", "evaluation", "analysis")
         digest = digest_json({key: value for key, value in asdict(self).items() if key not in unnamed})
         return Path("outputs") / f"{self.recipe}-seed{self.seed}-{digest[:8]}"
 
@@ -170,6 +171,7 @@ def register() -> None:
         ("checkpoint", CheckpointSettings),
         ("logger", LoggerSettings),
         ("evaluation", EvaluationSettings),
+        ("analysis", AnalysisSettings),
     ):
         store.store(group=group, name=f"{group}_schema", node=settings)
 

@@ -1,9 +1,8 @@
 """All analyses of a run, checkpoint by checkpoint, written where the report looks for them."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 from rich.table import Table
@@ -12,8 +11,17 @@ from grow.analysis.forgetting import Forgetting, forgetting
 from grow.analysis.weights import WeightAnalysis, analyze_weights
 from grow.common.errors import CheckpointError
 from grow.common.metrics import VAL_LOSS
-from grow.common.provenance import COMPLETE_FILE, GROWTH_FILE, METRICS_FILE, RUN_FILE, clock_of, read_json, write_json
-from grow.common.rows import Row, read_rows, write_rows
+from grow.common.provenance import (
+    COMPLETE_FILE,
+    GROWTH_FILE,
+    METRICS_FILE,
+    RUN_FILE,
+    clock_of,
+    read_json,
+    run_of,
+    write_json,
+)
+from grow.common.rows import Row, protocol_of, read_rows, read_scores, write_rows
 
 FOLDER = "analysis"
 FORGETTING_FILE = "forgetting.json"
@@ -40,19 +48,53 @@ def analyze_run(
         GrowthError: the model is of a family Grow does not know.
     """
     read_json(run / RUN_FILE)  # says so where this is no run
-    growth = read_json(run / GROWTH_FILE) if (run / GROWTH_FILE).is_file() else None
-    (run / FOLDER).mkdir(exist_ok=True)
-    rows = []
+    growth = growth_of(run)
     for directory, clock in checkpoints(run):
-        found = analyze_weights(directory, growth, layers)
-        write_json(run / FOLDER / f"{directory.name}.json", {"name": directory.name, **clock, **asdict(found)})
-        rows.append({"name": directory.name, **clock, **_means(found), **found.metrics()})
+        record(run, directory.name, clock, analyze_weights(directory, growth, layers))
+    rows, dips = summarize(run, source)
     if not rows:
         raise CheckpointError(f"{run}: expected checkpoints or a model to analyze, found none. Has the run started?")
-    write_rows(run / FOLDER / METRICS_FILE, [{k: v for k, v in row.items() if k != "name"} for row in rows])
-    dips = find_forgetting(run, growth, source)
-    write_json(run / FOLDER / FORGETTING_FILE, {name: asdict(dip) for name, dip in dips.items()})
     return rows, dips
+
+
+def record(run: Path, name: str, clock: Mapping[str, float], found: WeightAnalysis) -> None:
+    """Write one checkpoint's numbers and spectra."""
+    (run / FOLDER).mkdir(exist_ok=True)
+    write_json(run / FOLDER / f"{name}.json", {"name": name, **clock, **asdict(found)})
+
+
+def summarize(run: Path, source: str | None = None) -> tuple[list[Row], dict[str, Forgetting]]:
+    """Write rows of metrics of all that was analyzed, during the run and after it, and the dips up to now."""
+    rows = [_row_of(content) for content in _recorded(run)]
+    dips = find_forgetting(run, growth_of(run), source)
+    if rows:
+        write_rows(run / FOLDER / METRICS_FILE, [{k: v for k, v in row.items() if k != "name"} for row in rows])
+        write_json(run / FOLDER / FORGETTING_FILE, {name: asdict(dip) for name, dip in dips.items()})
+    return rows, dips
+
+
+def forget_after(run: Path, tokens: int) -> None:
+    """Remove what was analyzed later than a run now stands: it continues from before, or anew."""
+    for content in _recorded(run):
+        if content["tokens"] > tokens:
+            (run / FOLDER / f"{content['name']}.json").unlink()
+
+
+def growth_of(run: Path) -> dict[str, Any] | None:
+    """Content of a run's growth.json; None where nothing was grown."""
+    return read_json(run / GROWTH_FILE) if (run / GROWTH_FILE).is_file() else None
+
+
+def _recorded(run: Path) -> list[Row]:
+    """Records of a run, oldest first; of the same tokens the final model's comes last."""
+    contents = [read_json(path) for path in (run / FOLDER).glob("*.json") if path.name != FORGETTING_FILE]
+    return sorted(contents, key=lambda content: (content["tokens"], content["name"] == "model"))
+
+
+def _row_of(content: Mapping[str, Any]) -> Row:
+    """A row of metrics of one checkpoint's record: its name, the clock, means over matrices, each matrix."""
+    found = WeightAnalysis(**{field.name: content[field.name] for field in fields(WeightAnalysis)})
+    return {"name": content["name"], **{name: content[name] for name in _CLOCK}, **found.metrics()}
 
 
 def checkpoints(run: Path) -> Iterator[tuple[Path, dict[str, float]]]:
@@ -66,40 +108,37 @@ def checkpoints(run: Path) -> Iterator[tuple[Path, dict[str, float]]]:
 
 
 def find_forgetting(run: Path, growth: Mapping[str, Any] | None, source: str | None) -> dict[str, Forgetting]:
-    """The dip of the validation loss, and of each mean score that was measured on the source too.
+    """The dip of the validation loss, and of each mean score that was measured on the source in the same way.
 
-    A grown model's first validation, before any step, is its source's own loss: growth preserved the function.
+    A grown model's first measurements, before any step, are its source's own where growth preserved the function.
     """
     rows = [row for row in read_rows(run / METRICS_FILE) if VAL_LOSS in row]
+    preserved = growth is not None and growth["preserved"]
     dips = {}
-    if growth is not None and growth["preserved"] and rows and rows[0]["tokens"] == 0:
+    if preserved and rows and rows[0]["tokens"] == 0:
         dips[VAL_LOSS] = _dip(rows, VAL_LOSS, rows[0][VAL_LOSS], higher_is_better=False)
+    scored = read_scores(run)
     named = source or (growth or {}).get("source", {}).get("source")
-    own = _source_scores(Path(named)) if named else {}
-    scored = read_rows(run / "eval" / METRICS_FILE)
-    for name, higher_is_better in MEAN_SCORES.items():
-        curve = [row for row in scored if name in row]
-        if curve and name in own:
-            dips[name] = _dip(curve, name, own[name], higher_is_better=higher_is_better)
+    for own in [*_source_scores(named), *(row for row in scored if preserved and row["tokens"] == 0)]:
+        curve = [row for row in scored if protocol_of(row) == protocol_of(own)]
+        for name in [name for name in MEAN_SCORES if name in own and name not in dips]:
+            points = [row for row in curve if name in row]
+            if points:
+                dips[name] = _dip(points, name, own[name], higher_is_better=MEAN_SCORES[name])
     return dips
+
+
+def _source_scores(source: str | None) -> list[Row]:
+    """Scores of the run that was grown from, newest first; none where it was not evaluated or is no run."""
+    place = Path(source) if source else None
+    run = None if place is None else place if (place / RUN_FILE).is_file() else run_of(place)
+    return [] if run is None else sorted(read_scores(run), key=lambda row: -row["tokens"])
 
 
 def _dip(rows: list[Row], name: str, own: float, *, higher_is_better: bool) -> Forgetting:
     by_tokens = {row["tokens"]: row[name] for row in rows}  # the last measurement of a point stands
     tokens = sorted(by_tokens)
     return forgetting(tokens, [by_tokens[at] for at in tokens], own, higher_is_better=higher_is_better)
-
-
-def _source_scores(source: Path) -> Row:
-    """The last scores of the run that was grown from, where it was evaluated."""
-    run = source.parent if source.name == "model" else source
-    rows = [row for row in read_rows(run / "eval" / METRICS_FILE) if any(name in row for name in MEAN_SCORES)]
-    return max(rows, key=lambda row: row.get("tokens", 0)) if rows else {}
-
-
-def _means(found: WeightAnalysis) -> dict[str, float]:
-    kinds = {name: getattr(found, name) for name in ("symmetry", "effective_rank", "expert_overlap")}
-    return {f"analysis/{kind}/mean": mean(values.values()) for kind, values in kinds.items() if values}
 
 
 def summary_table(rows: list[Row]) -> Table:

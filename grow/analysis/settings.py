@@ -2,7 +2,23 @@
 
 from dataclasses import dataclass
 
+from grow.common.checks import at_least_one
 from grow.common.errors import ConfigError
+
+
+@dataclass(kw_only=True, slots=True)
+class AnalysisSettings:
+    """What a run says of its weights while it trains: symmetry, rank, expert overlap and forgetting."""
+
+    name: str
+    every_tokens: int | None = None
+    """Analyzed right after growth, whenever so many tokens have passed, and at the end; null: never."""
+    layers: list[int] | None = None
+    """Layers whose spectra are taken, from 0; null takes the first, quarter, middle and last, as figure 5 does."""
+
+    def __post_init__(self) -> None:
+        at_least_one("analysis.every_tokens", self.every_tokens)
+        _check_layers("analysis.layers", self.layers)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -17,5 +33,9 @@ class AnalyzeConfig:
     """Run that was grown from; null takes the one that growth.json names. Its scores are what can be forgotten."""
 
     def __post_init__(self) -> None:
-        if self.layers is not None and (not self.layers or min(self.layers) < 0):
-            raise ConfigError(f"layers={self.layers}: expected layer numbers from 0, or null.")
+        _check_layers("layers", self.layers)
+
+
+def _check_layers(key: str, layers: list[int] | None) -> None:
+    if layers is not None and (not layers or min(layers) < 0):
+        raise ConfigError(f"{key}={layers}: expected layer numbers from 0, or null.")

@@ -1,8 +1,9 @@
 """Everything the analyses say of one checkpoint's weights, tensor by tensor: memory is a few tensors."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -29,13 +30,21 @@ class WeightAnalysis:
     """Singular values, largest first."""
 
     def metrics(self) -> dict[str, float]:
-        """analysis/symmetry/MATRIX, analysis/effective_rank/MATRIX, analysis/expert_overlap/MATRIX."""
+        """analysis/symmetry/MATRIX, analysis/effective_rank/MATRIX, analysis/expert_overlap/MATRIX; /mean over them."""
         kinds = {name: getattr(self, name) for name in ("symmetry", "effective_rank", "expert_overlap")}
-        return {f"analysis/{kind}/{matrix}": value for kind, found in kinds.items() for matrix, value in found.items()}
+        means = {f"analysis/{kind}/mean": mean(found.values()) for kind, found in kinds.items() if found}
+        every = {f"analysis/{kind}/{matrix}": value for kind, found in kinds.items() for matrix, value in found.items()}
+        return means | every
 
 
 def analyze_weights(
-    directory: Path, growth: Mapping[str, Any] | None, layers: list[int] | None = None
+    directory: Path,
+    growth: Mapping[str, Any] | None,
+    layers: list[int] | None = None,
+    *,
+    part: int = 0,
+    parts: int = 1,
+    hear: Callable[[str], None] = lambda name: None,
 ) -> WeightAnalysis:
     """Analyze a stock model directory.
 
@@ -43,6 +52,9 @@ def analyze_weights(
         directory: of the weights.
         growth: content of growth.json; None for a model that was not grown, whose matrices have no copies.
         layers: whose spectra are taken; None takes the first, quarter, middle and last.
+        part: takes every `parts`-th matrix from this one on: what several processes find is put together by `merged`.
+        parts: processes that share the matrices.
+        hear: told the name of each matrix before it is looked at.
 
     Raises:
         CheckpointError: the directory holds no complete model.
@@ -54,10 +66,11 @@ def analyze_weights(
     names = sorted(reader.names)
     copies = {} if growth is None else column_copies(config, growth, names)
     found = WeightAnalysis()
-    for name in names:
+    for name in names[part::parts]:
         spectral = _is_linear_of(family, name, chosen)
         if name not in copies and not spectral:
             continue
+        hear(name)
         weight = reader.read(name)
         if name in copies:
             found.symmetry[name] = symmetry(weight, copies[name])
@@ -66,8 +79,18 @@ def analyze_weights(
             found.effective_rank[name] = effective_rank(values)
             found.numerical_rank[name] = numerical_rank(values, max(weight.shape))
             found.spectra[name] = [float(f"{value:.4g}") for value in values.tolist()]
-    for matrix, members in group_experts(names).items():
+    for matrix, members in list(group_experts(names).items())[part::parts]:
+        hear(matrix)
         found.expert_overlap[matrix] = expert_overlap(torch.stack([reader.read(name) for name in members]))
+    return found
+
+
+def merged(analyses: Sequence[WeightAnalysis]) -> WeightAnalysis:
+    """One analysis out of those of some of the matrices each."""
+    found = WeightAnalysis()
+    for kind in fields(WeightAnalysis):
+        every = [pair for analysis in analyses for pair in getattr(analysis, kind.name).items()]
+        setattr(found, kind.name, dict(sorted(every)))
     return found
 
 

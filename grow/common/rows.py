@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from grow.common.provenance import METRICS_FILE
+
 Row = dict[str, Any]
 
 
@@ -24,3 +26,17 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
     partial.replace(path)
+
+
+def read_scores(run: Path) -> list[Row]:
+    """Rows of a run with mean scores over tasks: those it measured while it trained, then those of eval.py."""
+    rows = [*read_rows(run / METRICS_FILE), *read_rows(run / "eval" / METRICS_FILE)]
+    return [row for row in rows if "tokens" in row and {"eval/mean/acc", "eval_avg/mean/acc"} & row.keys()]
+
+
+def protocol_of(row: Row) -> str:
+    """What must be equal for two scores to be compared: the tasks, how many items, how many examples before each."""
+    named = {name.split("/")[1] for name in row if name.startswith("eval") and name.endswith("/acc")}
+    tasks = [", ".join(sorted(named - {"mean"}))] if named > {"mean"} else []
+    items = f"first {row['eval/limit']} items" if "eval/limit" in row else "all items"
+    return ", ".join([*tasks, items, f"{row.get('eval/num_fewshot', 0)}-shot"])

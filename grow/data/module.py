@@ -115,7 +115,7 @@ class ValidationBatches(IterableDataset[Tensor]):
 
 
 def _loader(batches: IterableDataset[Tensor]) -> DataLoader[Tensor]:
-    """With a generator of its own: each iteration draws a seed, which must not be drawn from what dropout draws from."""
+    """With a generator of its own: each iteration draws a seed, which must not come from where dropout draws."""
     return DataLoader(
         batches, batch_size=None, num_workers=0, pin_memory=torch.cuda.is_available(), generator=torch.Generator()
     )

@@ -5,11 +5,9 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerFast
 
-from grow.common.errors import DataError
 from grow.data.shards import TokenShards
 from grow.data.tokenizer import load_tokenizer
 from grow.evaluation.data import EvaluationData
-from grow.evaluation.results import MEAN
 from grow.evaluation.settings import EvaluationSettings
 from grow.training.module import PretrainModule
 
@@ -30,7 +28,7 @@ class EvaluationProbe:
     sequence_length: int
     name: str = "evaluation"
     of_average: bool = True
-    shown: tuple[str, ...] = (f"eval/{MEAN}/acc", f"eval/{MEAN}/bits_per_byte", f"eval_avg/{MEAN}/acc")
+    shown: tuple[str, ...] = ("eval/mean/acc", "eval/mean/bits_per_byte", "eval_avg/mean/acc")
 
     def measure(self, module: PretrainModule, hear: Callable[[str], None], averaged: bool) -> dict[str, float]:
         """eval/TASK/METRIC of every task and their mean, eval/heldout/SOURCE/METRIC; or eval_avg/..."""
@@ -50,9 +48,7 @@ class EvaluationProbe:
         return scores.row(self.settings, averaged=averaged)
 
 
-def plan_evaluation(
-    settings: EvaluationSettings, shards: TokenShards, sequence_length: int
-) -> list[EvaluationProbe]:
+def plan_evaluation(settings: EvaluationSettings, shards: TokenShards, sequence_length: int) -> list[EvaluationProbe]:
     """What a run evaluates, if anything, with all that it needs found before training starts.
 
     Raises:

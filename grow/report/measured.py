@@ -1,12 +1,12 @@
-"""Reads what eval.py and scripts/analyze.py left in a run's directory: score rows, weight analyses, forgetting."""
+"""Reads what evaluations and analyses, in a run or after it, left in its directory: scores, weights, forgetting."""
 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from grow.common.provenance import METRICS_FILE, read_json
-from grow.common.rows import Row, read_rows
+from grow.common.provenance import read_json
+from grow.common.rows import Row, protocol_of, read_scores
 
 SCORES = ("acc", "acc_norm", "bits_per_byte")
 _UP = ("up_proj", "gate_proj", "fc1", "dense_h_to_4h")
@@ -62,21 +62,15 @@ class Measured:
 
 
 def read_measured(label: str, directory: Path) -> Measured:
-    """Everything that was measured on a run after the fact; empty lists where nothing was."""
+    """Everything that was measured on a run beside its validation; empty lists where nothing was."""
     analyses = [read_json(path) for path in (directory / "analysis").glob("*.json") if path.name != "forgetting.json"]
     forgetting = directory / "analysis" / "forgetting.json"
     return Measured(
         label=label,
-        scores=[row for row in read_rows(directory / "eval" / METRICS_FILE) if "tokens" in row],
+        scores=read_scores(directory),
         analyses=sorted(analyses, key=lambda row: (row["tokens"], row["name"] == "model")),
         dips=read_json(forgetting) if forgetting.is_file() else {},
     )
-
-
-def protocol_of(row: Row) -> str:
-    """What must be equal for two scores to be compared: how many items, and how many examples before each."""
-    items = f"first {row['eval/limit']} items" if "eval/limit" in row else "all items"
-    return f"{items}, {row.get('eval/num_fewshot', 0)}-shot"
 
 
 def protocols(measured: Iterable[Measured]) -> list[str]:

@@ -7,6 +7,7 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor
 
+from grow.analysis.run import forget_after
 from grow.averaging.average import new_average
 from grow.common import metrics as names
 from grow.common.clock import Clock
@@ -72,6 +73,8 @@ def fit(
         return _as_saved(start, plan, clock, run)
     if plan.trainer.threads is not None:
         torch.set_num_threads(plan.trainer.threads)
+    if plan.ranks.is_first:
+        forget_after(run.path, clock.tokens)
     torch.manual_seed(plan.seed * 1_000_003 + plan.ranks.rank)  # for dropout; weights and data order have their own
     milestones = _milestones(start, plan, clock, device, run, views, probes)
     parameters = parameter_count(start.model)

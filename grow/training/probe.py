@@ -9,8 +9,8 @@ from grow.training.module import PretrainModule
 class Probe(Protocol):
     """A measurement at the start of a run, whenever some tokens have passed, and at its end.
 
-    Training goes on as if nobody had asked: random states are put back, and the time is left out of the run's seconds. A
-    probe itself leaves weights and gradients alone, and the model in the mode it found it in.
+    Training goes on as if nobody had asked: random states are put back, and the time is left out of the run's
+    seconds. A probe itself leaves weights and gradients alone, and the model in the mode it found it in.
     """
 
     name: str

@@ -33,6 +33,8 @@ _FREE = (
 )
 # What it learns with; such keys change the numbers, and change only where the user says so.
 _ON_REQUEST = ("optimizer.", "schedule.", "objective.", "trainer.", "averaging.")
+# Where it is, and what is said and measured of it; such keys change no number.
+_WATCHING = ("run_dir", "resume", "logger.", "evaluation.", "analysis.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ class RunDirectory:
         differing = {
             key: f"{key}: {before.get(key)!r} there, {now.get(key)!r} here"
             for key in sorted(before.keys() | now.keys())
-            if not key.startswith(("run_dir", "resume", "logger.", "evaluation.")) and before.get(key) != now.get(key)
+            if not key.startswith(_WATCHING) and before.get(key) != now.get(key)
         }
         refused = [key for key in differing if not _may_change(key, resume)]
         if refused:

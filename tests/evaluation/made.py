@@ -9,7 +9,7 @@ from transformers import GPTNeoXConfig, LlamaConfig, Olmo2Config, OlmoConfig, OP
 from grow.data.tokenizer import save_tokenizer, train_tokenizer
 from grow.evaluation.data import EvaluationData, write_items
 from grow.families.build import model_from_noise
-from tests.data.conftest import make_sentences
+from tests.data.conftest import make_sentences, prepare_files_small, write_json_lines
 
 VOCABULARY, POSITIONS = 300, 96
 _SIZES = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -87,3 +87,21 @@ def make_items(directory: Path, count: int = 5) -> EvaluationData:
 
     found = {task: ("made up", {TASKS[task].items[0]: [item(task, index) for index in range(count)]}) for task in TASKS}
     return write_items(directory, found, "made up")
+
+
+def make_place(directory: Path) -> Path:
+    """items/ of every task, and shards/ of two sources in the same words, to train on."""
+    make_tokenizer(directory / "tokenizer")
+    make_items(directory / "items")
+    first = write_json_lines(directory / "first.jsonl", make_sentences(200, seed=3))
+    second = write_json_lines(directory / "second.jsonl", make_sentences(200, seed=4), source="web")
+    prepare_files_small(directory / "shards", first, second, tokenizer=str(directory / "tokenizer"), vocab_size=None)
+    return directory
+
+
+def evaluating(place: Path, tasks: tuple[str, ...], every_tokens: int) -> list[str]:
+    """Overrides with which a run at a place evaluates."""
+    return [
+        *("evaluation=heldout", f"evaluation.tasks=[{','.join(tasks)}]", f"evaluation.data_dir={place / 'items'}"),
+        f"evaluation.every_tokens={every_tokens}",
+    ]
