@@ -86,19 +86,21 @@ class PretrainModule(L.LightningModule):
         self._losses.append(loss.detach())
         return loss
 
-    def validation_step(self, compute: Callable[[], Value]) -> Value:
+    def validation_step(self, compute: Callable[[], None]) -> None:
         """Whatever is to be computed on the model; strategies that shard weights gather them around this call."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
-            return compute()
+            compute()
 
     def look(self, compute: Callable[[], Value]) -> Value:
-        """One pass that only looks: without gradients, in the precision of training, under any strategy.
+        """What one pass over the model finds: without gradients, in the precision of training, under any strategy.
 
         Args:
             compute: calls the model once; every rank comes here as often as every other.
         """
+        found: list[Value] = []  # not handed through the strategies' wrappers, which look into what they return
         with torch.no_grad():
-            return self.trainer.strategy.validation_step(compute)
+            self.trainer.strategy.validation_step(lambda: found.append(compute()))
+        return found[0]
 
     def mean_loss(self) -> float | None:
         """Mean training loss over all ranks since the last call, micro-batches without a finite one left out.

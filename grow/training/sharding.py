@@ -25,10 +25,9 @@ class FullyShardedStrategy(ModelParallelStrategy):
     def training_step(self, *args: Any) -> Tensor:
         return self._forward_redirection(self.model, self.lightning_module, "training_step", *args)
 
-    def validation_step(self, *args: Any) -> Any:
-        found = self._forward_redirection(self.model, self.lightning_module, "validation_step", *args)
+    def validation_step(self, *args: Any) -> None:
+        self._forward_redirection(self.model, self.lightning_module, "validation_step", *args)
         self.lightning_module.reshard()  # no backward pass follows that would do it
-        return found
 
 
 def shard_fully(module: PretrainModule) -> None:

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from grow.analysis.run import analyze_run
+from grow.analysis.run import analyze_run, forget_after
 from grow.common.errors import CheckpointError
 from grow.config import compose
 from grow.growth.run import grow
@@ -32,6 +32,7 @@ def run(tmp_path):
     losses = zip((0, 10, 20, 30), (5.0, 6.0, 5.5, 4.5), strict=True)
     rows = [{"step": at // 10, "tokens": at, "flops": 7 * at, "seconds": 1.0, "val/loss": loss} for at, loss in losses]
     (directory / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "source" / "run.json").write_text("{}")
     for place, values in ((tmp_path / "source", {100: 0.5}), (directory, {10: 0.4, 20: 0.6})):
         (place / "eval").mkdir()
         text = "".join(json.dumps({"tokens": at, "eval/mean/acc": acc}) + "\n" for at, acc in values.items())
@@ -59,6 +60,22 @@ def test_the_dip_is_measured_against_the_source(run):
     assert dips["eval/mean/acc"].own == 0.5
     assert dips["eval/mean/acc"].recovered_at_tokens == pytest.approx(15.0)
     assert json.loads((run / "analysis" / "forgetting.json").read_text()).keys() == dips.keys()
+
+
+def test_scores_of_another_protocol_are_no_measure_of_forgetting(run):
+    """A mean over other tasks, or fewer items, is another number."""
+    for row in ({"eval/limit": 10}, {"eval/copa/acc": 0.9}):
+        written = {"tokens": 200, "eval/mean/acc": 0.9, **row}
+        with (run.parent / "source" / "eval" / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(written) + "\n")
+    _, dips = analyze_run(run, layers=[0])
+    assert dips["eval/mean/acc"].own == 0.5
+
+
+def test_a_run_that_goes_on_from_before_forgets_what_was_analyzed_later(run):
+    analyze_run(run, layers=[0])
+    forget_after(run, tokens=10)
+    assert {path.stem for path in (run / "analysis").glob("*.json")} == {"step-00000001", "forgetting"}
 
 
 def test_another_directory_is_refused(tmp_path):

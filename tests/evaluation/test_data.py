@@ -52,6 +52,14 @@ def test_a_missing_set_is_an_error_that_lists_what_is_there(items, tmp_path):
         data.check(["copa", "logiqa"])
 
 
+def test_examples_come_from_other_items_than_those_that_are_scored_or_are_refused(items, tmp_path):
+    (own,) = items.tasks["copa"]["splits"]
+    with pytest.raises(ConfigError, match=r"num_fewshot=2: .* no items of copa but those that are scored"):
+        items.check(["copa"], num_fewshot=2)
+    both = {"copa": ("made up", {split: list(items.items("copa", own)) for split in ("train", "validation")})}
+    write_items(tmp_path, both, "some").check(["copa"], num_fewshot=2)
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_a_task_file_changes_nothing_but_where_items_come_from(task, items):
     config = task_config(task, {"validation": items.path / "x.jsonl"})

@@ -93,7 +93,7 @@ def test_several_checkpoints_of_a_run_make_a_trend_in_its_own_rows(place, tmp_pa
     assert found.returncode == 0, found.stderr
     rows = [json.loads(line) for line in (run / "eval" / "metrics.jsonl").read_text().splitlines()]
     assert [row["tokens"] for row in rows] == [30, 50]
-    assert {"eval/copa/acc", "eval/mean/acc", "val/texts/bits_per_byte", "flops"} <= rows[0].keys()
+    assert {"eval/copa/acc", "eval/mean/acc", "eval/heldout/texts/bits_per_byte", "flops"} <= rows[0].keys()
     assert "step-00000003" in found.stdout
 
 
@@ -105,6 +105,7 @@ def test_several_checkpoints_of_a_run_make_a_trend_in_its_own_rows(place, tmp_pa
         (["checkpoint=[]"], 2, "expected a run directory"),
         (["precision=fp8"], 2, "expected one of auto, fp32, bf16"),
         (["checkpoint=does/not/exist"], 77, "no such directory"),
+        (["evaluation.num_fewshot=5"], 2, "no items of arc_easy, lambada_openai, winogrande, logiqa but those that"),
         (["evaluation.data_dir=nowhere"], 77, "fetch_eval_data.py"),
         (["damaged"], 77, "is not what was fetched"),
         (["untokenized"], 77, "expected a tokenizer.json"),

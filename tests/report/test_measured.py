@@ -23,12 +23,14 @@ def run(make_run, source):
     (directory / "eval").mkdir()
     rows = [
         {"tokens": 2000, "eval/mean/acc": 0.4, "eval/mean/acc_stderr": 0.01},
-        {"tokens": 1000, "eval/mean/acc": 0.3, "eval/mean/acc_stderr": 0.01},
         {"tokens": 1000, "eval/mean/acc": 0.35, "eval/mean/acc_stderr": 0.01},
+        {"tokens": 1000, "eval/mean/acc": 0.3, "eval/mean/acc_stderr": 0.01},
         {"tokens": 1000, "eval_avg/mean/acc": 0.5},
         {"tokens": 1000, "eval/mean/acc": 0.9, "eval/limit": 10},
         {"eval/mean/acc": 0.1},
     ]
+    with (directory / "metrics.jsonl").open("a") as file:  # measured while it trained
+        file.write(json.dumps(rows.pop(2)) + "\n")
     text = "".join(json.dumps(row) + "\n" for row in rows) + '{"tokens": 30'
     (directory / "eval" / "metrics.jsonl").write_text(text)
     (directory / "analysis").mkdir()
@@ -53,6 +55,8 @@ def test_trends_are_sorted_take_the_last_measurement_and_keep_protocols_apart(ru
     assert found.trend("acc", averaged=True, protocol=everything) == [(1000, 0.5, None)]
     assert found.trend("acc", averaged=False, protocol="first 10 items, 0-shot") == [(1000, 0.9, None)]
     assert protocol_of({"eval/num_fewshot": 5}) == "all items, 5-shot"
+    named = {"eval/mean/acc": 0.5, "eval/copa/acc": 0.5, "eval/arc_easy/acc": 0.5, "eval/limit": 10}
+    assert protocol_of(named) == "arc_easy, copa, first 10 items, 0-shot"
 
 
 def test_the_papers_matrices_are_chosen(run):
