@@ -55,7 +55,7 @@ class RunState:
     """Length of metrics.jsonl; what comes after it is cut when the run continues here."""
     skipped: int = 0
     """Steps skipped so far."""
-    input_copies: dict[str, int] = field(default_factory=dict)
+    input_copies: dict[str, float] = field(default_factory=dict)
     """Weights whose inputs a growth repeated, and how often."""
     average: dict[str, Any] | None = None
     """What the average of the weights keeps beside its snapshots."""

@@ -54,7 +54,7 @@ class CheckpointWriter:
     timeout_s: float
     """How long rank 0 waits for another rank's file."""
     sequence_length: int
-    input_copies: Mapping[str, int]
+    input_copies: Mapping[str, float]
     _writing: threading.Thread | None = field(default=None, repr=False)
     _failure: BaseException | None = field(default=None, repr=False)
 

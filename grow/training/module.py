@@ -46,7 +46,7 @@ class PretrainModule(L.LightningModule):
         optimizer: OptimizerSettings,
         multiplier: Callable[[int], float],
         clock: Clock,
-        input_copies: Mapping[str, int],
+        input_copies: Mapping[str, float],
         autocast: bool,
         shard: Callable[["PretrainModule"], None] | None = None,
     ) -> None:

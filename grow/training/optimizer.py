@@ -10,7 +10,7 @@ from torch.optim import AdamW, Optimizer
 from grow.training.settings import OptimizerSettings
 
 
-def build_optimizer(model: nn.Module, settings: OptimizerSettings, input_copies: Mapping[str, int]) -> AdamW:
+def build_optimizer(model: nn.Module, settings: OptimizerSettings, input_copies: Mapping[str, float]) -> AdamW:
     """AdamW, fused where the device has a fused kernel.
 
     Args:
@@ -24,7 +24,7 @@ def build_optimizer(model: nn.Module, settings: OptimizerSettings, input_copies:
 
 
 def parameter_groups(
-    model: nn.Module, settings: OptimizerSettings, input_copies: Mapping[str, int]
+    model: nn.Module, settings: OptimizerSettings, input_copies: Mapping[str, float]
 ) -> list[dict[str, Any]]:
     """One group for each pair of decayed or not, and number of input copies, `peak_lr` being its own peak.
 

@@ -31,7 +31,7 @@ class Start:
     checkpoint: Checkpoint | None = None
     lineage: Lineage | None = None
     """What had been spent on the source; None from noise."""
-    input_copies: Mapping[str, int] = field(default_factory=dict)
+    input_copies: Mapping[str, float] = field(default_factory=dict)
     """Weights whose inputs the growth repeated, and how often."""
     grown: Path | None = None
     """What the growth wrote, for as long as it is needed: see `discard_grown`."""

@@ -18,7 +18,7 @@ from grow.training.sharding import shard_fully
 from grow.training.strategy import build_strategy
 
 
-def build_module(model: PreTrainedModel, plan: Plan, clock: Clock, input_copies: Mapping[str, int]) -> PretrainModule:
+def build_module(model: PreTrainedModel, plan: Plan, clock: Clock, input_copies: Mapping[str, float]) -> PretrainModule:
     """A model with its loss, optimizer and schedule; compiled in place, so that its parameters keep their names."""
     compile_in_place(model, plan.trainer.compile)
     return PretrainModule(
