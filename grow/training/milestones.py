@@ -260,4 +260,5 @@ def _warm_up(trainer: L.Trainer, module: PretrainModule, sizes: Batch) -> None:
         trainer.strategy.training_step(batch, 0).backward()
     trainer.optimizers[0].zero_grad()
     module.mean_loss()
-    module.validation_losses({len(batch): batch for batch in trainer.datamodule.val_dataloader()}.values())
+    shapes = {len(batch): batch for batch in trainer.datamodule.val_dataloader()}
+    module.validation_losses(shapes.values(), passes=2)  # whole batches, and what is left of the windows

@@ -120,13 +120,20 @@ class PretrainModule(L.LightningModule):
         self._grad_norms.clear()
         return norms
 
-    def validation_losses(self, batches: Iterable[Tensor]) -> Tensor:
-        """Mean loss in nats of each sequence of this rank's batches: float64, (sequences,), on the device."""
+    def validation_losses(self, batches: Iterable[Tensor], passes: int) -> Tensor:
+        """Mean loss in nats of each sequence of this rank's batches: float64, (sequences,), on the device.
+
+        Args:
+            batches: of any rank fewer than `passes`, or as many.
+            passes: that every rank makes: strategies that shard weights need all ranks for each.
+        """
         losses = [torch.empty(0, dtype=torch.float64, device=self.device)]
         self.eval()
         for batch in batches:
             tokens = self.trainer.strategy.batch_to_device(batch)
             losses.append(self.look(partial(self.loss, tokens, by_sequence=True)).double())
+        for _ in range(passes + 1 - len(losses)):
+            self.look(partial(self.loss, torch.zeros(1, 2, dtype=torch.int64, device=self.device)))
         self.train()
         return torch.cat(losses)
 

@@ -9,7 +9,6 @@ S sources.
 """
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from grow.common.errors import DataError
 from grow.data.module import TokenDataModule
 from grow.data.tokenizer import bytes_per_token, load_tokenizer
 from grow.training.module import PretrainModule
+from grow.training.processes import gather
 
 _LARGEST_EXPONENT = 700.0  # of a float64, in nats
 
@@ -37,13 +37,16 @@ class Validation:
         self.without_bytes: str | None = None
         """Why there are no bits per byte, where there are none."""
         windows, targets, byte_counts = np.zeros((3, len(self._names)))
-        lengths = self._bytes_per_token()
-        for source, window in zip(data.val_sources().tolist(), self._windows(), strict=True):
-            windows[source] += 1
-            targets[source] += len(window) - 1
-            byte_counts[source] += 0 if lengths is None else lengths[window[1:]].sum()
+        lengths, sources, batches = self._bytes_per_token(), iter(data.val_sources().tolist()), 0
+        for batch in data.val_dataloader():
+            batches += 1
+            for window, source in zip(batch.numpy(), sources, strict=False):
+                windows[source] += 1
+                targets[source] += len(window) - 1
+                byte_counts[source] += 0 if lengths is None else lengths[window[1:]].sum()
         sums = self._reduce(torch.from_numpy(np.stack((windows, targets, byte_counts))).to(module.device))
         self._window_counts, self._tokens, self._bytes = sums.numpy()  # (S,) each, of all ranks
+        self._passes = max(gather(batches))
 
     def measure(self, averaged: bool) -> dict[str, float]:
         """Metric name -> value: val/loss, val/perplexity, val/bits_per_byte, and val/SOURCE/loss and so on.
@@ -53,7 +56,7 @@ class Validation:
         Args:
             averaged: the model holds averaged weights; names begin with val_avg.
         """
-        losses = self._module.validation_losses(self._data.val_dataloader())
+        losses = self._module.validation_losses(self._data.val_dataloader(), self._passes)
         sums = torch.zeros(len(self._names), dtype=torch.float64, device=losses.device)
         nats = self._reduce(sums.index_add_(0, self._sources, losses)).numpy()
         prefix = "val_avg" if averaged else "val"
@@ -74,10 +77,6 @@ class Validation:
 
     def _reduce(self, values: torch.Tensor) -> torch.Tensor:
         return self._module.trainer.strategy.reduce(values, reduce_op="sum").cpu()
-
-    def _windows(self) -> Iterator[np.ndarray]:
-        for batch in self._data.val_dataloader():
-            yield from batch.numpy()
 
     def _bytes_per_token(self) -> np.ndarray | None:
         shards = self._data.shards

@@ -35,6 +35,7 @@ def test_what_two_ranks_measure_is_what_one_finds_on_their_weights(place, train,
     lawa = ("averaging=lawa", "averaging.k=2", "averaging.every_steps=1", "averaging.start_tokens=0")
     looks = (*evaluating(place, TASKS, 256), "analysis.every_tokens=256", "analysis.layers=[0]")
     length = ("trainer.max_tokens=256", "checkpoint.every_tokens=256")
+    length += ("trainer.val_tokens=144", "trainer.micro_batch=1")  # nine windows: one rank has one more than the other
     run = train(tmp_path / "run", 2, *sizes, *lawa, *looks, *length, f"strategy={strategy}")
     for prefix, folder in (("eval", "model"), ("eval_avg", "average")):
         listed = [f"checkpoint={run / folder}", "accelerator=cpu", f"output={tmp_path / folder}"]

@@ -230,7 +230,7 @@ def test_a_run_whose_gradients_stay_infinite_stops_and_names_what_they_read(trai
 
 
 def test_a_start_that_is_not_finite_stops_before_the_first_step(train, tmp_path, monkeypatch):
-    monkeypatch.setattr(PretrainModule, "validation_losses", lambda self, batches: torch.full((10,), math.nan).double())
+    monkeypatch.setattr(PretrainModule, "validation_losses", lambda *_: torch.full((10,), math.nan).double())
     with pytest.raises(DivergedError, match="validation loss is nan at step 0"):
         train(tmp_path / "run")
 
