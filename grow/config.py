@@ -78,6 +78,8 @@ class RunConfig:
                 f"trainer.max_tokens={self.trainer.max_tokens} is less than one step of "
                 f"trainer.tokens_per_step={self.trainer.tokens_per_step}."
             )
+        if self.growth is None and self.averaging.on_growth == "map":
+            raise ConfigError("averaging.on_growth=map: growth=none grows no window. Use averaging.on_growth=reset.")
         if self.growth is not None and self.growth_source is None:
             raise ConfigError(
                 f"growth={self.growth.name} needs a model to grow from, and model={self.model.name} names none. "

@@ -85,11 +85,10 @@ class Milestones(L.Callback):
         self._watchdog.start()
         if self._settings.compile != "none" and pl_module.engine is None:
             _warm_up(trainer, pl_module, self._plan.batch)
-        self._resume.restore(pl_module.model, trainer.optimizers[0])
         if self._plan.averaging is not None:
             average = new_average(self._plan.averaging, self._window)
             self._average = RunAverage(average, pl_module.model, trainer.optimizers[0])
-            self._resume.restore_average(self._average)
+        self._resume.restore(pl_module.model, trainer.optimizers[0], self._average)
         gc.collect()
         gc.freeze()  # what exists now lives as long as the run: later collections need not look at it
         clock.start()
