@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
+from grow.averaging.swap import is_averaged
 from grow.common.clock import Clock
 from grow.common.errors import CheckpointError
 from grow.common.files import check_space, writing
@@ -82,7 +83,10 @@ class CheckpointWriter:
 
         Raises:
             CheckpointError: the disk is full or read-only, now or while the last checkpoint was written.
+            ValueError: the model holds averaged weights.
         """
+        if is_averaged(model.parameters()):
+            raise ValueError("expected the live weights, found averaged weights: a run would continue from them")
         self.wait()
         partial = self.directory / f".{directory_name(clock.step)}.partial"
         final = self.directory / directory_name(clock.step)
