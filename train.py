@@ -42,6 +42,7 @@ def main(run: RunConfig) -> None:
             val_tokens=run.trainer.val_tokens,
             rank=plan.ranks.rank,
             world_size=plan.ranks.world_size,
+            damaged_tokens=run.data.damaged_tokens,
         )
         start = choose_start(stock_config(run.model), run.growth, run.growth_source, data, directory, plan)
         announce(start, plan, device, directory, shards, resolved(run), changes)

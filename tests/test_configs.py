@@ -86,6 +86,7 @@ def test_the_experiments_on_lawa_differ_only_in_what_they_claim_something_about(
         "cosine": ["schedule"],
         "cooled": ["schedule"],
         "ema": ["averaging"],
+        "damaged": ["data", "optimizer", "trainer", "averaging"],
     }
 
 
