@@ -1,12 +1,12 @@
 """Averages in a run of one process: what is kept and continued, and a window that goes through the run's growth."""
 
-import json
+import math
 import shutil
 
 import pytest
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from grow.averaging.average import new_average
 from grow.averaging.plan import resolve
@@ -18,12 +18,13 @@ from grow.common.provenance import read_json
 from grow.config import compose
 from grow.families.registry import stock_config
 from grow.growth.run import grow
-from grow.training.checkpoint import AVERAGE_FILES, STARTS, Checkpoint, newest_checkpoint, sha256
+from grow.training.checkpoint import AVERAGE_FILES, Checkpoint, SavedFragments, newest_checkpoint
 from grow.training.checkpoint_writer import CheckpointWriter
 from grow.training.grown_window import grow_window
+from grow.training.module import PretrainModule
 from grow.training.ranks import Ranks
 from grow.training.run_average import RunAverage
-from tests.training.tiny import command_line
+from tests.training.tiny import command_line, cut_in_two
 
 LAWA = ("averaging=lawa", "averaging.k=3", "averaging.every_steps=2", "averaging.start_tokens=0")
 RUN = ("trainer.val_every_tokens=128", "checkpoint.keep_last=9")
@@ -79,6 +80,23 @@ def test_between_two_snapshots_the_average_stays_while_the_weights_go_on(checkpo
     assert list(averaged) == [6, 7, 8, 9, 10]
     assert averaged[6] == averaged[7] != averaged[8] == averaged[9] != averaged[10]
     assert by_step[6][names.VAL_LOSS] != by_step[7][names.VAL_LOSS]
+
+
+def test_a_step_that_is_skipped_is_a_step_and_its_snapshot_the_weights_it_left(train, tmp_path, monkeypatch):
+    """So that snapshots stay where checkpoints of the same period are, whatever was skipped between them."""
+    original = PretrainModule.loss
+
+    def loss(self, batch):
+        return original(self, batch) * (math.nan if self.training and self.clock.step + 1 == 4 else 1)
+
+    monkeypatch.setattr(PretrainModule, "loss", loss)
+    every = ("averaging.every_steps=1", "checkpoint.every_tokens=128", "trainer.log_every_steps=1")
+    run = train(tmp_path / "run", *LAWA, *RUN, *every)
+    state = read_json(run / "checkpoints" / "step-00000005" / "state.json")
+    assert state["skipped"] == 1 and state["average"]["steps"] == [3, 4, 5]
+    window = SavedFragments(run / "checkpoints" / "step-00000005", AVERAGE_FILES)
+    before, left, after = (window.whole(f"snapshot-{step}/model.norm.weight") for step in (3, 4, 5))
+    assert torch.equal(before, left) and not torch.equal(left, after)
 
 
 def test_a_run_without_an_average_keeps_nothing_of_it_and_one_that_begins_late_starts_empty(train, tmp_path, rows):
@@ -141,20 +159,8 @@ def test_a_grown_run_starts_with_an_empty_window_unless_told_otherwise(train, tm
 
 
 def test_a_window_in_pieces_grows_to_the_same_bits_as_a_whole_one(tmp_path, checkpoint):
-    """The layout of two ZeRO ranks, cut where no parameter ends."""
     pieces = shutil.copytree(checkpoint, tmp_path / checkpoint.name)
-    (file,) = pieces.glob(AVERAGE_FILES)
-    whole = load_file(file)
-    file.unlink()
-    for rank in range(2):
-        parts, starts = {}, {}
-        for key, tensor in whole.items():
-            cut = tensor.numel() // 3
-            parts[key] = (tensor[cut:] if rank else tensor[:cut]).clone()
-            starts[key.partition("/")[2]] = cut * rank
-        save_file(parts, pieces / f"average-{rank:05}-of-00002.safetensors", metadata={STARTS: json.dumps(starts)})
-    digests = {file.name: sha256(file) for file in pieces.iterdir() if file.name != "COMPLETE.json"}
-    (pieces / "COMPLETE.json").write_text(json.dumps(digests))
+    cut_in_two(pieces, AVERAGE_FILES)
     settings = compose(command_line(tmp_path, tmp_path, *TWICE, f"growth.source={checkpoint}"))
     target = stock_config(settings.model)
     record = grow(str(checkpoint), tmp_path / "grown", settings.growth, target)
