@@ -123,4 +123,5 @@ class ValidationBatches(IterableDataset[Tensor]):
 
 
 def _loader(batches: IterableDataset[Tensor]) -> DataLoader[Tensor]:
-    return DataLoader(batches, batch_size=None, num_workers=0, pin_memory=torch.cuda.is_available())
+    own = torch.Generator()  # each iterator draws a seed: from dropout's generator, were it not for this
+    return DataLoader(batches, batch_size=None, num_workers=0, pin_memory=torch.cuda.is_available(), generator=own)

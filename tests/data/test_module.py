@@ -117,6 +117,13 @@ def test_a_sequence_longer_than_every_shard_is_refused(prepared):
         module(prepared, sequence_length=10**6)
 
 
+def test_to_read_batches_draws_nothing_from_the_generator_that_dropout_draws_from(prepared):
+    before, data = torch.get_rng_state(), module(prepared)
+    batches(data.train_dataloader(), 2)
+    batches(data.val_dataloader(), 2)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_damage_replaces_the_sequences_of_one_stretch_and_nothing_else(prepared):
     whole = global_order(prepared, 40, world_size=1, micro_batch=4)
     damaged = torch.cat(batches(module(prepared, damaged_tokens=[16 * 12, 16 * 16]).train_dataloader(), 10))
