@@ -11,7 +11,7 @@ from grow.training.run_directory import RunDirectory
 @entry_point("train", RunConfig)
 def main(run: RunConfig) -> None:
     """Open the data, choose what to start from, fit, export. The same command continues an interrupted run."""
-    planned = ("trainer", "optimizer", "schedule", "objective", "checkpoint", "strategy", "averaging", "seed")
+    planned = ("trainer", "trainable", "optimizer", "schedule", "objective", "checkpoint", "strategy", "averaging", "seed")
     plan = plan_run(**{name: getattr(run, name) for name in planned}, sequence_length=run.data.sequence_length)
     directory = RunDirectory(run.directory)
     changes = directory.check_continues(resolved(run), run.resume)

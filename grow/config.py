@@ -35,6 +35,7 @@ from grow.training.settings import (
     OptimizerSettings,
     ScheduleSettings,
     StrategySettings,
+    TrainableSettings,
     TrainerSettings,
 )
 
@@ -53,6 +54,7 @@ class RunConfig:
     schedule: ScheduleSettings
     objective: ObjectiveSettings
     strategy: StrategySettings
+    trainable: TrainableSettings
     trainer: TrainerSettings
     checkpoint: CheckpointSettings
     averaging: AveragingSettings
@@ -83,8 +85,21 @@ class RunConfig:
                 f"growth={self.growth.name} needs a model to grow from, and model={self.model.name} names none. "
                 "Add growth.source=DIRECTORY_OR_HUB_ID, or use growth=none to start from noise."
             )
+        self._check_trainable()
         self.logger.group = self.logger.group or _launched_as() or self.recipe
         self.logger.tags = list(dict.fromkeys([self.model.name, self.start, *self.logger.tags]))
+
+    def _check_trainable(self) -> None:
+        if self.trainable.kind == "new_layers" and self.growth is None:
+            raise ConfigError(
+                "trainable=new_layers trains the layers that a growth adds, but growth=none. Choose a growth that adds "
+                "layers, e.g. growth=mslt, or trainable=all."
+            )
+        if self.trainable.kind == "submodel" and self.trainable.block_layers >= self.model.layers:
+            raise ConfigError(
+                f"trainable.block_layers={self.trainable.block_layers}: expected fewer than the {self.model.layers} "
+                f"layers of model={self.model.name}, else there is one sub-model, the whole."
+            )
 
     @property
     def start(self) -> str:
@@ -165,6 +180,7 @@ def register() -> None:
         ("objective", ObjectiveSettings),
         ("averaging", AveragingSettings),
         ("strategy", StrategySettings),
+        ("trainable", TrainableSettings),
         ("trainer", TrainerSettings),
         ("checkpoint", CheckpointSettings),
         ("logger", LoggerSettings),

@@ -98,7 +98,7 @@ def _prepare(overrides: list[str]):
     from grow.training.processes import device_of
 
     run = compose(overrides)
-    names = ("trainer", "optimizer", "schedule", "objective", "checkpoint", "strategy", "averaging", "seed")
+    names = ("trainer", "trainable", "optimizer", "schedule", "objective", "checkpoint", "strategy", "averaging", "seed")
     plan = plan_run(**{name: getattr(run, name) for name in names}, sequence_length=run.data.sequence_length)
     device = device_of(plan)
     data = partial(
