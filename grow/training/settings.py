@@ -123,6 +123,16 @@ class TrainableSettings:
         _one_of("trainable.kind", self.kind, TRAINABLE)
         _positive("trainable.block_layers", self.block_layers)
 
+    @property
+    def described(self) -> str:
+        """In words."""
+        layers = {
+            "all": "everything",
+            "new_layers": "the layers that the growth adds",
+            "submodel": f"the top {self.block_layers} layers of sub-models, one drawn for each step",
+        }
+        return layers[self.kind] + (", the final norm and the head" if self.kind != "all" else "")
+
 
 @dataclass(kw_only=True, slots=True)
 class TrainerSettings:
