@@ -25,7 +25,7 @@ from grow.training.run_directory import RunDirectory
 
 _FOLDER = Path("outputs/.sweep")
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-_INTERRUPTED = 130
+INTERRUPTED = 130
 _ERROR_LINE = re.compile(r"(^|\s)[\w.]*(Error|Exception): ")
 
 
@@ -128,8 +128,8 @@ class Sweep:
         if ended.state == "preempted":
             return outcome("preempted", self._stopped, note)
         if ended.state == "interrupted":
-            self._stopped = _INTERRUPTED
-            return outcome("interrupted", _INTERRUPTED)
+            self._stopped = INTERRUPTED
+            return outcome("interrupted", INTERRUPTED)
         return outcome("failed", ended.code, ended.error)
 
 
@@ -169,7 +169,7 @@ def _pass_through(process: subprocess.Popen[str]) -> str:
 
 def worst(exit_codes: list[int]) -> int:
     """A sweep that was stopped has runs left, whatever else happened to it; else the highest code is the worst."""
-    stopped = [code for code in (_INTERRUPTED, PreemptedError.exit_code) if code in exit_codes]
+    stopped = [code for code in (INTERRUPTED, PreemptedError.exit_code) if code in exit_codes]
     return stopped[0] if stopped else max(exit_codes)
 
 

@@ -19,6 +19,10 @@ from grow.training.settings import (
 )
 
 
+PLANNED = ("trainer", "trainable", "optimizer", "schedule", "objective", "checkpoint", "strategy", "averaging", "seed")
+"""What a run's configuration gives to `plan_run`."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
     """How the tokens of one optimizer step are divided: over ranks, then over micro-batches, then over sequences."""
