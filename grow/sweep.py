@@ -6,13 +6,14 @@ when the launcher is done, whichever launcher it was: `Sweep.close` prints them 
 """
 
 import collections
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -133,8 +134,13 @@ class Sweep:
         return outcome("failed", ended.code, ended.error)
 
 
-def run_process(command: list[str]) -> Ended:
-    """Run a command in a process group of its own; it gets the signals that this process gets, and once each."""
+def run_process(command: list[str], environment: Mapping[str, str] | None = None) -> Ended:
+    """Run a command in a process group of its own; it gets the signals that this process gets, and once each.
+
+    Args:
+        command: program and arguments.
+        environment: what it finds other than this process does.
+    """
     received: list[int] = []
     process: subprocess.Popen[str] | None = None
 
@@ -146,7 +152,14 @@ def run_process(command: list[str]) -> Ended:
     heeded = [signum for signum in _PASSED_ON if signal.getsignal(signum) is not signal.SIG_IGN]
     before = {signum: signal.signal(signum, pass_on) for signum in heeded}
     try:
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace", process_group=0)
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, **(environment or {})},
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            process_group=0,
+        )
         for signum in received:  # while it was being started
             process.send_signal(signum)
         error = _pass_through(process)

@@ -12,6 +12,7 @@ from grow.chains.links import check, links_of
 from grow.chains.walk import walk
 from grow.command import entry_point
 from grow.config import ChainConfig, ReportConfig
+from grow.training.ranks import Ranks
 
 
 @entry_point("chain", ChainConfig)
@@ -27,12 +28,12 @@ def main(config: ChainConfig) -> None:
     check(links)
     if code := walk(links):
         sys.exit(code)
+    if Ranks.found().is_first:
+        from grow.report.chain import report_chain  # imported here: (mistakes answer before matplotlib is there)
 
-    from grow.report.chain import report_chain  # imported here: (mistakes answer before matplotlib is there)
-
-    verdict, paths = report_chain(config.chain.name, report)
-    print("\n" + Path(report.output, "chain.md").read_text().partition("![]")[0].strip())
-    print("\nWrote", ", ".join(str(path) for path in paths))
+        paths = report_chain(config.chain.name, report)
+        print("\n" + Path(report.output, "chain.md").read_text().partition("![]")[0].strip())
+        print("\nWrote", ", ".join(str(path) for path in paths))
 
 
 if __name__ == "__main__":

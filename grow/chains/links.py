@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from grow.common.errors import ConfigError, GrowError
@@ -75,21 +76,27 @@ def check(links: Sequence[Link]) -> None:
         ConfigError: a link cannot be run by these processes, or its directory holds a run of another configuration.
         GrowthError: a link cannot be grown from the one before it.
     """
+    for link in links:
+        run = link.run
+        with _naming(link.name):
+            plan_run(**{name: getattr(run, name) for name in PLANNED}, sequence_length=run.data.sequence_length)
+            link.directory.check_continues(resolved(run), run.resume)
+    for before, link in pairwise(links):
+        if not link.directory.growth.exists():
+            with _naming(link.name):
+                _rehearse(before.run, link.run)
+
+
+def _rehearse(before: RunConfig, run: RunConfig) -> None:
     # Heavy imports wait until here, so that mistakes in the configuration answer at once.
     from grow.families.registry import stock_config
     from grow.growth.depth import repeated_layers
     from grow.growth.rehearsal import rehearse
     from grow.training.trainable import parts_of
 
-    for before, link in zip([None, *links[:-1]], links, strict=True):
-        run = link.run
-        with _naming(link.name):
-            plan_run(**{name: getattr(run, name) for name in PLANNED}, sequence_length=run.data.sequence_length)
-            link.directory.check_continues(resolved(run), run.resume)
-            model = stock_config(run.model)
-            if before is not None and run.growth is not None:
-                plan = rehearse(stock_config(before.run.model), model, run.growth)
-                parts_of(run.trainable, run.model.layers, repeated_layers(plan.layers))
+    assert run.growth is not None  # of the first link alone
+    plan = rehearse(stock_config(before.model), stock_config(run.model), run.growth)
+    parts_of(run.trainable, run.model.layers, repeated_layers(plan.layers))
 
 
 @contextmanager
@@ -130,7 +137,7 @@ def _whole(key: str, size: str, whole: int, share: float) -> int:
     if abs(length - whole * share) > 1e-6 or length < 1:
         raise ConfigError(
             f"{key}={share:g}: {size} of the target is {whole}, and {whole} x {share:g} is not a whole number. Choose "
-            "another target or share, or give chain.links.LINK.sizes={...}."
+            f"another target or share, or give the size outright: +{key.rpartition('.')[0]}.sizes.{size}=N."
         )
     return length
 

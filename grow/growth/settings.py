@@ -131,7 +131,7 @@ class LinkSettings:
     width: float = 1.0
     """Its embed, heads, kv_heads and ffn over the target's."""
     sizes: dict[str, int] = field(default_factory=dict)
-    """Sizes given outright, e.g. {layers: 1}, instead of those shares."""
+    """Sizes given outright, instead of those shares: {layers: 1}, or +chain.links.LINK.sizes.layers=1."""
     lr: float = 1.0
     """Its peak learning rate over optimizer.lr."""
     growth: str = "none"

@@ -34,7 +34,7 @@ class Stretch:
     """Its validation points, at what had been spent on the chain by then."""
 
 
-def report_chain(name: str, config: ReportConfig) -> tuple[Verdict, list[Path]]:
+def report_chain(name: str, config: ReportConfig) -> list[Path]:
     """Write the chain's curve and table, and the last link's speed-up.
 
     Args:
@@ -59,7 +59,7 @@ def report_chain(name: str, config: ReportConfig) -> tuple[Verdict, list[Path]]:
     write_json(added[0], [_as_json(stretch) for stretch in stretches])
     added[1].write_text(_as_markdown(name, stretches))
     _draw(stretches, judged, added[2])
-    return judged, [*paths, *added]
+    return [*paths, *added]
 
 
 def table(stretches: Sequence[Stretch]) -> list[list[str]]:
