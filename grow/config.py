@@ -143,8 +143,8 @@ class ChainConfig(RunConfig):
     def __post_init__(self) -> None:
         if self.growth is not None or self.trainable.kind != "all":
             raise ConfigError(
-                "growth and trainable are each link's own: chain.links.LINK.growth=NAME, chain.links.LINK.trainable=NAME, "
-                "chain.links.LINK.overrides=[growth.snr_db=20]."
+                "growth and trainable are each link's own: chain.links.LINK.growth=NAME, "
+                "chain.links.LINK.trainable=NAME, chain.links.LINK.overrides=[growth.snr_db=20]."
             )
         RunConfig.__post_init__(self)
 

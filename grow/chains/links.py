@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 from grow.common.errors import ConfigError, GrowError
 from grow.config import ChainConfig, RunConfig, compose, resolved
@@ -115,8 +114,8 @@ def _shared(weights: Sequence[float], config: ChainConfig) -> list[int]:
     counts[-1] = steps - sum(counts[:-1])
     if min(counts) < 1:
         raise ConfigError(
-            f"trainer.max_tokens={config.trainer.max_tokens} is the whole chain's, and leaves a link less than one step "
-            f"of trainer.tokens_per_step={step}: {', '.join(f'{count} steps' for count in counts)}."
+            f"trainer.max_tokens={config.trainer.max_tokens} is the whole chain's, and leaves a link less than one "
+            f"step of trainer.tokens_per_step={step}: {', '.join(f'{count} steps' for count in counts)}."
         )
     return [count * step for count in counts]
 

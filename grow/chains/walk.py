@@ -23,7 +23,7 @@ def walk(links: Sequence[Link]) -> int:
     """Run every link that is not finished; a chain that was stopped goes on at the link it was in.
 
     Returns:
-        0 once all are finished, else the exit code of the link that was not; 75 or 130 where the chain was told to stop.
+        0 once all are finished, else the exit code of the link that was not; 75 or 130 where the chain was stopped.
     """
     for number, link in enumerate(links):
         done = link.directory.is_finished

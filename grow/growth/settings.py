@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from grow.common.checks import one_of
+from grow.common.checks import one_of, positive
 from grow.common.errors import ConfigError
 
 CHOICES = {
@@ -155,8 +155,7 @@ class ChainSettings:
         for number, (name, link) in enumerate(self.links.items()):
             key = f"chain.links.{name}"
             for share in ("tokens", "layers", "width", "lr"):
-                if getattr(link, share) <= 0:
-                    raise ConfigError(f"{key}.{share}={getattr(link, share):g}: expected a number above 0.")
+                positive(f"{key}.{share}", getattr(link, share))
             if (link.growth == "none") != (number == 0):
                 raise ConfigError(
                     f"{key}.growth={link.growth}: expected none for the first link, which starts from noise, and a "

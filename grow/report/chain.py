@@ -78,14 +78,14 @@ def _stretch(run: Run) -> Stretch:
     before = {axis: 0.0 if run.lineage is None else getattr(run.lineage, axis) for axis in AXES}
     if None in before.values():
         raise CheckpointError(f"{run.directory}: what its source cost is unknown, so it cannot be part of a chain.")
-    spent = {axis: run.curve.along(axis) + before[axis] for axis in AXES}
+    spent: dict[str, Any] = {axis: run.curve.along(axis) + before[axis] for axis in AXES}
     return Stretch(run=run, total=Curve(**spent, loss=run.curve.loss, averaged=run.curve.averaged))
 
 
 def _as_json(stretch: Stretch) -> dict[str, Any]:
     total = stretch.total
     averaged = None if total.final_averaged is None else total.averaged.tolist()
-    points = {axis: total.along(axis).tolist() for axis in AXES}
+    points: dict[str, Any] = {axis: total.along(axis).tolist() for axis in AXES}
     return {"link": stretch.run.name, **points, "loss": total.loss.tolist(), "loss_of_average": averaged}
 
 
@@ -112,13 +112,13 @@ def _draw(stretches: Sequence[Stretch], verdict: Verdict, path: Path) -> None:
         panel.set_xlabel(f"all links, {unit}" if axis == "tokens" else f"all links, 1{unit}")
         panel.set_xlim(left=0)
     panels[0].set_ylabel("validation loss (nats a token)")
-    panels[0].set_ylim(*_range(stretches))
+    panels[0].set_ylim(*_range(stretches, [] if verdict.baseline is None else [verdict.baseline.curve.final_loss]))
     panels[-1].legend(frameon=False)
     figure.savefig(path, dpi=110)
 
 
-def _range(stretches: Sequence[Stretch]) -> tuple[float, float]:
+def _range(stretches: Sequence[Stretch], others: list[float]) -> tuple[float, float]:
     """Room for everything but the first steep fall of the chain."""
-    losses = np.concatenate([stretch.total.loss for stretch in stretches])[1:]
+    losses = np.concatenate([*(stretch.total.loss for stretch in stretches), others])[1:]
     room = 0.06 * (losses.max() - losses.min() or 1.0)
     return float(losses.min() - room), float(losses.max() + room)

@@ -18,7 +18,6 @@ from grow.training.settings import (
     TrainerSettings,
 )
 
-
 PLANNED = ("trainer", "trainable", "optimizer", "schedule", "objective", "checkpoint", "strategy", "averaging", "seed")
 """What a run's configuration gives to `plan_run`."""
 

@@ -120,8 +120,8 @@ class TrainableSettings:
     """Of submodel: layers that a step trains; sub-models are the bottom one, two, ... times so many."""
 
     def __post_init__(self) -> None:
-        _one_of("trainable.kind", self.kind, TRAINABLE)
-        _positive("trainable.block_layers", self.block_layers)
+        one_of("trainable.kind", self.kind, TRAINABLE)
+        positive("trainable.block_layers", self.block_layers)
 
     @property
     def described(self) -> str:

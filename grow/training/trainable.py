@@ -191,4 +191,3 @@ def _passes(module: nn.Linear, head: nn.Module) -> int:
     if module.weight.requires_grad:
         return 3
     return 2 if module is head else 1
-

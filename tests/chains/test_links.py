@@ -83,7 +83,11 @@ def test_a_chain_is_named_by_itself_and_its_links_can_be_given_outright():
         (["chain.links.half.growth=hyperclone"], GrowthError, "link 02_half: layers: 1 in the source, 2 in"),
         (["+chain.links.quarter.sizes.layers=4"], GrowthError, "link 02_half: layers: 4 in the source, 2 in"),
         (["chain.links.quarter.width=2"], GrowthError, "link 02_half: "),
-        (["chain.links.whole.trainable=new_layers", "chain.links.half.layers=1"], GrowthError, "link 03_whole: trainable"),
+        (
+            ["chain.links.whole.trainable=new_layers", "chain.links.half.layers=1"],
+            GrowthError,
+            "link 03_whole: trainable",
+        ),
         (["chain=mslt", "strategy=zero3"], ConfigError, "link 02_half: trainable=new_layers needs every rank"),
         (["averaging=lawa", "averaging.every_steps=100"], ConfigError, "link 01_quarter: averaging"),
     ],
@@ -96,7 +100,7 @@ def test_a_chain_that_cannot_reach_its_end_is_refused_before_it_begins(given, er
 def test_a_link_whose_directory_holds_another_run_is_refused_before_the_first_begins(tmp_path):
     (tmp_path / "02_half").mkdir()
     (tmp_path / "02_half" / "run.json").write_text(json.dumps({"config": {"seed": 1}}))
-    with pytest.raises(ConfigError, match="link 02_half: .* holds a run of another configuration"):
+    with pytest.raises(ConfigError, match=r"link 02_half: .* holds a run of another configuration"):
         check(chain("model=tiny_2x", f"run_dir={tmp_path}"))
 
 
@@ -122,15 +126,28 @@ def started(monkeypatch):
 
 @pytest.mark.parametrize(
     ("code", "signals", "expected"),
-    [(75, (), 75), (76, (), 76), (77, (), 77), (2, (), 2), (137, (), 137), (0, (15,), 75), (138, (10,), 75), (0, (2,), 130)],
+    [
+        (75, (), 75),
+        (76, (), 76),
+        (77, (), 77),
+        (2, (), 2),
+        (137, (), 137),
+        (0, (15,), 75),
+        (138, (10,), 75),
+        (1, (2,), 130),
+    ],
 )
 def test_a_chain_ends_where_a_link_does_and_with_its_code(links, started, capsys, code, signals, expected):
     started.ends = [Ended(code=code, error="", signals=frozenset(signals))]
     assert walk(links) == expected
     assert started == [f"run_dir={links[1].directory.path}"]
     printed = capsys.readouterr().out
-    assert "link 1 of 3, 01_quarter: 1 layers of width 256, from noise; 0 of 999,424 tokens done; this link is" in printed
-    assert "link 2 of 3, 02_half: 2 layers of width 256, grown by stackbert; 122,880 of 999,424 tokens done\n" in printed
+    assert (
+        "link 1 of 3, 01_quarter: 1 layers of width 256, from noise; 0 of 999,424 tokens done; this link is" in printed
+    )
+    assert (
+        "link 2 of 3, 02_half: 2 layers of width 256, grown by stackbert; 122,880 of 999,424 tokens done\n" in printed
+    )
 
 
 def test_a_chain_whose_links_all_end_well_ends_well(links, started):
