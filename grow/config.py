@@ -125,7 +125,7 @@ class RunConfig:
         """The run directory: `run_dir`, or a name that the same configuration always gets."""
         if self.run_dir is not None:
             return Path(self.run_dir)
-        unnamed = ("run_dir", "resume", "logger", "strategy", "checkpoint")
+        unnamed = ("run_dir", "resume", "logger", "strategy", "checkpoint", "baseline", "continued")
         digest = digest_json({key: value for key, value in asdict(self).items() if key not in unnamed})
         return Path("outputs") / f"{self.recipe}-seed{self.seed}-{digest[:8]}"
 

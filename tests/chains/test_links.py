@@ -62,6 +62,8 @@ def test_what_the_command_line_says_goes_to_every_link_and_overrules_a_links_own
 def test_a_chain_is_named_by_itself_and_its_links_can_be_given_outright():
     config = compose(["chain=g_stack", "+chain.links.base.sizes.layers=2"], "chain", ChainConfig)
     assert config.directory.name.startswith("tiny-g_stack-seed0-")
+    judged = compose(["chain=g_stack", "+chain.links.base.sizes.layers=2", "baseline=x"], "chain", ChainConfig)
+    assert judged.directory == config.directory
     links = links_of(config, ["chain=g_stack", "+chain.links.base.sizes.layers=2"])
     assert [link.run.model.layers for link in links] == [2, 4]
 
