@@ -144,7 +144,7 @@ class ChainConfig(RunConfig):
         if self.growth is not None or self.trainable.kind != "all":
             raise ConfigError(
                 "growth and trainable are each link's own: chain.links.LINK.growth=NAME, "
-                "chain.links.LINK.trainable=NAME, chain.links.LINK.overrides=[growth.snr_db=20]."
+                "chain.links.LINK.trainable=NAME, \"chain.links.LINK.overrides=['growth.snr_db=20']\"."
             )
         RunConfig.__post_init__(self)
 

@@ -56,6 +56,8 @@ def test_what_the_command_line_says_goes_to_every_link_and_overrules_a_links_own
     assert {link.run.trainer.micro_batch for link in links} == {4}
     assert {link.run.schedule.kind for link in links} == {"cosine"}
     assert {link.run.schedule.kind for link in chain("chain=stackbert", *TARGET)} == {"wsd"}
+    own = chain("chain=hyperclone_4x", *TARGET, "chain.links.half.overrides=['growth.snr_db=20']")
+    assert [link.run.growth and link.run.growth.snr_db for link in own] == [None, 20, 10]
     assert not any("chain" in override for link in links for override in link.overrides if "run_dir" not in override)
 
 
