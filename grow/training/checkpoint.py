@@ -47,6 +47,7 @@ class RunState:
     step: int
     tokens: int
     seconds: float
+    flops: int
     sequences: int
     """Sequences that all ranks together have read."""
     updates: int
@@ -55,6 +56,8 @@ class RunState:
     """Length of metrics.jsonl; what comes after it is cut when the run continues here."""
     skipped: int = 0
     """Steps skipped so far."""
+    updates_of_groups: list[int] = field(default_factory=list)
+    """Updates of each optimizer group where steps leave some out, else empty."""
     input_copies: dict[str, float] = field(default_factory=dict)
     """Weights whose inputs a growth repeated, and how often."""
     average: dict[str, Any] | None = None
@@ -81,7 +84,11 @@ class Checkpoint:
         Raises:
             CheckpointError: some elements were never saved.
         """
-        restore_moments(self.path, fragments, optimizer, self.state.updates)
+        state = self.state
+        restore_moments(self.path, fragments, optimizer, state.updates)
+        for group, updates in zip(optimizer.param_groups, state.updates_of_groups, strict=False):
+            for parameter in group["params"]:
+                optimizer.state[parameter]["step"].fill_(updates)
 
     def restore_average(self, average: Average, fragments: Sequence[Fragment]) -> None:
         """Give an average the snapshots that were saved, as far as this rank owns them; without any it starts anew.

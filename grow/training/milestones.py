@@ -157,7 +157,7 @@ class Milestones(L.Callback):
             names.GRAD_NORM: norms[-1] if math.isfinite(norms[-1]) else None,
             names.SKIPPED_STEPS: self._skipped.total or None,
             names.TOKENS_PER_SEC: round(speed, 1),
-            names.MFU: speed * clock.flops_per_token / self._peak_flops if self._peak_flops else None,
+            names.MFU: speed * clock.flops / clock.tokens / self._peak_flops if self._peak_flops else None,
         }
         self._rows.write(clock, {name: value for name, value in row.items() if value is not None})
         self._display.update(clock.step, math.nan if loss is None else loss, speed)

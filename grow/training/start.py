@@ -9,8 +9,9 @@ from typing import Any
 import lightning.pytorch as L
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from grow.common.provenance import Lineage, read_lineage, write_json
+from grow.common.provenance import Lineage, read_json, read_lineage, write_json
 from grow.families.build import load_model, model_from_noise
+from grow.growth.depth import repeated_layers
 from grow.growth.run import find_source, grow
 from grow.growth.settings import GrowthSettings
 from grow.training.checkpoint import Checkpoint, newest_checkpoint
@@ -36,6 +37,8 @@ class Start:
     """Weights whose inputs the growth repeated, and how often."""
     grown: Path | None = None
     """What the growth wrote, for as long as it is needed: see `discard_grown`."""
+    new_layers: frozenset[int] = frozenset()
+    """Layers that the growth repeated."""
     updates: int = 0
     """Steps of the source's optimizer whose state was grown; its moments are in `grown`."""
     window: dict[str, Any] | None = None
@@ -85,6 +88,7 @@ def _from_checkpoint(run: RunDirectory) -> Start | None:
         checkpoint=checkpoint,
         lineage=None if lineage is None else Lineage(**lineage),
         input_copies=checkpoint.state.input_copies,
+        new_layers=frozenset(repeated_layers(read_json(run.growth)["layers"] if run.growth.exists() else [])),
     )
 
 
@@ -130,6 +134,7 @@ def _grow(
         "window": window,
         "lineage": read_lineage(directory),
         "input_copies": {name: copies for name, copies in record.input_copies.items() if copies > 1},
+        "new_layers": frozenset(repeated_layers(record.plan.layers)),
         "max_logit_diff": record.verification.max_abs_logit_diff,
         "warning": record.notice or (None if record.breaks_symmetry or _drops_out(config) else _warning(growth)),
     }
