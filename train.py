@@ -4,15 +4,14 @@ from functools import partial
 
 from grow.command import entry_point
 from grow.config import RunConfig, resolved
-from grow.training.plan import plan_run
+from grow.training.plan import PLANNED, plan_run
 from grow.training.run_directory import RunDirectory
 
 
 @entry_point("train", RunConfig)
 def main(run: RunConfig) -> None:
     """Open the data, choose what to start from, fit, export. The same command continues an interrupted run."""
-    planned = ("trainer", "optimizer", "schedule", "objective", "checkpoint", "strategy", "averaging", "seed")
-    plan = plan_run(**{name: getattr(run, name) for name in planned}, sequence_length=run.data.sequence_length)
+    plan = plan_run(**{name: getattr(run, name) for name in PLANNED}, sequence_length=run.data.sequence_length)
     directory = RunDirectory(run.directory)
     changes = directory.check_continues(resolved(run), run.resume)
     if directory.is_finished:
@@ -48,6 +47,7 @@ def main(run: RunConfig) -> None:
             val_tokens=run.trainer.val_tokens,
             rank=plan.ranks.rank,
             world_size=plan.ranks.world_size,
+            damaged_tokens=run.data.damaged_tokens,
         )
         start = choose_start(stock_config(run.model), run.growth, run.growth_source, data, directory, plan)
         announce(start, plan, device, directory, shards, resolved(run), changes)

@@ -4,12 +4,14 @@
 heavy is imported.
 """
 
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -24,7 +26,7 @@ from grow.data.settings import DataSettings, PrepareDataConfig
 from grow.evaluation.settings import EvalConfig, EvaluationSettings, FetchEvalDataConfig, InspectDataConfig
 from grow.explain import explain
 from grow.families.settings import MODEL_SETTINGS, ModelSettings
-from grow.growth.settings import GrowthSettings, ScaleSettings
+from grow.growth.settings import ChainSettings, GrowthSettings, ScaleSettings
 from grow.loggers.settings import LoggerSettings
 from grow.report.settings import ReportConfig, WandbReportConfig
 from grow.training.settings import (
@@ -35,6 +37,7 @@ from grow.training.settings import (
     OptimizerSettings,
     ScheduleSettings,
     StrategySettings,
+    TrainableSettings,
     TrainerSettings,
 )
 
@@ -53,6 +56,7 @@ class RunConfig:
     schedule: ScheduleSettings
     objective: ObjectiveSettings
     strategy: StrategySettings
+    trainable: TrainableSettings
     trainer: TrainerSettings
     checkpoint: CheckpointSettings
     averaging: AveragingSettings
@@ -80,13 +84,28 @@ class RunConfig:
                 f"trainer.max_tokens={self.trainer.max_tokens} is less than one step of "
                 f"trainer.tokens_per_step={self.trainer.tokens_per_step}."
             )
+        if self.growth is None and self.averaging.on_growth == "map":
+            raise ConfigError("averaging.on_growth=map: growth=none grows no window. Use averaging.on_growth=reset.")
         if self.growth is not None and self.growth_source is None:
             raise ConfigError(
                 f"growth={self.growth.name} needs a model to grow from, and model={self.model.name} names none. "
                 "Add growth.source=DIRECTORY_OR_HUB_ID, or use growth=none to start from noise."
             )
+        self._check_trainable()
         self.logger.group = self.logger.group or _launched_as() or self.recipe
         self.logger.tags = list(dict.fromkeys([self.model.name, self.start, *self.logger.tags]))
+
+    def _check_trainable(self) -> None:
+        if self.trainable.kind == "new_layers" and self.growth is None:
+            raise ConfigError(
+                "trainable=new_layers trains the layers that a growth adds, but growth=none. Choose a growth that adds "
+                "layers, e.g. growth=mslt, or trainable=all."
+            )
+        if self.trainable.kind == "submodel" and self.trainable.block_layers >= self.model.layers:
+            raise ConfigError(
+                f"trainable.block_layers={self.trainable.block_layers}: expected fewer than the {self.model.layers} "
+                f"layers of model={self.model.name}, else there is one sub-model, the whole."
+            )
 
     @property
     def start(self) -> str:
@@ -110,9 +129,34 @@ class RunConfig:
         """The run directory: `run_dir`, or a name that the same configuration always gets."""
         if self.run_dir is not None:
             return Path(self.run_dir)
-        unnamed = ("run_dir", "resume", "logger", "strategy", "checkpoint", "evaluation", "analysis")
+        watching = ("logger", "evaluation", "analysis", "baseline", "continued")
+        unnamed = ("run_dir", "resume", "strategy", "checkpoint", *watching)
         digest = digest_json({key: value for key, value in asdict(self).items() if key not in unnamed})
         return Path("outputs") / f"{self.recipe}-seed{self.seed}-{digest[:8]}"
+
+
+@dataclass(kw_only=True, slots=True)
+class ChainConfig(RunConfig):
+    """scripts/chain.py: the target, and the runs that lead to it. What it says of a run, it says of every link."""
+
+    chain: ChainSettings
+    baseline: Any = None
+    """The target from noise, for the report: run directories, one a seed."""
+    continued: Any = None
+    """The last link's source trained on, for the report: run directories."""
+
+    def __post_init__(self) -> None:
+        if self.growth is not None or self.trainable.kind != "all":
+            raise ConfigError(
+                "growth and trainable are each link's own: chain.links.LINK.growth=NAME, "
+                "chain.links.LINK.trainable=NAME, \"chain.links.LINK.overrides=['growth.snr_db=20']\"."
+            )
+        RunConfig.__post_init__(self)
+
+    @property
+    def start(self) -> str:
+        """The chain, which its directory is named by."""
+        return self.chain.name
 
 
 @dataclass(kw_only=True, slots=True)
@@ -146,6 +190,7 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="run_schema", node=RunConfig)
     store.store(name="estimate_schema", node=EstimateConfig)
+    store.store(name="chain_schema", node=ChainConfig)
     store.store(name="grow_checkpoint_schema", node=GrowCheckpointConfig)
     store.store(name="prepare_data_schema", node=PrepareDataConfig)
     store.store(name="report_schema", node=ReportConfig)
@@ -161,12 +206,14 @@ def register() -> None:
         store.store(group="model", name=f"{settings.family}_schema", node=settings)
     for group, settings in (
         ("growth", GrowthSettings),
+        ("chain", ChainSettings),
         ("data", DataSettings),
         ("optimizer", OptimizerSettings),
         ("schedule", ScheduleSettings),
         ("objective", ObjectiveSettings),
         ("averaging", AveragingSettings),
         ("strategy", StrategySettings),
+        ("trainable", TrainableSettings),
         ("trainer", TrainerSettings),
         ("checkpoint", CheckpointSettings),
         ("logger", LoggerSettings),
@@ -208,7 +255,8 @@ def compose(overrides: list[str], config_name: str = "train", schema: type[Confi
         ConfigError: as `parse`.
     """
     register()
-    with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+    inside_command = GlobalHydra.instance().is_initialized()
+    with nullcontext() if inside_command else hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         try:
             return parse(hydra.compose(config_name, spelled(config_name, overrides)), schema)
         except (HydraException, OmegaConfBaseException) as error:

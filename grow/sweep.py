@@ -6,13 +6,14 @@ when the launcher is done, whichever launcher it was: `Sweep.close` prints them 
 """
 
 import collections
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from grow.training.run_directory import RunDirectory
 
 _FOLDER = Path("outputs/.sweep")
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-_INTERRUPTED = 130
+INTERRUPTED = 130
 _ERROR_LINE = re.compile(r"(^|\s)[\w.]*(Error|Exception): ")
 
 
@@ -128,13 +129,18 @@ class Sweep:
         if ended.state == "preempted":
             return outcome("preempted", self._stopped, note)
         if ended.state == "interrupted":
-            self._stopped = _INTERRUPTED
-            return outcome("interrupted", _INTERRUPTED)
+            self._stopped = INTERRUPTED
+            return outcome("interrupted", INTERRUPTED)
         return outcome("failed", ended.code, ended.error)
 
 
-def run_process(command: list[str]) -> Ended:
-    """Run a command in a process group of its own; it gets the signals that this process gets, and once each."""
+def run_process(command: list[str], environment: Mapping[str, str] | None = None) -> Ended:
+    """Run a command in a process group of its own; it gets the signals that this process gets, and once each.
+
+    Args:
+        command: program and arguments.
+        environment: what it finds other than this process does.
+    """
     received: list[int] = []
     process: subprocess.Popen[str] | None = None
 
@@ -146,7 +152,14 @@ def run_process(command: list[str]) -> Ended:
     heeded = [signum for signum in _PASSED_ON if signal.getsignal(signum) is not signal.SIG_IGN]
     before = {signum: signal.signal(signum, pass_on) for signum in heeded}
     try:
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace", process_group=0)
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, **(environment or {})},
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            process_group=0,
+        )
         for signum in received:  # while it was being started
             process.send_signal(signum)
         error = _pass_through(process)
@@ -169,7 +182,7 @@ def _pass_through(process: subprocess.Popen[str]) -> str:
 
 def worst(exit_codes: list[int]) -> int:
     """A sweep that was stopped has runs left, whatever else happened to it; else the highest code is the worst."""
-    stopped = [code for code in (_INTERRUPTED, PreemptedError.exit_code) if code in exit_codes]
+    stopped = [code for code in (INTERRUPTED, PreemptedError.exit_code) if code in exit_codes]
     return stopped[0] if stopped else max(exit_codes)
 
 

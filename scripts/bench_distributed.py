@@ -94,12 +94,11 @@ def _prepare(overrides: list[str]):
     from grow.data.module import TokenDataModule
     from grow.families.build import model_from_noise
     from grow.families.registry import stock_config
-    from grow.training.plan import plan_run
+    from grow.training.plan import PLANNED, plan_run
     from grow.training.processes import device_of
 
     run = compose(overrides)
-    names = ("trainer", "optimizer", "schedule", "objective", "checkpoint", "strategy", "averaging", "seed")
-    plan = plan_run(**{name: getattr(run, name) for name in names}, sequence_length=run.data.sequence_length)
+    plan = plan_run(**{name: getattr(run, name) for name in PLANNED}, sequence_length=run.data.sequence_length)
     device = device_of(plan)
     data = partial(
         TokenDataModule,

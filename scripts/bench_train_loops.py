@@ -29,6 +29,7 @@ from grow.training.settings import (
     OptimizerSettings,
     ScheduleSettings,
     StrategySettings,
+    TrainableSettings,
     TrainerSettings,
 )
 from grow.training.start import Start
@@ -132,6 +133,7 @@ def grow_plan(case: "Case") -> Plan:
             val_tokens=case.tokens_per_step,
             threads=case.threads,
         ),
+        trainable=TrainableSettings(name="all", kind="all"),
         optimizer=OPTIMIZER,
         schedule=ScheduleSettings(name="constant", kind="wsd", warmup_tokens=0, decay_tokens=0),
         objective=ObjectiveSettings(name="bench"),

@@ -79,6 +79,8 @@ def _notes(config: EstimateConfig, gpus: int, tokens: int) -> list[str]:
     notes = []
     if config.trainer.precision == "fp32":
         notes.append("the peak is bfloat16's: at trainer.precision=fp32 expect a much lower estimate.mfu.")
+    if config.trainable.kind != "all":
+        notes.append(f"trainable={config.trainable.name} needs less: all numbers are of the whole model, trained.")
     if gpus == 1 and config.strategy.kind != "single":
         notes.append(f"strategy={config.strategy.name} on one GPU is the plain strategy; strategy.devices=N for more.")
     if config.strategy.kind == "single" and (config.strategy.devices or 1) > 1:

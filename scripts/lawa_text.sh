@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# The LAWA papers' claims in miniature, on real text: six runs of a minute or two on one CPU core, a page and a table.
+# The LAWA papers' claims in miniature, on real text: eight runs of minutes on one CPU core, pages and two tables.
 #
-#     scripts/lawa_text.sh            # outputs/lawa/text/{rates,decay,ema}/report.html; docs/lawa_in_miniature.md reads them
+#     scripts/lawa_text.sh            # outputs/lawa/text/{rates,decay,ema,spike}/report.html; docs/lawa_in_miniature.md reads them
 #
 # rates  LAWA beside the live weights at 1, 3 and 10 times the learning rate, held constant.
 # decay  the same window while the rate decays (cosine, and a cool-down of the last fifth), against the constant rate.
 # ema    the exponential average of the same mean age as the window, on the same weights.
+# spike  one batch of random ids, and the same run without it.
 #
 # A run that is done is not repeated. OUT, LR (1x), and OVERRIDES can be set in the environment.
 set -euo pipefail
@@ -44,14 +45,31 @@ table() {
     done
 }
 
+# Both runs with and without the damaged batch, after each snapshot from the last before it on
+spike_table() {
+    printf '\n| step | live, undamaged | damaged | apart | average, undamaged | damaged | apart |\n'
+    printf '| --- | --- | --- | --- | --- | --- | --- |\n'
+    cat "$OUT"/{undamaged,damaged}/metrics.jsonl | grep '"val_avg/loss"' | tr -d '{},"' | awk '
+        { for (i = 1; i < NF; i++) value[$i] = $(i + 1)
+          step = value["step:"]; damaged = step in live; now = value["val/loss:"]; mean = value["val_avg/loss:"]
+          if (damaged && step >= 300 && step <= 380 && step % 10 == 0)
+              printf "| %d | %.4f | %.4f | %+.4f | %.4f | %.4f | %+.4f |\n",
+                  step, live[step], now, now - live[step], average[step], mean, mean - average[step]
+          live[step] = now; average[step] = mean }'
+}
+
 train constant-1x constant 1
 train constant-3x constant 3
 train constant-10x constant 10
 train cosine-10x cosine 10
 train cooled-10x cooled 10
 train ema-10x ema 10
+train damaged damaged 10
+train undamaged damaged 10 data.damaged_tokens=null
 
 report rates constant-1x constant-3x constant-10x
 report decay constant-10x cosine-10x cooled-10x
 report ema constant-10x ema-10x
+report spike undamaged damaged
 table
+spike_table

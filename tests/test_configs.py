@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from grow.common.errors import ConfigError
-from grow.config import CONFIG_DIR, GrowCheckpointConfig, RunConfig, compose
+from grow.config import CONFIG_DIR, ChainConfig, GrowCheckpointConfig, RunConfig, compose
 from grow.families.build import model_on_meta, parameter_count
 from grow.families.experts import stored_tensors
 from grow.families.registry import FAMILIES, stock_config
@@ -56,14 +56,22 @@ def test_no_configuration_computes(path):
         f"{path.parent.relative_to(CONFIG_DIR)}={path.stem}"
         for path in FILES
         if path.parent != CONFIG_DIR
-        and path.relative_to(CONFIG_DIR).parts[0] not in ("model", "experiment", "evaluation")
+        and path.relative_to(CONFIG_DIR).parts[0] not in ("model", "experiment", "evaluation", "chain")
     ],
 )
 def test_every_choice_composes_into_a_run(choice):
     needed = ["growth.source=somewhere"] if choice.startswith("growth=") and choice != "growth=none" else []
+    needed += ["growth=mslt", "growth.source=somewhere"] if choice == "trainable=new_layers" else []
     needed += ["data.path=somewhere"] if choice == "data=shards" else []
     needed += ["model=olmo_1b", "trainer=paper"] if choice == "data=dolma" else []
     assert isinstance(compose([choice, *needed]), RunConfig)
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.parent.name == "chain"], ids=lambda path: path.stem)
+def test_every_chain_composes_and_ends_with_the_target(path):
+    chain = compose([f"chain={path.stem}"], "chain", ChainConfig).chain
+    last = list(chain.links.values())[-1]
+    assert (chain.name, last.layers, last.width, last.sizes) == (path.stem, 1, 1, {})
 
 
 def test_the_ablation_sweeps_over_every_variant_of_the_paper_and_over_noise():
@@ -86,6 +94,7 @@ def test_the_experiments_on_lawa_differ_only_in_what_they_claim_something_about(
         "cosine": ["schedule"],
         "cooled": ["schedule"],
         "ema": ["averaging"],
+        "damaged": ["data", "optimizer", "trainer", "averaging"],
     }
 
 

@@ -101,7 +101,7 @@ def checkpoints(run: Path) -> Iterator[tuple[Path, dict[str, float]]]:
     """Every complete set of live weights of a run with its clock, oldest first; the final model last."""
     for directory in sorted(run.glob("checkpoints/step-*")):
         if (directory / COMPLETE_FILE).is_file():
-            yield directory, clock_of(directory, run)
+            yield directory, clock_of(directory)
     if (run / "model").is_dir():
         last = read_rows(run / METRICS_FILE)[-1]
         yield run / "model", {name: last[name] for name in _CLOCK}

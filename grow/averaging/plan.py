@@ -10,7 +10,10 @@ from grow.common.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AveragingPlan:
-    """The averaging of one run, in optimizer steps; steps count from 1 and only those that changed the weights."""
+    """The averaging of one run, in its steps, which count from 1.
+
+    A step that was skipped for a gradient that is not finite is a step too: snapshots are taken where checkpoints are.
+    """
 
     settings: AveragingSettings
     every_steps: int

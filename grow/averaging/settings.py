@@ -46,18 +46,23 @@ class AveragingSettings:
     """wsm: the learning rate's decay that the weights stand for: linear (a uniform mean), cosine or minus_sqrt."""
     storage: str = "host"
     """Where a window keeps its snapshots in a run: host (memory, pinned where they come from a GPU) or disk."""
+    on_growth: str = "reset"
+    """A run that grows from a checkpoint with a window in it: reset, starts with an empty one; map, grows its snapshots
+    as the weights are grown."""
 
     def __post_init__(self) -> None:
         one_of("averaging.kind", self.kind, KINDS)
         one_of("averaging.storage", self.storage, ("host", "disk"))
+        one_of("averaging.on_growth", self.on_growth, ("reset", "map"))
         for key in dict.fromkeys(key for keys in _TAKES.values() for key in keys):
             if key not in _TAKES[self.kind] and getattr(self, key) is not None:
                 raise ConfigError(
                     f"averaging.{key}={getattr(self, key)}: averaging.kind={self.kind} takes no such key. It takes: "
                     f"{', '.join(_TAKES[self.kind]) or 'none'}."
                 )
-        if self.kind not in WINDOWS and self.storage != "host":
-            raise ConfigError(f"averaging.storage={self.storage}: averaging.kind={self.kind} has no window to store.")
+        for key, value, only in (("storage", self.storage, "host"), ("on_growth", self.on_growth, "reset")):
+            if self.kind not in WINDOWS and value != only:
+                raise ConfigError(f"averaging.{key}={value}: averaging.kind={self.kind} has no window. Use {only}.")
         self._check_values()
 
     def _check_values(self) -> None:

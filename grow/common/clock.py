@@ -28,7 +28,9 @@ class Clock:
 
     tokens_per_step: int
     flops_per_token: int
+    """Of the step that is being taken; one that trains a part of the model costs less."""
     tokens: int = 0
+    flops: int = 0
     step: int = 0
     """Optimizer steps; their size may have changed where a run was continued with another batch."""
     seconds_before: float = 0.0  # spent by earlier starts of the same run
@@ -45,6 +47,7 @@ class Clock:
     def advance(self) -> None:
         """One optimizer step was taken."""
         self.tokens += self.tokens_per_step
+        self.flops += self.tokens_per_step * self.flops_per_token
         self.step += 1
 
     @property
@@ -57,6 +60,6 @@ class Clock:
         return {
             "step": self.step,
             "tokens": self.tokens,
-            "flops": self.tokens * self.flops_per_token,
+            "flops": self.flops,
             "seconds": round(self.seconds, 3),
         }

@@ -87,7 +87,7 @@ def spent_on(model_dir: Path) -> Lineage | None:
     run = run_of(model_dir)
     if run is None or not (model_dir / STATE_FILE).is_file():
         return read_lineage(model_dir)
-    own = clock_of(model_dir, run)
+    own = clock_of(model_dir)
     del own["step"]
     before = read_json(run / RUN_FILE)["lineage"]
     if before is not None:
@@ -107,12 +107,10 @@ def data_of(run: Path) -> Path | None:
     return Path(recorded["path"]) if "path" in recorded else None
 
 
-def clock_of(checkpoint: Path, run: Path) -> dict[str, Any]:
+def clock_of(checkpoint: Path) -> dict[str, Any]:
     """step, tokens, flops and seconds of a run when it wrote a checkpoint, those of its source left out."""
     state = read_json(checkpoint / STATE_FILE)
-    flops_per_token = read_json(run / RUN_FILE)["model"]["flops_per_token"]
-    clock = {name: state[name] for name in ("step", "tokens", "seconds")}
-    return {**clock, "flops": state["tokens"] * flops_per_token}
+    return {name: state[name] for name in ("step", "tokens", "flops", "seconds")}
 
 
 def write_lineage(model_dir: Path, lineage: Lineage) -> None:

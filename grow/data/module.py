@@ -5,7 +5,7 @@ start_sequence + (m*W + r) * micro_batch + [0, micro_batch): the global order is
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import lightning.pytorch as L
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from grow.common.errors import DataError
+from grow.data.damage import Damage
 from grow.data.order import VALIDATION_SEED, order
 from grow.data.shards import TokenShards, Windows
 
@@ -32,6 +33,7 @@ class TokenDataModule(L.LightningDataModule):
         rank: of this process, in [0, world_size).
         world_size: processes that share the data.
         start_sequence: sequences that all ranks together have read before.
+        damaged_tokens: first and end of a stretch of the run's tokens; sequences that begin there are random ids.
 
     Raises:
         DataError: a split has fewer tokens than one training window or `val_tokens`.
@@ -48,11 +50,16 @@ class TokenDataModule(L.LightningDataModule):
         rank: int = 0,
         world_size: int = 1,
         start_sequence: int = 0,
+        damaged_tokens: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self._micro_batch, self._seed = micro_batch, seed
         self._rank, self._world_size, self._start = rank, world_size, start_sequence
         self._val_windows = val_tokens // sequence_length
+        self._damage: Damage | None = None
+        if damaged_tokens is not None:
+            positions = range(*(-(-token // sequence_length) for token in damaged_tokens))
+            self._damage = Damage(positions=positions, vocab_size=shards.vocab_size, seed=seed)
         self._train = shards.windows("train", sequence_length)
         self._validation = shards.windows("validation", sequence_length)
         self._window_sources = shards.window_sources("validation", sequence_length)
@@ -73,7 +80,10 @@ class TokenDataModule(L.LightningDataModule):
         """Endless batches in the run's order, from `start_sequence` on."""
         first = self._start + self._rank * self._micro_batch
         stride = self._world_size * self._micro_batch
-        return _loader(TrainBatches(self._train, self._micro_batch, first=first, stride=stride, seed=self._seed))
+        batches = TrainBatches(
+            self._train, self._micro_batch, first=first, stride=stride, seed=self._seed, damage=self._damage
+        )
+        return _loader(batches)
 
     def val_dataloader(self) -> DataLoader[Tensor]:
         """This rank's share of the validation windows, in batches of at most micro_batch; always the same ones."""
@@ -91,16 +101,22 @@ class TokenDataModule(L.LightningDataModule):
 class TrainBatches(IterableDataset[Tensor]):
     """Batches at positions first + k * stride + [0, micro_batch) for k = 0, 1, ..., endlessly."""
 
-    def __init__(self, windows: Windows, micro_batch: int, *, first: int, stride: int, seed: int) -> None:
+    def __init__(
+        self, windows: Windows, micro_batch: int, *, first: int, stride: int, seed: int, damage: Damage | None
+    ) -> None:
         self._windows, self._micro_batch = windows, micro_batch
-        self._first, self._stride, self._seed = first, stride, seed
+        self._first, self._stride, self._seed, self._damage = first, stride, seed, damage
 
     def __iter__(self) -> Iterator[Tensor]:
         steps = max(POSITIONS_A_BLOCK // self._micro_batch, 1)
         block = self._stride * np.arange(steps)[:, None] + np.arange(self._micro_batch)  # (steps, micro_batch)
         for start in itertools.count(self._first, self._stride * steps):
-            for indices in order(start + block, len(self._windows), self._seed):
-                yield torch.from_numpy(self._windows.take(indices))
+            places = start + block
+            for positions, indices in zip(places, order(places, len(self._windows), self._seed), strict=True):
+                tokens = self._windows.take(indices)
+                if self._damage is not None:
+                    self._damage.do(tokens, positions)
+                yield torch.from_numpy(tokens)
 
 
 class ValidationBatches(IterableDataset[Tensor]):
@@ -115,7 +131,5 @@ class ValidationBatches(IterableDataset[Tensor]):
 
 
 def _loader(batches: IterableDataset[Tensor]) -> DataLoader[Tensor]:
-    """With a generator of its own: each iteration draws a seed, which must not come from where dropout draws."""
-    return DataLoader(
-        batches, batch_size=None, num_workers=0, pin_memory=torch.cuda.is_available(), generator=torch.Generator()
-    )
+    own = torch.Generator()  # each iterator draws a seed: from dropout's generator, were it not for this
+    return DataLoader(batches, batch_size=None, num_workers=0, pin_memory=torch.cuda.is_available(), generator=own)

@@ -17,10 +17,16 @@ class DataSettings:
     """Tokens a training sequence; the model sees this many inputs and predicts as many targets."""
     prepare: str | None = None
     """Name of an embedded corpus (grow/data/corpus.py) that is prepared on first use when `path` is empty."""
+    damaged_tokens: list[int] | None = None
+    """For experiments: [FIRST, END] in tokens of the run; training sequences that begin between them are random ids."""
 
     def __post_init__(self) -> None:
         if self.sequence_length < 2:
             raise ConfigError(f"data.sequence_length={self.sequence_length}: expected at least 2 tokens.")
+        if self.damaged_tokens is not None and not (
+            len(self.damaged_tokens) == 2 and 0 <= self.damaged_tokens[0] < self.damaged_tokens[1]
+        ):
+            raise ConfigError(f"data.damaged_tokens={self.damaged_tokens}: expected [FIRST, END], FIRST before END.")
 
 
 @dataclass(kw_only=True, slots=True)

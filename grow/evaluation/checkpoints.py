@@ -96,7 +96,7 @@ def find_checkpoint(name: str) -> Checkpoint:
 def _clock(model: Path, run: Path | None) -> dict[str, int | float]:
     """What had been trained when these weights were written; tokens of the run itself, not of its source."""
     if run is not None and (model / STATE_FILE).is_file():
-        clock = clock_of(model, run)
+        clock = clock_of(model)
         return {**clock, "seconds": round(clock["seconds"], 3)}
     if run is not None:
         return _last_row(run / METRICS_FILE)

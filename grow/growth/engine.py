@@ -1,6 +1,6 @@
 """Executes a plan: streams a source checkpoint into a bigger one, block of rows by block of rows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def write_grown_weights(
 def made_tensor(plan: MadeTensor, readers: Sequence[WeightReader], seed: int) -> Iterator[Tensor]:
     """The rows of one target tensor, in blocks."""
     if isinstance(plan, TensorPlan):
-        yield from grow_tensor(plan, readers[plan.reader], seed)
+        yield from grow_tensor(plan, readers[plan.reader].read, seed)
     elif isinstance(plan, JoinedTensor):
         yield _joined(plan, readers, seed)
     elif isinstance(plan, RouterTensor):
@@ -60,7 +60,7 @@ def _router(plan: RouterTensor, seed: int) -> Tensor:
 
 
 def _expert(plan: ExpertTensor, readers: Sequence[WeightReader], seed: int) -> Tensor:
-    weight = torch.cat(list(grow_tensor(plan.tensor, readers[plan.tensor.reader], seed)))
+    weight = torch.cat(list(grow_tensor(plan.tensor, readers[plan.tensor.reader].read, seed)))
     generator = random_generator(seed, plan.target.name, 0)
     if plan.redrawn:
         units = weight if plan.units_are_rows else weight.T
@@ -78,7 +78,7 @@ def _joined(plan: JoinedTensor, readers: Sequence[WeightReader], seed: int) -> T
     whole = torch.zeros(plan.target.shape, dtype=plan.target.dtype)
     for part in plan.parts:
         first = part.row
-        for block in grow_tensor(part.tensor, readers[part.tensor.reader], seed):
+        for block in grow_tensor(part.tensor, readers[part.tensor.reader].read, seed):
             place = whole[first : first + len(block)]
             if whole.dim() == 2:
                 place = place[:, part.column : part.column + block.shape[1]]
@@ -87,16 +87,16 @@ def _joined(plan: JoinedTensor, readers: Sequence[WeightReader], seed: int) -> T
     return whole
 
 
-def grow_tensor(plan: TensorPlan, reader: WeightReader, seed: int) -> Iterator[Tensor]:
-    """The rows of one grown tensor, in blocks of about 32 MB.
+def grow_tensor(plan: TensorPlan, read: Callable[[str], Tensor], seed: int) -> Iterator[Tensor]:
+    """The rows of one grown tensor, in blocks of about 32 MB; `read` gives the source's tensors by name.
 
     Half-precision weights are computed in float32 and rounded once, when they are written.
     """
     if plan.zeroed:
         yield from (torch.zeros(_rows(plan, block), *plan.target.shape[1:]) for block in _blocks(plan))
         return
-    weight = _read(plan, reader, plan.source)
-    above = None if plan.above is None else _read(plan, reader, plan.above)
+    weight = _with_means(plan, read(plan.source))
+    above = None if plan.above is None else _with_means(plan, read(plan.above))
     rows, columns = _with_mean(plan.rows), None if plan.columns is None else _with_mean(plan.columns, plan.contracts)
     plan = replace(plan, rows=rows, columns=columns)
     new = rows.copy_number > 0
@@ -131,9 +131,8 @@ def _rows(plan: TensorPlan, block: slice) -> int:
     return len(plan.rows.index[block])
 
 
-def _read(plan: TensorPlan, reader: WeightReader, name: str) -> Tensor:
+def _with_means(plan: TensorPlan, weight: Tensor) -> Tensor:
     """A source tensor, with the mean of each written axis behind its elements where fillers want it."""
-    weight = reader.read(name)
     if weight.dtype in (torch.bfloat16, torch.float16) and (plan.columns is not None or plan.rows.averaged):
         weight = weight.float()
     if plan.rows.averaged:
@@ -144,7 +143,7 @@ def _read(plan: TensorPlan, reader: WeightReader, name: str) -> Tensor:
 
 
 def _with_mean(axis_map: AxisMap, is_read: bool = False) -> AxisMap:
-    """The map with its fillers pointing to the mean that `_read` put behind the elements."""
+    """The map with its fillers pointing to the mean that `_with_means` put behind the elements."""
     if is_read or not axis_map.averaged:
         return axis_map
     return replace(axis_map, index=torch.where(axis_map.filler, axis_map.source_length, axis_map.index))

@@ -1,8 +1,8 @@
 """Configuration of the growth package: orthogonal fields; a paper is a preset over them. Imports nothing heavy."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from grow.common.checks import one_of
+from grow.common.checks import one_of, positive
 from grow.common.errors import ConfigError
 
 CHOICES = {
@@ -118,3 +118,46 @@ class ScaleSettings:
             factor = getattr(self, name)
             if factor is not None and factor < 1:
                 raise ConfigError(f"scale.{name}={factor:g}: expected a factor of at least 1.")
+
+
+@dataclass(kw_only=True, slots=True)
+class LinkSettings:
+    """One run of a chain, against the target that the command line names."""
+
+    tokens: float
+    """Tokens it trains on, in proportion to the other links': of trainer.max_tokens, which is the whole chain's."""
+    layers: float = 1.0
+    """Its layers over the target's."""
+    width: float = 1.0
+    """Its embed, heads, kv_heads and ffn over the target's."""
+    sizes: dict[str, int] = field(default_factory=dict)
+    """Sizes given outright, instead of those shares: {layers: 1}, or +chain.links.LINK.sizes.layers=1."""
+    lr: float = 1.0
+    """Its peak learning rate over optimizer.lr."""
+    growth: str = "none"
+    """How it is grown from the link before; none starts from noise."""
+    trainable: str = "all"
+    overrides: list[str] = field(default_factory=list)
+    """What else it says to train.py; the command line of the chain overrules it, group by group."""
+
+
+@dataclass(kw_only=True, slots=True)
+class ChainSettings:
+    """Runs that grow one from another, the last one being the target."""
+
+    name: str
+    reference: str
+    """The paper this chain stands for."""
+    links: dict[str, LinkSettings]
+    """In their order."""
+
+    def __post_init__(self) -> None:
+        for number, (name, link) in enumerate(self.links.items()):
+            key = f"chain.links.{name}"
+            for share in ("tokens", "layers", "width", "lr"):
+                positive(f"{key}.{share}", getattr(link, share))
+            if (link.growth == "none") != (number == 0):
+                raise ConfigError(
+                    f"{key}.growth={link.growth}: expected none for the first link, which starts from noise, and a "
+                    "growth for every other."
+                )

@@ -16,7 +16,7 @@ from any other. Nothing here is pickled, so nothing read here can run code.
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ class RunState:
     step: int
     tokens: int
     seconds: float
+    flops: int
     sequences: int
     """Sequences that all ranks together have read."""
     updates: int
@@ -55,6 +56,8 @@ class RunState:
     """Length of metrics.jsonl; what comes after it is cut when the run continues here."""
     skipped: int = 0
     """Steps skipped so far."""
+    updates_of_groups: list[int] = field(default_factory=list)
+    """Updates of each optimizer group where steps leave some out, else empty."""
     input_copies: dict[str, float] = field(default_factory=dict)
     """Weights whose inputs a growth repeated, and how often."""
     average: dict[str, Any] | None = None
@@ -81,7 +84,11 @@ class Checkpoint:
         Raises:
             CheckpointError: some elements were never saved.
         """
-        restore_moments(self.path, fragments, optimizer, self.state.updates)
+        state = self.state
+        restore_moments(self.path, fragments, optimizer, state.updates)
+        for group, updates in zip(optimizer.param_groups, state.updates_of_groups, strict=False):
+            for parameter in group["params"]:
+                optimizer.state[parameter]["step"].fill_(updates)
 
     def restore_average(self, average: Average, fragments: Sequence[Fragment]) -> None:
         """Give an average the snapshots that were saved, as far as this rank owns them; without any it starts anew.
@@ -89,18 +96,8 @@ class Checkpoint:
         Raises:
             CheckpointError: another kind of average was saved, or of other weights.
         """
-        state = self.state.average
-        if state is None:
-            return
-        saved, owned = SavedFragments(self.path, AVERAGE_FILES), {fragment.name: fragment for fragment in fragments}
-
-        def read(key: str) -> Tensor:
-            fragment = owned[key.partition("/")[2]]
-            part = torch.empty(fragment.values.numel(), dtype=torch.float32)
-            saved.read(key, fragment.start, part)
-            return part
-
-        average.load(state, owned, read)
+        if self.state.average is not None:
+            restore_average(self.path, self.state.average, average, fragments)
 
     def restore_rng(self, rank: int) -> None:
         """Put this rank's random generators where they were; a rank that did not exist then keeps its own."""
@@ -125,6 +122,23 @@ def restore_moments(directory: Path, fragments: Sequence[Fragment], optimizer: O
         state["step"].fill_(updates)
 
 
+def restore_average(directory: Path, state: Mapping[str, Any], average: Average, fragments: Sequence[Fragment]) -> None:
+    """Fill an average with what a directory's average files hold of the fragments' elements.
+
+    Raises:
+        CheckpointError: they do not hold all of them, or another kind of average.
+    """
+    saved, owned = SavedFragments(directory, AVERAGE_FILES), {fragment.name: fragment for fragment in fragments}
+
+    def read(key: str) -> Tensor:
+        fragment = owned[key.partition("/")[2]]
+        part = saved.room(key, fragment.values.numel())
+        saved.read(key, fragment.start, part)
+        return part
+
+    average.load(state, owned, read)
+
+
 class SavedFragments:
     """The shards of a checkpoint as one: any stretch of any parameter's moments or snapshots.
 
@@ -137,12 +151,19 @@ class SavedFragments:
     def __init__(self, directory: Path, files: str) -> None:
         self._directory = directory
         self._pieces: dict[str, list[tuple[int, Path]]] = defaultdict(list)
+        self._float64: set[str] = set()
         for path in sorted(directory.glob(files)):
             with safe_open(path, framework="pt") as file:
                 starts = json.loads(file.metadata()[STARTS])
                 for key in file.keys():  # noqa: SIM118 (it is no mapping)
                     name = next(part for part in (key.partition("/")[2], key.rpartition("/")[0]) if part in starts)
                     self._pieces[key].append((starts[name], path))
+                    if file.get_slice(key).get_dtype() == "F64":
+                        self._float64.add(key)
+
+    def room(self, key: str, elements: int) -> Tensor:
+        """An empty flat tensor for some elements of a saved one, in its dtype."""
+        return torch.empty(elements, dtype=torch.float64 if key in self._float64 else torch.float32)
 
     def whole(self, key: str) -> Tensor:
         """A flat tensor with all elements that were saved.
@@ -156,7 +177,7 @@ class SavedFragments:
                 length = max(length, start + file.get_slice(key).get_shape()[0])
         if length == 0:
             raise CheckpointError(f"{self._directory}: expected {key} in its shards, found none of it.")
-        out = torch.empty(length)
+        out = self.room(key, length)
         self.read(key, 0, out)
         return out
 

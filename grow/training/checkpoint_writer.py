@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
+from grow.averaging.swap import is_averaged
 from grow.common.clock import Clock
 from grow.common.errors import CheckpointError
 from grow.common.files import check_space, writing
@@ -82,26 +83,31 @@ class CheckpointWriter:
 
         Raises:
             CheckpointError: the disk is full or read-only, now or while the last checkpoint was written.
+            ValueError: the model holds averaged weights.
         """
+        if is_averaged(model.parameters()):
+            raise ValueError("expected the live weights, found averaged weights: a run would continue from them")
         self.wait()
         partial = self.directory / f".{directory_name(clock.step)}.partial"
         final = self.directory / directory_name(clock.step)
         if self.ranks.is_first:
             self._prepare(partial, final, sum(_elements(parameter) for parameter in model.parameters()))
         rng = gather(_rng_state())  # nobody goes on before rank 0 has made the directory
+        weights, shard = full_weights(model), _Shard(owned_fragments(model, optimizer))
         state = RunState(
             kind=kind,
             step=clock.step,
             tokens=clock.tokens,
             seconds=clock.seconds,
+            flops=clock.flops,
             sequences=clock.tokens // self.sequence_length,
             updates=_updates(base_optimizer(optimizer)),
+            updates_of_groups=_updates_of_groups(base_optimizer(optimizer)),
             metrics_bytes=metrics_bytes,
             skipped=skipped,
             input_copies=dict(self.input_copies),
             average=None if average is None else average.average.state(),
         )
-        weights, shard = full_weights(model), _Shard(owned_fragments(model, optimizer))
         self._start(lambda: self._write(partial, final, state, model, weights, shard, average, _by_rank(rng)))
 
     def wait(self) -> None:
@@ -235,6 +241,13 @@ def _elements(parameter: Any) -> int:
 
 def _updates(optimizer: Optimizer) -> int:
     return max((int(state["step"]) for state in optimizer.state.values()), default=0)
+
+
+def _updates_of_groups(optimizer: Optimizer) -> list[int]:
+    groups = optimizer.param_groups
+    if not any(group["block"] for group in groups):
+        return []
+    return [int(optimizer.state[group["params"][0]]["step"]) for group in groups]
 
 
 def _kind(path: Path) -> str:

@@ -52,6 +52,7 @@ def announce(
     lines = {
         "model": f"{model.config.model_type}, {parameter_count(model):,} parameters, {flops / 1e6:,.1f} MFLOP a token",
         "start": start.described,
+        **({"trains": plan.trainable.described} if plan.trainable.kind != "all" else {}),
         "data": f"{shards.path}, {shards.tokens('train'):,} training tokens",
         "step": str(batch),
         "length": _length(start, plan),

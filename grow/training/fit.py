@@ -11,7 +11,7 @@ from grow.analysis.run import forget_after
 from grow.averaging.average import new_average
 from grow.common import metrics as names
 from grow.common.clock import Clock
-from grow.families.build import parameter_count, training_flops_per_token
+from grow.families.build import parameter_count
 from grow.loggers.views import Views
 from grow.training.checkpoint_writer import CheckpointWriter
 from grow.training.fragments import Fragment
@@ -25,6 +25,7 @@ from grow.training.resume import Resume
 from grow.training.run_directory import RunDirectory
 from grow.training.skipped import SkippedSteps
 from grow.training.start import Start
+from grow.training.trainable import TrainableSet
 from grow.training.trainer import build_module, build_trainer
 from grow.training.watchdog import Watchdog
 
@@ -62,12 +63,20 @@ def fit(
         probes: what else is measured, in this order.
 
     Raises:
+        GrowthError: the layers that the growth added are to be trained, and it added none.
         DivergedError: loss or gradient are no longer finite.
         PreemptedError: a signal asked for the machine; a checkpoint was written.
         CheckpointError: a checkpoint could not be written.
         KeyboardInterrupt: the user interrupted the run.
     """
-    clock = start_clock(start, plan)
+    trainable = TrainableSet(
+        start.model,
+        plan.trainable,
+        seed=plan.seed,
+        sequence_length=plan.batch.sequence_length,
+        new_layers=start.new_layers,
+    )
+    clock = start_clock(start, plan, trainable)
     steps = plan.steps_from(clock.tokens)
     if steps == 0:  # stopped between its last step and its export
         return _as_saved(start, plan, clock, run)
@@ -79,7 +88,7 @@ def fit(
     milestones = _milestones(start, plan, clock, device, run, views, probes)
     parameters = parameter_count(start.model)
     trainer = build_trainer(plan, device, parameters=parameters, steps=steps, callbacks=[milestones, *callbacks])
-    module = build_module(start.model, plan, clock, start.input_copies)
+    module = build_module(start.model, plan, clock, start.input_copies, trainable)
     try:
         trainer.fit(module, datamodule=data(start_sequence=clock.tokens // plan.batch.sequence_length))
     except SystemExit:  # Lightning turns an interrupt into an exit of its own
@@ -102,13 +111,14 @@ def _as_saved(start: Start, plan: Plan, clock: Clock, run: RunDirectory) -> Trai
     return Trained(clock=clock, weights=weights, averaged=averaged)
 
 
-def start_clock(start: Start, plan: Plan) -> Clock:
+def start_clock(start: Start, plan: Plan, trainable: TrainableSet) -> Clock:
     """The run's clock, set to what an earlier start of the run left."""
     state = start.checkpoint.state if start.checkpoint else None
     return Clock(
         tokens_per_step=plan.batch.tokens,
-        flops_per_token=training_flops_per_token(start.model, plan.batch.sequence_length),
+        flops_per_token=trainable.flops_per_token(state.step if state else 0),
         tokens=state.tokens if state else 0,
+        flops=state.flops if state else 0,
         step=state.step if state else 0,
         seconds_before=state.seconds if state else 0.0,
     )

@@ -33,7 +33,7 @@ class Fragment:
     name: str
     start: int
     values: Tensor  # (n,) float32
-    moments: dict[str, Tensor]  # each (n,) float32
+    moments: dict[str, Tensor]  # each (n,) float32; none of a frozen parameter
 
     @property
     def stop(self) -> int:
@@ -108,12 +108,12 @@ def _fragments(model: nn.Module, optimizer: Any, base: Optimizer, part: int, par
 
 def _plain_fragment(name: str, parameter: Tensor, base: Optimizer, part: int, parts: int) -> Fragment:
     start, stop = (parameter.numel() * edge // parts for edge in (part, part + 1))
-    state = base.state[parameter]
+    state = base.state.get(parameter, {})  # frozen parameters have none, and every rank all of them
     return Fragment(
         name=name,
         start=start,
         values=parameter.detach().view(-1)[start:stop],
-        moments={moment: state[moment].view(-1)[start:stop] for moment in MOMENTS},
+        moments={moment: tensor.view(-1)[start:stop] for moment, tensor in state.items() if moment in MOMENTS},
     )
 
 

@@ -1,6 +1,7 @@
 """Adam's state for a grown model, out of the run's checkpoint that it grows from, whatever ranks wrote that one."""
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -42,17 +43,30 @@ def grow_moments(source: Path, grown: Path, record: GrowthRecord) -> int:
     def read(key: str) -> Tensor:
         return torch.tensor(float(updates)) if key.endswith("/step") else saved.whole(key)
 
-    files, pending = 0, dict[str, Tensor]()
-    for key, tensor in grow_adam_state(record.plan, read, policy, record.renamed):
-        if not key.endswith("/step"):
-            pending[key] = tensor.float().flatten().contiguous()
-        if sum(each.nbytes for each in pending.values()) > _FILE_BYTES:
-            files, pending = _write(pending, grown, files), {}
-    _write(pending, grown, files)
+    state = grow_adam_state(record.plan, read, policy, record.renamed)
+    moments = ((key, key.rpartition("/")[0], tensor) for key, tensor in state if not key.endswith("/step"))
+    write_shards(moments, grown, OPTIMIZER_FILES)
     return updates
 
 
-def _write(moments: dict[str, Tensor], directory: Path, number: int) -> int:
-    starts = {key.rpartition("/")[0]: 0 for key in moments}
-    save_file(moments, directory / f"optimizer-grown-{number:05}.safetensors", metadata={STARTS: json.dumps(starts)})
-    return number + 1
+def write_shards(items: Iterable[tuple[str, str, Tensor]], directory: Path, files: str) -> None:
+    """Write what `SavedFragments` reads, whole parameters at a time.
+
+    Args:
+        items: key, parameter it is of, and values.
+        directory: to write into.
+        files: pattern of the shards.
+    """
+    for number, (tensors, starts) in enumerate(_by_file(items)):
+        path = directory / files.replace("*", f"grown-{number:05}")
+        save_file(tensors, path, metadata={STARTS: json.dumps(starts)})
+
+
+def _by_file(items: Iterable[tuple[str, str, Tensor]]) -> Iterator[tuple[dict[str, Tensor], dict[str, int]]]:
+    tensors, starts = dict[str, Tensor](), dict[str, int]()
+    for key, parameter, tensor in items:
+        tensors[key], starts[parameter] = tensor.float().flatten().contiguous(), 0
+        if sum(each.nbytes for each in tensors.values()) > _FILE_BYTES:
+            yield tensors, starts
+            tensors, starts = {}, {}
+    yield tensors, starts

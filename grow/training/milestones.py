@@ -91,11 +91,10 @@ class Milestones(L.Callback):
         self._watchdog.start()
         if self._settings.compile != "none" and pl_module.engine is None:
             _warm_up(trainer, pl_module, self._plan.batch)
-        self._resume.restore(pl_module.model, trainer.optimizers[0])
         if self._plan.averaging is not None:
             average = new_average(self._plan.averaging, self._window)
             self._average = RunAverage(average, pl_module.model, trainer.optimizers[0])
-            self._resume.restore_average(self._average)
+        self._resume.restore(pl_module.model, trainer.optimizers[0], self._average)
         self._validation = Validation(trainer.datamodule, pl_module)
         gc.collect()
         gc.freeze()  # what exists now lives as long as the run: later collections need not look at it
@@ -172,7 +171,7 @@ class Milestones(L.Callback):
             names.GRAD_NORM: norms[-1] if math.isfinite(norms[-1]) else None,
             names.SKIPPED_STEPS: self._skipped.total or None,
             names.TOKENS_PER_SEC: round(speed, 1),
-            names.MFU: speed * clock.flops_per_token / self._peak_flops if self._peak_flops else None,
+            names.MFU: speed * clock.flops / clock.tokens / self._peak_flops if self._peak_flops else None,
         }
         self._rows.write(clock, {name: value for name, value in row.items() if value is not None})
         self._display.update(clock.step, math.nan if loss is None else loss, speed)

@@ -20,6 +20,7 @@ from grow.common.clock import Clock
 from grow.training.objective import NextTokenLoss
 from grow.training.optimizer import build_optimizer, set_learning_rates
 from grow.training.settings import OptimizerSettings
+from grow.training.trainable import TrainableSet
 
 Value = TypeVar("Value")
 
@@ -34,6 +35,7 @@ class PretrainModule(L.LightningModule):
         multiplier: tokens seen -> share of the peak learning rate.
         clock: advanced by every optimizer step.
         input_copies: see `build_optimizer`.
+        trainable: what each step runs and trains.
         autocast: multiply in bfloat16.
         shard: called with this module where Lightning wants it to shard its parameters.
     """
@@ -47,6 +49,7 @@ class PretrainModule(L.LightningModule):
         multiplier: Callable[[int], float],
         clock: Clock,
         input_copies: Mapping[str, float],
+        trainable: TrainableSet,
         autocast: bool,
         shard: Callable[["PretrainModule"], None] | None = None,
     ) -> None:
@@ -57,6 +60,7 @@ class PretrainModule(L.LightningModule):
         """Of the weights that were not grown, at the last step."""
         self._objective, self._optimizer, self._multiplier = objective, optimizer, multiplier
         self._input_copies, self._autocast, self._shard = input_copies, autocast, shard
+        self._trainable = trainable
         self._losses: list[Tensor] = []
         self._grad_norms: list[Tensor | float] = []
 
@@ -82,7 +86,8 @@ class PretrainModule(L.LightningModule):
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """Loss of one micro-batch, remembered for `mean_loss`."""
-        loss = self.loss(batch)
+        with self._trainable.in_force(self.clock.step):
+            loss = self.loss(batch)
         self._losses.append(loss.detach())
         return loss
 
@@ -144,7 +149,10 @@ class PretrainModule(L.LightningModule):
             self._shard = None
 
     def configure_optimizers(self) -> Optimizer:
-        return build_optimizer(self.model, self._optimizer, self._input_copies)
+        blocks = self._trainable.blocks(self.model)
+        optimizer = build_optimizer(self.model, self._optimizer, self._input_copies, blocks)
+        self._trainable.watch(optimizer)
+        return optimizer
 
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -168,6 +176,7 @@ class PretrainModule(L.LightningModule):
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
     ) -> None:
         """One step at the scheduled rate; gradients are freed at once, not after the next forward pass."""
+        self.clock.flops_per_token = self._trainable.flops_per_token(self.clock.step)
         share = self._multiplier(self.clock.tokens + self.clock.tokens_per_step)
         self.learning_rate = self._optimizer.lr * share
         set_learning_rates(optimizer, share)

@@ -82,6 +82,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         lines = torch.arange(rows, device=hidden.device)
         loss = torch.zeros((), dtype=_wide_dtype(dtype), device=hidden.device)
         grad_hidden, grad_head = torch.empty_like(hidden), None
+        trains_head = ctx.needs_input_grad[1]
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(hidden), rows):
                 chunk = hidden[start : start + rows]  # (R, D)
@@ -91,7 +92,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 grad_logits.index_put_((lines[: len(chunk)], target), torch.expm1(log_likelihood).to(dtype))  # p - 1
                 loss -= log_likelihood.sum()
                 torch.mul(grad_logits @ weight, share, out=grad_hidden[start : start + rows])
-                grad_head = _add_product(grad_head, grad_logits.T, (chunk * share).to(dtype), head.dtype, kernels)
+                if trains_head:
+                    narrow = (chunk * share).to(dtype)
+                    grad_head = _add_product(grad_head, grad_logits.T, narrow, head.dtype, kernels)
         ctx.gradients = (grad_hidden, grad_head)
         return loss * share
 
@@ -104,7 +107,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         if grad_loss.device.type == "cpu" and grad_loss == 1:  # on a GPU, looking would make the host wait
             ctx.gradients = None  # handed over as they are: autograd keeps a buffer only if nobody else does
             return grad_hidden, grad_head, None, None, None, None
-        return grad_hidden * grad_loss, grad_head * grad_loss, None, None, None, None
+        grad_head = None if grad_head is None else grad_head * grad_loss
+        return grad_hidden * grad_loss, grad_head, None, None, None, None
 
 
 def _softmax_(logits: Tensor, target: Tensor) -> Tensor:

@@ -14,8 +14,12 @@ from grow.training.settings import (
     OptimizerSettings,
     ScheduleSettings,
     StrategySettings,
+    TrainableSettings,
     TrainerSettings,
 )
+
+PLANNED = ("trainer", "trainable", "optimizer", "schedule", "objective", "checkpoint", "strategy", "averaging", "seed")
+"""What a run's configuration gives to `plan_run`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +72,7 @@ class Plan:
     """How a run trains, and where."""
 
     trainer: TrainerSettings
+    trainable: TrainableSettings
     optimizer: OptimizerSettings
     schedule: ScheduleSettings
     objective: ObjectiveSettings
@@ -101,6 +106,7 @@ class Plan:
 def plan_run(
     *,
     trainer: TrainerSettings,
+    trainable: TrainableSettings,
     optimizer: OptimizerSettings,
     schedule: ScheduleSettings,
     objective: ObjectiveSettings,
@@ -113,14 +119,16 @@ def plan_run(
     """Find this process's rank, divide the tokens of a step, and work out which steps are averaged.
 
     Raises:
-        ConfigError: the strategy does not fit the processes that were started, the tokens do not divide, or the run
-            is too short for its average.
+        ConfigError: the strategy does not fit the processes that were started or what is trained, the tokens do not
+            divide, or the run is too short for its average.
     """
     ranks = Ranks.from_environment(strategy)
     _check_precision(trainer, strategy)
+    _check_trainable(trainable, trainer, strategy)
     batch = Batch.divide(trainer, sequence_length, ranks.world_size)
     return Plan(
         trainer=trainer,
+        trainable=trainable,
         optimizer=optimizer,
         schedule=schedule,
         objective=objective,
@@ -143,4 +151,24 @@ def _check_precision(trainer: TrainerSettings, strategy: StrategySettings) -> No
         raise ConfigError(
             f"trainer.precision=bf16_weights keeps float32 masters in ZeRO's shards, but strategy={strategy.name}. "
             "Use trainer.precision=bf16, or strategy=zero1, zero2 or zero3."
+        )
+
+
+def _check_trainable(trainable: TrainableSettings, trainer: TrainerSettings, strategy: StrategySettings) -> None:
+    if trainable.kind == "all":
+        return
+    if strategy.kind in ("zero3", "fsdp2"):
+        raise ConfigError(
+            f"trainable={trainable.name} needs every rank to hold the weights that it does not train, but "
+            f"strategy={strategy.name} keeps them in shards. Use strategy=single, ddp, zero1 or zero2."
+        )
+    if trainer.precision == "bf16_weights":
+        raise ConfigError(
+            f"trainable={trainable.name}: trainer.precision=bf16_weights has float32 masters of trained weights only, "
+            "and would round the others. Use trainer.precision=bf16."
+        )
+    if trainable.kind == "submodel" and trainer.compile == "model":
+        raise ConfigError(
+            "trainable=submodel runs another number of layers each step, which trainer.compile=model would compile "
+            "anew. Use trainer.compile=block."
         )

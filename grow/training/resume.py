@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from grow.training.checkpoint import restore_moments
+from grow.training.checkpoint import restore_average, restore_moments
 from grow.training.fragments import base_optimizer, owned_fragments
 from grow.training.run_average import RunAverage
 from grow.training.start import Start, discard_grown
@@ -31,10 +31,12 @@ class Resume:
         """Whether the run starts here."""
         return self._checkpoint is None
 
-    def restore(self, model: PreTrainedModel, optimizer: Any) -> None:
-        """Fill this rank's masters, moments and random state."""
+    def restore(self, model: PreTrainedModel, optimizer: Any, average: RunAverage | None) -> None:
+        """Fill this rank's masters, moments, random state and part of the average."""
         if self._checkpoint is not None or self._masters is not None or self._start.updates:
             self._fill(model, optimizer)
+        if average is not None:
+            self._fill_average(average)
         discard_grown(self._start)
 
     def _fill(self, model: PreTrainedModel, optimizer: Any) -> None:
@@ -49,7 +51,8 @@ class Resume:
         elif self._start.updates and self._start.grown is not None:
             restore_moments(self._start.grown, fragments, base_optimizer(optimizer), self._start.updates)
 
-    def restore_average(self, average: RunAverage | None) -> None:
-        """Fill this rank's part of the average, once the weights are what they were."""
-        if self._checkpoint is not None and average is not None:
+    def _fill_average(self, average: RunAverage) -> None:
+        if self._checkpoint is not None:
             self._checkpoint.restore_average(average.average, average.fragments)
+        elif self._start.window is not None and self._start.grown is not None:
+            restore_average(self._start.grown, self._start.window, average.average, average.fragments)

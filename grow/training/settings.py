@@ -9,6 +9,7 @@ SCHEDULES = ("paper", "cosine", "wsd")
 STRATEGIES = ("single", "ddp", "zero1", "zero2", "zero3", "fsdp2")
 SHARDED = ("zero1", "zero2", "zero3", "fsdp2")
 PRECISIONS = ("fp32", "bf16", "bf16_weights")
+TRAINABLE = ("all", "new_layers", "submodel")
 COMPILE_MODES = ("none", "block", "model")
 ZERO_BUCKET_ELEMENTS = 200_000_000  # reduced or gathered at a time: large enough to fill a network
 
@@ -105,6 +106,32 @@ class StrategySettings:
         positive("strategy.timeout_s", self.timeout_s)
         if self.devices is not None:
             positive("strategy.devices", self.devices)
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainableSettings:
+    """Which layers a step trains beside the final norm and the head; grow/training/trainable.py draws them."""
+
+    name: str
+    kind: str
+    """all; new_layers: those that the growth repeated; submodel: the top of a model of the bottom layers, whose depth
+    each step draws."""
+    block_layers: int = 3
+    """Of submodel: layers that a step trains; sub-models are the bottom one, two, ... times so many."""
+
+    def __post_init__(self) -> None:
+        one_of("trainable.kind", self.kind, TRAINABLE)
+        positive("trainable.block_layers", self.block_layers)
+
+    @property
+    def described(self) -> str:
+        """In words."""
+        layers = {
+            "all": "everything",
+            "new_layers": "the layers that the growth adds",
+            "submodel": f"the top {self.block_layers} layers of sub-models, one drawn for each step",
+        }
+        return layers[self.kind] + (", the final norm and the head" if self.kind != "all" else "")
 
 
 @dataclass(kw_only=True, slots=True)

@@ -9,12 +9,14 @@ from typing import Any
 import lightning.pytorch as L
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from grow.common.provenance import Lineage, read_lineage, write_json
+from grow.common.provenance import Lineage, read_json, read_lineage, write_json
 from grow.families.build import load_model, model_from_noise
+from grow.growth.depth import repeated_layers
 from grow.growth.run import find_source, grow
 from grow.growth.settings import GrowthSettings
 from grow.training.checkpoint import Checkpoint, newest_checkpoint
 from grow.training.grown_state import grow_moments
+from grow.training.grown_window import grow_window
 from grow.training.plan import Plan
 from grow.training.processes import barrier, from_first, is_first
 from grow.training.run_directory import RunDirectory
@@ -35,8 +37,12 @@ class Start:
     """Weights whose inputs the growth repeated, and how often."""
     grown: Path | None = None
     """What the growth wrote, for as long as it is needed: see `discard_grown`."""
+    new_layers: frozenset[int] = frozenset()
+    """Layers that the growth repeated."""
     updates: int = 0
     """Steps of the source's optimizer whose state was grown; its moments are in `grown`."""
+    window: dict[str, Any] | None = None
+    """State of the source's averaging window; its grown snapshots are in `grown`."""
     max_logit_diff: float | None = None
     warning: str | None = None
 
@@ -65,7 +71,7 @@ def choose_start(
     """
     start = _from_checkpoint(run)
     if start is None and growth is not None and source is not None:
-        start = _grown(config, growth, source, data, run)
+        start = _grown(config, growth, source, data, run, plan)
     return start or Start(model=model_from_noise(config, plan.seed), described=f"noise, seed {plan.seed}")
 
 
@@ -82,6 +88,7 @@ def _from_checkpoint(run: RunDirectory) -> Start | None:
         checkpoint=checkpoint,
         lineage=None if lineage is None else Lineage(**lineage),
         input_copies=checkpoint.state.input_copies,
+        new_layers=frozenset(repeated_layers(read_json(run.growth)["layers"] if run.growth.exists() else [])),
     )
 
 
@@ -91,10 +98,11 @@ def _grown(
     source: str,
     data: Callable[..., L.LightningDataModule],
     run: RunDirectory,
+    plan: Plan,
 ) -> Start:
     """Rank 0 grows while the others wait; what only the engine can take is read from `grown` when it stands."""
     directory = run.path / "grown"
-    facts = from_first(_grow(config, growth, source, data, directory, run) if is_first() else {})
+    facts = from_first(_grow(config, growth, source, data, directory, run, plan) if is_first() else {})
     return Start(model=load_model(directory), grown=directory, **facts)
 
 
@@ -105,6 +113,7 @@ def _grow(
     data: Callable[..., L.LightningDataModule],
     directory: Path,
     run: RunDirectory,
+    plan: Plan,
 ) -> dict[str, Any]:
     tokens = next(iter(data().val_dataloader()))[:_VERIFIED_SEQUENCES]
     run.path.mkdir(parents=True, exist_ok=True)
@@ -113,13 +122,19 @@ def _grow(
     updates = 0
     if growth.optimizer_state != "reset":
         updates = grow_moments(find_source(source), directory, record)
+    window = None
+    if plan.averaging is not None and plan.averaging.settings.on_growth == "map":
+        window = grow_window(find_source(source), directory, record)
     write_json(run.growth, record.as_json())
     kept = f", its optimizer's state after {updates:,} steps too ({growth.optimizer_state})" if updates else ""
+    kept += f", its window of {window['count']} snapshots too" if window else ""
     return {
         "described": f"{source}, {'unchanged' if growth.share == 'none' else f'grown by {growth.name}'}{kept}",
         "updates": updates,
+        "window": window,
         "lineage": read_lineage(directory),
         "input_copies": {name: copies for name, copies in record.input_copies.items() if copies > 1},
+        "new_layers": frozenset(repeated_layers(record.plan.layers)),
         "max_logit_diff": record.verification.max_abs_logit_diff,
         "warning": record.notice or (None if record.breaks_symmetry or _drops_out(config) else _warning(growth)),
     }

@@ -21,7 +21,12 @@ def build_strategy(plan: Plan, device: torch.device, parameters: int) -> Strateg
         return SingleDeviceStrategy(device=device)
     environment = StartedOutside(plan.ranks)
     if plan.strategy.kind == "ddp":
-        return DDPStrategy(gradient_as_bucket_view=True, broadcast_buffers=False, cluster_environment=environment)
+        return DDPStrategy(
+            gradient_as_bucket_view=True,
+            broadcast_buffers=False,
+            find_unused_parameters=plan.trainable.kind == "submodel",  # other ones each step, alike on all ranks
+            cluster_environment=environment,
+        )
     if plan.strategy.kind == "fsdp2":
         return FullyShardedStrategy(plan.ranks.world_size, environment)
     return build_zero(plan, device, parameters, environment)

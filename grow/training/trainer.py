@@ -16,9 +16,12 @@ from grow.training.plan import Plan
 from grow.training.schedule import multiplier
 from grow.training.sharding import shard_fully
 from grow.training.strategy import build_strategy
+from grow.training.trainable import TrainableSet
 
 
-def build_module(model: PreTrainedModel, plan: Plan, clock: Clock, input_copies: Mapping[str, float]) -> PretrainModule:
+def build_module(
+    model: PreTrainedModel, plan: Plan, clock: Clock, input_copies: Mapping[str, float], trainable: TrainableSet
+) -> PretrainModule:
     """A model with its loss, optimizer and schedule; compiled in place, so that its parameters keep their names."""
     compile_in_place(model, plan.trainer.compile)
     return PretrainModule(
@@ -28,6 +31,7 @@ def build_module(model: PreTrainedModel, plan: Plan, clock: Clock, input_copies:
         multiplier=partial(multiplier, plan.schedule, max_tokens=plan.trainer.max_tokens),
         clock=clock,
         input_copies=input_copies,
+        trainable=trainable,
         autocast=plan.autocasts,
         shard=shard_fully if plan.is_distributed and plan.strategy.kind == "fsdp2" else None,
     )

@@ -25,7 +25,9 @@ def run(tmp_path):
     for step in (2, 1):
         folder = directory / "checkpoints" / f"step-{step:08}"
         shutil.copytree(directory / "model", folder)
-        (folder / "state.json").write_text(json.dumps({"step": step, "tokens": 10 * step, "seconds": 1.0}))
+        (folder / "state.json").write_text(
+            json.dumps({"step": step, "tokens": 10 * step, "flops": 70 * step, "seconds": 1.0})
+        )
         (folder / "COMPLETE.json").write_text("{}")
     shutil.copytree(directory / "model", directory / "checkpoints" / "step-00000003")  # never finished
     (directory / "run.json").write_text(json.dumps({"model": {"flops_per_token": 7}}))

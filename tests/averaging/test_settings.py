@@ -98,7 +98,9 @@ def test_bytes_are_those_of_the_window_or_of_one_total():
         ("lawa", ["curve=linear"], r"averaging\.curve"),
         ("lawa", ["storage=tape"], "host, disk"),
         ("swa", ["k=5"], r"averaging\.k=5: averaging\.kind=swa"),
-        ("swa", ["storage=disk"], "no window to store"),
+        ("lawa", ["on_growth=keep"], "reset, map"),
+        ("swa", ["storage=disk"], "storage=disk: .* has no window. Use host"),
+        ("ema", ["on_growth=map"], "on_growth=map: .* has no window. Use reset"),
         ("ema", ["k=null"], "one of the two"),
         ("ema", ["decay=1.0"], r"averaging\.decay=1"),
         ("wsm", ["curve=null"], "linear, cosine, minus_sqrt"),
@@ -145,7 +147,7 @@ def test_every_key_changes_what_it_is_about(key, choice, one, other, seen):
 
 
 def test_the_keys_tested_above_are_all_there_are():
-    elsewhere = {"kind", "reference", "storage"}  # the presets; the window's
+    elsewhere = {"kind", "reference", "storage", "on_growth"}  # the presets; the window's; a run's
     tested = {
         "k",
         "every_steps",

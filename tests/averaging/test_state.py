@@ -1,6 +1,7 @@
 """Saved and loaded at any point, an average goes on as if nothing had happened; other ranks take over its fragments."""
 
 import json
+import weakref
 
 import pytest
 import torch
@@ -140,6 +141,35 @@ def test_a_smaller_window_keeps_the_newest_and_a_larger_one_fills_up(tmp_path):
     assert eight.steps == [3, 4, 5, 6, 7] and not eight.ready
     eight.push(8, path[7])
     assert eight.count == 6
+
+
+def test_another_spacing_keeps_the_window_and_goes_on_at_its_own_multiples(tmp_path):
+    path, average = walk(12), new_average(make_plan(k=3, every_steps=2))
+    for step, weights in enumerate(path, 1):
+        if average.plan.due(step):
+            average.push(step, weights)
+        if step == 7:
+            save(average, tmp_path / "state")
+            average = load(new_average(make_plan(k=3, every_steps=5)), tmp_path / "state")
+            assert average.steps == [2, 4, 6]
+    assert average.steps == [4, 6, 10]
+
+
+def test_to_load_a_window_takes_no_more_than_a_tensor_or_two_beside_it():
+    average, read = new_average(make_plan(k=3)), []
+    for step, weights in enumerate(walk(3), 1):
+        average.push(step, weights)
+    saved = dict(average.tensors())
+
+    def alone(key):
+        assert sum(earlier() is not None for earlier in read) <= 1
+        tensor = saved[key].clone()
+        read.append(weakref.ref(tensor))
+        return tensor
+
+    again = new_average(average.plan)
+    again.load(average.state(), ["matrix", "bias"], alone)
+    assert len(read) == 6 and same(again.mean(), average.mean())
 
 
 def test_a_window_read_through_a_linear_growth_is_the_grown_windows_average():

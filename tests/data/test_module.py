@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from grow.common.errors import DataError
+from grow.common.errors import ConfigError, DataError
 from grow.data.module import TokenDataModule
 from grow.data.order import order
+from grow.data.settings import DataSettings
 
 
 def module(shards, **changes) -> TokenDataModule:
@@ -21,10 +22,12 @@ def batches(loader, count: int) -> list[torch.Tensor]:
     return list(itertools.islice(loader, count))
 
 
-def global_order(shards, sequences: int, *, world_size: int, micro_batch: int, start: int = 0) -> torch.Tensor:
+def global_order(
+    shards, sequences: int, *, world_size: int, micro_batch: int, start: int = 0, **changes
+) -> torch.Tensor:
     """Sequences in the order all ranks together read them."""
     ranks = [
-        module(shards, micro_batch=micro_batch, rank=rank, world_size=world_size, start_sequence=start)
+        module(shards, micro_batch=micro_batch, rank=rank, world_size=world_size, start_sequence=start, **changes)
         for rank in range(world_size)
     ]
     steps = -(-sequences // (world_size * micro_batch))
@@ -112,3 +115,34 @@ def test_more_validation_than_there_is_is_refused_with_what_there_is(prepared):
 def test_a_sequence_longer_than_every_shard_is_refused(prepared):
     with pytest.raises(DataError, match=r"Shorten data\.sequence_length"):
         module(prepared, sequence_length=10**6)
+
+
+def test_to_read_batches_draws_nothing_from_the_generator_that_dropout_draws_from(prepared):
+    before, data = torch.get_rng_state(), module(prepared)
+    batches(data.train_dataloader(), 2)
+    batches(data.val_dataloader(), 2)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_damage_replaces_the_sequences_of_one_stretch_and_nothing_else(prepared):
+    whole = global_order(prepared, 40, world_size=1, micro_batch=4)
+    damaged = torch.cat(batches(module(prepared, damaged_tokens=[16 * 12, 16 * 16]).train_dataloader(), 10))
+    changed = (damaged != whole).any(dim=1).nonzero().flatten()
+    assert changed.tolist() == [12, 13, 14, 15]
+    assert damaged.min() >= 0 and damaged.max() < prepared.vocab_size
+    assert len({tuple(row) for row in damaged[12:16].tolist()}) == 4
+    validation = [next(iter(module(prepared, **keys).val_dataloader())) for keys in ({}, {"damaged_tokens": [0, 160]})]
+    assert torch.equal(*validation)
+
+
+def test_damage_is_the_same_for_any_ranks_and_micro_batches_and_after_resuming(prepared):
+    expected = global_order(prepared, 40, world_size=1, micro_batch=4, damaged_tokens=[160, 320])
+    assert torch.equal(global_order(prepared, 40, world_size=3, micro_batch=2, damaged_tokens=[160, 320]), expected)
+    rest = global_order(prepared, 25, world_size=1, micro_batch=4, start=15, damaged_tokens=[160, 320])
+    assert torch.equal(rest, expected[15:])
+
+
+@pytest.mark.parametrize("stretch", [[5, 5], [-1, 5], [3], [1, 2, 3]])
+def test_a_stretch_to_damage_has_a_first_token_and_an_end(stretch):
+    with pytest.raises(ConfigError, match=r"data\.damaged_tokens=.*FIRST before END"):
+        DataSettings(name="x", path="y", sequence_length=16, damaged_tokens=stretch)

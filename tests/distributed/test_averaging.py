@@ -2,13 +2,18 @@
 
 import json
 import shutil
+from contextlib import contextmanager
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 
 from grow.common import metrics as names
 from grow.common.errors import CheckpointError
+from grow.common.provenance import read_json
+from grow.training.fragments import kept_in_shards
+from grow.training.run_average import RunAverage
 from grow.training.run_directory import RunDirectory
 
 pytestmark = pytest.mark.slow
@@ -45,7 +50,31 @@ def assert_equal(found, expected):
 
 
 @pytest.fixture(scope="module")
-def averaged(train, tmp_path_factory):
+def watch():
+    """(directory) -> every rank that keeps whole weights writes there what they are while the average is in them, and
+    fails if they are others afterwards."""
+    place, original = [], RunAverage.in_model
+
+    def weights_now(average):
+        whole = kept_in_shards(average._model) is None
+        return {n: p.detach().clone() for n, p in average._model.named_parameters()} if whole else {}
+
+    @contextmanager
+    def in_model(self):
+        before = weights_now(self)
+        with original(self):
+            rank = dist.get_rank() if dist.is_initialized() else 0
+            torch.save(weights_now(self), place[-1] / f"inside-{rank}.pt")
+            yield
+        assert_equal(weights_now(self), before)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunAverage, "in_model", in_model)
+        yield place.append
+
+
+@pytest.fixture(scope="module")
+def averaged(train, watch, tmp_path_factory):
     """(strategy, processes, precision) -> a finished run with an average; each is trained once."""
     done = {}
 
@@ -53,7 +82,9 @@ def averaged(train, tmp_path_factory):
         key = strategy, processes, precision
         if key not in done:
             more = (*RUN, *LAWA, f"strategy={strategy}", f"trainer.precision={precision}")
-            done[key] = train(tmp_path_factory.mktemp(strategy) / "run", processes, *more)
+            directory = tmp_path_factory.mktemp(strategy)
+            watch(directory)
+            done[key] = train(directory / "run", processes, *more)
         return done[key]
 
     return of
@@ -68,6 +99,15 @@ def test_the_average_is_the_mean_of_the_checkpoints_bit_for_bit(averaged, strate
     assert any(not torch.equal(tensor, live[name]) for name, tensor in weights(run / "average").items())
 
 
+@pytest.mark.parametrize(("strategy", "processes", "precision"), WAYS[:4])
+def test_while_the_average_is_in_the_model_every_ranks_weights_are_its_bits(averaged, strategy, processes, precision):
+    run = averaged(strategy, processes, precision)
+    dtype = torch.bfloat16 if precision == "bf16_weights" else torch.float32
+    expected = {name: tensor.to(dtype) for name, tensor in weights(run / "average").items()}
+    for rank in range(processes):
+        assert_equal(torch.load(run.parent / f"inside-{rank}.pt"), expected)
+
+
 @pytest.mark.parametrize(("strategy", "processes", "precision"), [WAYS[0], WAYS[3], WAYS[4], WAYS[5]])
 def test_training_is_the_same_to_the_bit_with_and_without(
     train, averaged, rows, tmp_path, strategy, processes, precision
@@ -76,6 +116,10 @@ def test_training_is_the_same_to_the_bit_with_and_without(
     with_average = averaged(strategy, processes, precision)
     without = train(tmp_path / "run", processes, *RUN, f"strategy={strategy}", f"trainer.precision={precision}")
     assert_equal(weights(without / "model"), weights(with_average / "model"))
+    digests = [read_json(run / "checkpoints" / "step-00000030" / "COMPLETE.json") for run in (without, with_average)]
+    ours = [name for name in digests[0] if name.startswith(("model", "optimizer", "rng"))]
+    assert len(ours) == 2 + processes
+    assert [digests[0][name] for name in ours] == [digests[1][name] for name in ours]
     losses = [[row[names.VAL_LOSS] for row in rows(run) if names.VAL_LOSS in row] for run in (with_average, without)]
     assert losses[0] == losses[1]
     assert [row["step"] for row in rows(with_average) if names.VAL_AVG_LOSS in row] == [15, 20, 25, 30]

@@ -27,7 +27,9 @@ def made(tmp_path_factory) -> Path:
     for folder in ("model", "average", "checkpoints/step-00000007"):
         model.save_pretrained(run / folder)
     make_tokenizer(run / "model")
-    (run / "checkpoints/step-00000007/state.json").write_text(json.dumps({"step": 7, "tokens": 70, "seconds": 1.5}))
+    (run / "checkpoints/step-00000007/state.json").write_text(
+        json.dumps({"step": 7, "tokens": 70, "flops": 7000, "seconds": 1.5})
+    )
     (run / "checkpoints/step-00000007/COMPLETE.json").write_text("{}")
     facts = {"model": {"flops_per_token": 100, "sequence_length": 32}, "data": {"path": str(root / "shards")}}
     (run / "run.json").write_text(json.dumps({"config": {}, **facts}))

@@ -81,7 +81,9 @@ def test_several_checkpoints_of_a_run_make_a_trend_in_its_own_rows(place, tmp_pa
     for step in (3, 5):
         folder = run / "checkpoints" / f"step-{step:08}"
         shutil.copytree(place / "model", folder)
-        (folder / "state.json").write_text(json.dumps({"step": step, "tokens": 10 * step, "seconds": 1.0}))
+        (folder / "state.json").write_text(
+            json.dumps({"step": step, "tokens": 10 * step, "flops": 1000 * step, "seconds": 1.0})
+        )
         (folder / "COMPLETE.json").write_text("{}")
     facts = {"model": {"flops_per_token": 100, "sequence_length": 32}, "data": {"path": str(place / "shards")}}
     (run / "run.json").write_text(json.dumps({"config": {}, **facts}))

@@ -4,12 +4,12 @@ import json
 import shutil
 
 import pytest
-from safetensors.torch import load_file, save_file
 
 from grow.common import metrics as names
 from grow.common.errors import GrowthError
 from grow.common.provenance import read_lineage
-from grow.training.checkpoint import OPTIMIZER_FILES, STARTS, SavedFragments
+from grow.training.checkpoint import OPTIMIZER_FILES, SavedFragments
+from tests.training.tiny import cut_in_two
 
 # What commutes with growth: see grow/growth/optimizer_state.py. A clip and AdamW's eps do not.
 COMMUTES = (
@@ -57,22 +57,8 @@ def test_unit_by_unit_the_asymmetric_state_is_the_sources_or_new(losses, capsys)
 
 
 def test_a_checkpoint_in_pieces_grows_to_the_same_state_as_a_whole_one(losses, checkpoint, tmp_path):
-    """The layout of two ZeRO ranks, cut where no parameter ends."""
-    whole = load_file(checkpoint / "optimizer-00000-of-00001.safetensors")
     pieces = shutil.copytree(checkpoint.parents[1], tmp_path / "pieces") / "checkpoints" / checkpoint.name
-    (pieces / "optimizer-00000-of-00001.safetensors").unlink()
-    for rank in range(2):
-        parts, starts = {}, {}
-        for key, tensor in whole.items():
-            cut = tensor.numel() // 3
-            parts[key] = (tensor[cut:] if rank else tensor[:cut]).clone()
-            starts[key.rpartition("/")[0]] = cut * rank
-        file = pieces / f"optimizer-{rank:05}-of-00002.safetensors"
-        save_file(parts, file, metadata={STARTS: json.dumps(starts)})
-    from grow.training.checkpoint import sha256
-
-    digests = {file.name: sha256(file) for file in pieces.iterdir() if file.name != "COMPLETE.json"}
-    (pieces / "COMPLETE.json").write_text(json.dumps(digests))
+    cut_in_two(pieces, OPTIMIZER_FILES)
     more = (*TWICE, "growth.optimizer_state=exact")
     assert losses("from_pieces", *more, f"growth.source={pieces}") == losses("from_whole", *more)
 

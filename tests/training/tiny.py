@@ -1,12 +1,16 @@
 """A language that a tiny model learns in seconds, and the command line that trains one on it."""
 
+import json
 from pathlib import Path
 
 import numpy as np
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from grow.data.shards import Shard, write_manifest
+from grow.training.checkpoint import STARTS, sha256
 
 VOCAB, LENGTH = 64, 16
 TINY = [
@@ -44,3 +48,19 @@ def make_shards(directory: Path) -> Path:
     PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w00").save_pretrained(directory / "tokenizer")
     write_manifest(directory, dtype="uint16", vocab_size=VOCAB, eos_id=0, shards=shards)
     return directory
+
+
+def cut_in_two(checkpoint: Path, files: str) -> None:
+    """Give a checkpoint's shard the layout of two ZeRO ranks, cut where no parameter ends."""
+    (whole,) = checkpoint.glob(files)
+    with safe_open(whole, framework="pt") as file:
+        starts, tensors = json.loads(file.metadata()[STARTS]), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    whole.unlink()
+    for rank in range(2):
+        parts = {key: (t[t.numel() // 3 :] if rank else t[: t.numel() // 3]).clone() for key, t in tensors.items()}
+        lengths = {name: next(t.numel() for key, t in tensors.items() if name in key.split("/")) for name in starts}
+        begin = {name: length // 3 * rank for name, length in lengths.items()}
+        path = checkpoint / files.replace("*", f"{rank:05}-of-00002")
+        save_file(parts, path, metadata={STARTS: json.dumps(begin)})
+    digests = {file.name: sha256(file) for file in checkpoint.iterdir() if file.name != "COMPLETE.json"}
+    (checkpoint / "COMPLETE.json").write_text(json.dumps(digests))

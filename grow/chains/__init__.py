@@ -1,0 +1,1 @@
+"""Chains: ordinary runs, each grown from the last, from one command."""

@@ -1,0 +1,158 @@
+"""The links of a chain: what each says to train.py, and whether all of them can be run before any of them is."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+
+from grow.common.errors import ConfigError, GrowError
+from grow.config import ChainConfig, RunConfig, compose, resolved
+from grow.families.settings import ModelSettings
+from grow.growth.settings import LinkSettings
+from grow.training.plan import PLANNED, plan_run
+from grow.training.run_directory import RunDirectory
+
+_WIDTHS = ("embed", "word_embed", "heads", "kv_heads", "ffn")
+_OF_THE_CHAIN = ("chain", "run_dir", "baseline", "continued")
+_SEEDS_APART = 1000  # the last link reads the data in the order of seed, the one before in that of seed + 1000, ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Link:
+    """One run of a chain."""
+
+    name: str
+    overrides: list[str]
+    """What train.py is started with."""
+    run: RunConfig
+
+    @property
+    def directory(self) -> RunDirectory:
+        return RunDirectory(self.run.directory)
+
+    @property
+    def tokens(self) -> int:
+        return self.run.trainer.max_tokens
+
+
+def links_of(config: ChainConfig, given: Sequence[str]) -> list[Link]:
+    """Compose every link.
+
+    Args:
+        config: of the chain.
+        given: the command line's overrides, which go to every link.
+
+    Raises:
+        ConfigError: a size or a number of tokens does not come out whole, or a link cannot be configured.
+    """
+    settings = config.chain.links
+    tokens = _shared([link.tokens for link in settings.values()], config)
+    links: list[Link] = []
+    for number, (name, link) in enumerate(settings.items(), start=1):
+        where = f"{number:02}_{name}"
+        last = str(links[-1].directory.path) if links else None
+        computed = {
+            **_sizes(f"chain.links.{name}", link, config.model),
+            **({"optimizer.lr": f"{config.optimizer.lr * link.lr:.6g}"} if link.lr != 1 else {}),
+            "trainer.max_tokens": str(tokens[number - 1]),
+            "growth": link.growth,
+            **({"growth.source": _quoted(last)} if last else {}),
+            "trainable": link.trainable,
+            "seed": str(config.seed + _SEEDS_APART * (len(settings) - number)),
+            "run_dir": _quoted(str(config.directory / where)),
+        }
+        overrides = _merged(link.overrides, given, computed)
+        with _naming(where):
+            links.append(Link(name=where, overrides=overrides, run=compose(overrides)))
+    return links
+
+
+def check(links: Sequence[Link]) -> None:
+    """Refuse, before anything is trained, a chain that would stop at a later link.
+
+    Raises:
+        ConfigError: a link cannot be run by these processes, or its directory holds a run of another configuration.
+        GrowthError: a link cannot be grown from the one before it.
+    """
+    for link in links:
+        run = link.run
+        with _naming(link.name):
+            plan_run(**{name: getattr(run, name) for name in PLANNED}, sequence_length=run.data.sequence_length)
+            link.directory.check_continues(resolved(run), run.resume)
+    for before, link in pairwise(links):
+        if not link.directory.growth.exists():
+            with _naming(link.name):
+                _rehearse(before.run, link.run)
+
+
+def _rehearse(before: RunConfig, run: RunConfig) -> None:
+    # Heavy imports wait until here, so that mistakes in the configuration answer at once.
+    from grow.families.registry import stock_config
+    from grow.growth.depth import repeated_layers
+    from grow.growth.rehearsal import rehearse
+    from grow.training.trainable import parts_of
+
+    assert run.growth is not None  # of the first link alone
+    plan = rehearse(stock_config(before.model), stock_config(run.model), run.growth)
+    parts_of(run.trainable, run.model.layers, repeated_layers(plan.layers))
+
+
+@contextmanager
+def _naming(link: str) -> Iterator[None]:
+    """Say of which link an error speaks."""
+    try:
+        yield
+    except GrowError as error:
+        raise type(error)(f"link {link}: {error}") from None
+
+
+def _shared(weights: Sequence[float], config: ChainConfig) -> list[int]:
+    """Tokens of each link, in whole steps; the last one takes what rounding leaves."""
+    step, steps = config.trainer.tokens_per_step, config.trainer.max_tokens // config.trainer.tokens_per_step
+    counts = [round(steps * weight / sum(weights)) for weight in weights]
+    counts[-1] = steps - sum(counts[:-1])
+    if min(counts) < 1:
+        raise ConfigError(
+            f"trainer.max_tokens={config.trainer.max_tokens} is the whole chain's, and leaves a link less than one "
+            f"step of trainer.tokens_per_step={step}: {', '.join(f'{count} steps' for count in counts)}."
+        )
+    return [count * step for count in counts]
+
+
+def _sizes(key: str, link: LinkSettings, model: ModelSettings) -> dict[str, str]:
+    """The model settings in which a link differs from the target."""
+    shares = {"layers": link.layers, **dict.fromkeys(_WIDTHS, link.width)}
+    sizes = dict(link.sizes)
+    for size, share in shares.items():
+        whole = getattr(model, size, None)
+        if size not in sizes and whole is not None and share != 1:
+            sizes[size] = _whole(f"{key}.{'layers' if size == 'layers' else 'width'}", size, whole, share)
+    return {f"model.{size}": str(length) for size, length in sizes.items()}
+
+
+def _whole(key: str, size: str, whole: int, share: float) -> int:
+    length = round(whole * share)
+    if abs(length - whole * share) > 1e-6 or length < 1:
+        raise ConfigError(
+            f"{key}={share:g}: {size} of the target is {whole}, and {whole} x {share:g} is not a whole number. Choose "
+            f"another target or share, or give the size outright: +{key.rpartition('.')[0]}.sizes.{size}=N."
+        )
+    return length
+
+
+def _merged(of_link: Sequence[str], given: Sequence[str], computed: dict[str, str]) -> list[str]:
+    """Later ones win, key by key; of a link's own, those go whose group the command line says something about."""
+    groups = {_key(override).partition(".")[0] for override in given}
+    kept = [override for override in of_link if _key(override).partition(".")[0] not in groups]
+    kept += [override for override in given if _key(override).partition(".")[0] not in _OF_THE_CHAIN]
+    every = [*kept, *(f"{key}={value}" for key, value in computed.items())]
+    return list({_key(override): override for override in every}.values())
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
+
+
+def _quoted(path: str) -> str:
+    return path if re.fullmatch(r"[\w./-]+", path) else "'" + path.replace("'", "\\'") + "'"

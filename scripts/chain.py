@@ -1,0 +1,40 @@
+"""A chain of runs, each grown from the last, up to a target; then one report over all of them.
+
+python scripts/chain.py chain=stackbert|mslt|bert2bert|g_stack|hyperclone_4x|one_layer model=TARGET [as for train.py]
+"""
+
+import sys
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+
+from grow.chains.links import check, links_of
+from grow.chains.walk import walk
+from grow.command import entry_point
+from grow.config import ChainConfig, ReportConfig
+from grow.training.ranks import Ranks
+
+
+@entry_point("chain", ChainConfig)
+def main(config: ChainConfig) -> None:
+    """Compose and check every link, run them, report. The same command continues a chain that was stopped."""
+    links = links_of(config, HydraConfig.get().overrides.task)
+    report = ReportConfig(
+        runs=[str(link.directory.path) for link in links],
+        baseline=config.baseline,
+        continued=config.continued,
+        output=str(config.directory / "report"),
+    )
+    check(links)
+    if code := walk(links):
+        sys.exit(code)
+    if Ranks.found().is_first:
+        from grow.report.chain import report_chain  # imported here: (mistakes answer before matplotlib is there)
+
+        paths = report_chain(config.chain.name, report)
+        print("\n" + Path(report.output, "chain.md").read_text().partition("![]")[0].strip())
+        print("\nWrote", ", ".join(str(path) for path in paths))
+
+
+if __name__ == "__main__":
+    main()
