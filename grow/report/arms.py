@@ -9,7 +9,10 @@ from grow.common.errors import ConfigError
 from grow.report.curves import Axis, Curve, mean_curve
 from grow.report.runs import Run, read_run
 
-_NOT_THE_RECIPE = ("seed", "run_dir", "growth.seed", "growth.source", "checkpoint.", "logger.", "trainer.threads")
+_NOT_THE_RECIPE = (
+    *("seed", "run_dir", "growth.seed", "growth.source", "checkpoint.", "trainer.threads"),
+    *("logger.", "evaluation.", "analysis."),
+)
 """Config keys, or beginnings of them, in which runs of one arm may differ."""
 
 

@@ -152,6 +152,7 @@ def test_forgetting_is_measured_against_the_source_as_it_was_scored(run, source)
     assert dips["val/loss"]["own"] == rows(run, "val/loss")[0]["val/loss"]
 
 
+@pytest.mark.slow
 def test_training_does_not_notice(run, recipe, place, tmp_path):
     quiet = train(place, tmp_path / "quiet", *recipe[0])
     assert same_weights(run, quiet)
@@ -160,6 +161,7 @@ def test_training_does_not_notice(run, recipe, place, tmp_path):
     assert not (quiet / "analysis").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_the_undisturbed_one_with_every_point_once(run, resumed):
     assert same_weights(run, resumed)
     assert same_weights(run, resumed, "average")
