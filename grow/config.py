@@ -176,8 +176,14 @@ class GrowCheckpointConfig:
     growth: GrowthSettings
     model: ModelSettings | None = None
     scale: ScaleSettings = field(default_factory=ScaleSettings)
+    workers: int | None = None
+    """Weight files made at a time, each with a tensor in memory; null: a core each, up to 8."""
+    shard_gb: float = 5.0
+    """Most gigabytes of a weight file; more and smaller ones keep more workers busy."""
 
     def __post_init__(self) -> None:
+        if (self.workers is not None and self.workers < 1) or self.shard_gb <= 0:
+            raise ConfigError(f"workers={self.workers}, shard_gb={self.shard_gb:g}: expected 1 or more, and above 0.")
         if (self.source is None) == (self.growth.sources is None):
             raise ConfigError("expected source=DIRECTORY_OR_HUB_ID, or growth.sources=[ONE,TWO] to join several.")
 

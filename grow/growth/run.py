@@ -10,14 +10,16 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from grow.common.errors import CheckpointError, GrowthError
-from grow.common.files import new_directory
+from grow.common.files import continued_directory
 from grow.common.provenance import (
     GROWTH_FILE,
     RUN_FILE,
     Lineage,
     digest_files,
     digest_json,
+    git_commit,
     spent_on,
+    versions,
     write_json,
     write_lineage,
 )
@@ -30,6 +32,7 @@ from grow.growth.group_norm import stream_size
 from grow.growth.join import joined_target, plan_joined
 from grow.growth.plan import GrowthPlan
 from grow.growth.planner import plan_growth
+from grow.growth.progress import open_progress
 from grow.growth.settings import GrowthSettings, ScaleSettings
 from grow.growth.target import scaled_target
 from grow.growth.verify import Verification, verify_mean
@@ -46,6 +49,8 @@ class GrowthRecord:
     plan: GrowthPlan
     verification: Verification
     renamed: dict[str, str]
+    continued: str | None = None
+    """What became of an earlier try that was stopped."""
 
     @property
     def input_copies(self) -> dict[str, float]:
@@ -107,8 +112,11 @@ def grow(
     tokens: Tensor | None = None,
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    workers: int | None = None,
 ) -> GrowthRecord:
     """Grow a checkpoint into a target architecture, and prove that it computes the same function if it claims to.
+
+    Killed, it goes on where it was when it is called again alike; neither growing nor proving holds a whole model.
 
     Args:
         source: checkpoint directory, run directory, or hub id; `growth.sources` go before it.
@@ -117,6 +125,7 @@ def grow(
         target: the bigger architecture.
         tokens: (sequences, length + 1) int64 ids to verify on; None draws random ids of the vocabulary.
         max_shard_bytes: most bytes of one weight file.
+        workers: weight files made at a time, each with a tensor in memory; None takes a core each, up to 8.
 
     Raises:
         GrowthError: source and target do not fit, or the result claims to compute the source's function and
@@ -127,7 +136,9 @@ def grow(
     directories = [find_source(name) for name in names]
     configs = [load_config(directory) for directory in directories]
     readers = [WeightReader(directory) for directory in directories]
+    digests = [digest_files(reader.files) for reader in readers]
     tokens = random_tokens(target) if tokens is None else tokens
+    sizes = None
     if upcycles(configs[0], target):
         plan = plan_upcycled(readers, configs, target, growth)
     elif growth.sources is None:
@@ -136,9 +147,18 @@ def grow(
         sizes = [stream_size(directory, tokens) for directory in directories] if growth.balance else None
         plan = plan_joined(readers, configs, target, growth, sizes)
     directory, config = directories[0], configs[0]
-    lineage = _lineage(names, directories, readers)
-    with new_directory(output, plan.bytes) as partial:
-        write_grown_weights(plan, readers, partial, seed=growth.seed, max_shard_bytes=max_shard_bytes)
+    lineage = _lineage(names, directories, digests)
+    with continued_directory(output, plan.bytes) as partial:
+        progress = open_progress(partial, _recipe(growth, target, digests, sizes, max_shard_bytes))
+        write_grown_weights(
+            plan,
+            readers,
+            partial,
+            seed=growth.seed,
+            max_shard_bytes=max_shard_bytes,
+            workers=workers,
+            progress=progress,
+        )
         _write_config(target, config, plan, partial)
         copy_tokenizer(directory, partial)
         write_lineage(partial, lineage)
@@ -150,14 +170,31 @@ def grow(
             plan=plan,
             verification=checked,
             renamed=dict(family_of(target.model_type).renamed),
+            continued=progress.notice,
         )
         write_json(partial / GROWTH_FILE, record.as_json())
         if plan.preserves:
             _refuse_unless_preserved(checked)
+        progress.finish()
     return record
 
 
-def _lineage(names: list[str], directories: list[Path], readers: list[WeightReader]) -> Lineage:
+def _recipe(
+    growth: GrowthSettings, target: PreTrainedConfig, digests: list[str], sizes: list[float] | None, shard_bytes: int
+) -> dict[str, Any]:
+    """All that decides the bits of the grown files."""
+    return {
+        **{f"growth.{key}": value for key, value in asdict(growth).items()},
+        **{f"target.{key}": value for key, value in target.to_dict().items()},
+        **{f"version.{key}": value for key, value in versions().items()},
+        "the sources' weights": digests,
+        "the sources' stream sizes": sizes,
+        "bytes of a file": shard_bytes,
+        "commit": git_commit(),
+    }
+
+
+def _lineage(names: list[str], directories: list[Path], digests: list[str]) -> Lineage:
     """What the sources cost together; unknown where one of them is."""
     spent = [spent_on(directory) for directory in directories]
 
@@ -165,7 +202,6 @@ def _lineage(names: list[str], directories: list[Path], readers: list[WeightRead
         costs = [getattr(each, cost, None) for each in spent]
         return None if None in costs else sum(costs)
 
-    digests = [digest_files(reader.files) for reader in readers]
     return Lineage(
         source=" + ".join(names),
         digest=digests[0] if len(digests) == 1 else digest_json(digests),
