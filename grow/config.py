@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from grow.aliases import spelled
 from grow.analysis.settings import AnalyzeConfig
 from grow.averaging.settings import AverageCheckpointsConfig, AveragingSettings, SweepAveragesConfig
+from grow.common.checks import at_least_one, positive
 from grow.common.errors import ConfigError
 from grow.common.provenance import digest_json
 from grow.data.settings import DataSettings, PrepareDataConfig
@@ -182,8 +183,8 @@ class GrowCheckpointConfig:
     """Most gigabytes of a weight file; more and smaller ones keep more workers busy."""
 
     def __post_init__(self) -> None:
-        if (self.workers is not None and self.workers < 1) or self.shard_gb <= 0:
-            raise ConfigError(f"workers={self.workers}, shard_gb={self.shard_gb:g}: expected 1 or more, and above 0.")
+        at_least_one("workers", self.workers)
+        positive("shard_gb", self.shard_gb)
         if (self.source is None) == (self.growth.sources is None):
             raise ConfigError("expected source=DIRECTORY_OR_HUB_ID, or growth.sources=[ONE,TWO] to join several.")
 

@@ -18,6 +18,7 @@ from grow.growth.values import (
     gather,
     noise_scale,
     random_generator,
+    redrawn_units,
     scale_,
     shares,
     uneven_shares,
@@ -104,8 +105,7 @@ def _expert(plan: ExpertTensor, readers: Sequence[WeightReader], seed: int) -> T
     generator = random_generator(seed, plan.target.name, 0)
     if plan.redrawn:
         units = weight if plan.units_are_rows else weight.T
-        order = torch.randperm(len(units), generator=random_generator(seed, plan.units, 0))
-        chosen = order[: round(plan.redrawn * len(units))]
+        chosen = redrawn_units(plan.units, len(units), plan.redrawn, seed)
         old = units[chosen]
         drawn = torch.randn(old.shape, generator=generator, dtype=weight.dtype)
         units[chosen] = drawn * old.std() + old.mean()

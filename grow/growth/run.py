@@ -30,7 +30,7 @@ from grow.growth.engine import write_grown_weights
 from grow.growth.experts import plan_upcycled, upcycles
 from grow.growth.group_norm import stream_size
 from grow.growth.join import joined_target, plan_joined
-from grow.growth.plan import GrowthPlan
+from grow.growth.plan import GrowthPlan, TensorPlan
 from grow.growth.planner import plan_growth
 from grow.growth.progress import open_progress
 from grow.growth.settings import GrowthSettings, ScaleSettings
@@ -63,8 +63,21 @@ class GrowthRecord:
     @property
     def breaks_symmetry(self) -> bool:
         """Whether copies can drift apart in training: there are none, or something tells them apart."""
-        repeats = any(tensor.input_copies > 1 for tensor in self.plan.tensors)
-        return not repeats or self.growth.tells_copies_apart
+        if self.growth.optimizer_state == "asymmetric":
+            return True
+        told = self.growth.tells_copies_apart
+        widened = any(tensor.input_copies > 1 for tensor in self.plan.tensors)
+        copied = any(isinstance(tensor, TensorPlan) and tensor.new_expert for tensor in self.plan.tensors)
+        return (told or not widened) and (not copied or (told and widened))
+
+    @property
+    def described(self) -> str:
+        """What became of the source, in a few words for a run's first line."""
+        name = self.growth.name
+        if self.plan.preserves and all(factor == 1 for factor in self.plan.factors.values()):
+            return f"{self.lineage.source}, unchanged (growth={name})"
+        kept = "its function kept" if self.plan.preserves else "which changes its function"
+        return f"{self.lineage.source}, grown by {name}, {kept}"
 
     @property
     def notice(self) -> str | None:
