@@ -26,6 +26,7 @@ from grow.growth.values import (
 
 BLOCK_BYTES = 32 * 2**20
 MAX_WORKERS = 8  # by default: each holds a tensor
+_HALVES = (torch.bfloat16, torch.float16)
 
 
 def write_grown_weights(
@@ -102,6 +103,8 @@ def _router(plan: RouterTensor, seed: int) -> Tensor:
 
 def _expert(plan: ExpertTensor, readers: Sequence[WeightReader], seed: int) -> Tensor:
     weight = torch.cat(list(grow_tensor(plan.tensor, readers[plan.tensor.reader].read, seed)))
+    if weight.dtype in _HALVES and (plan.redrawn or plan.noise):
+        weight = weight.float()
     generator = random_generator(seed, plan.target.name, 0)
     if plan.redrawn:
         units = weight if plan.units_are_rows else weight.T
@@ -134,6 +137,9 @@ def grow_tensor(plan: TensorPlan, read: Callable[[str], Tensor], seed: int) -> I
     """
     if plan.zeroed:
         yield from (torch.zeros(_rows(plan, block), *plan.target.shape[1:]) for block in _blocks(plan))
+        return
+    if plan.rows.is_identity and (plan.columns is None or plan.columns.is_identity):
+        yield read(plan.source)  # nothing has copies, so nothing is shared, drawn or rounded
         return
     weight = _with_means(plan, read(plan.source))
     above = None if plan.above is None else _with_means(plan, read(plan.above))
@@ -173,7 +179,7 @@ def _rows(plan: TensorPlan, block: slice) -> int:
 
 def _with_means(plan: TensorPlan, weight: Tensor) -> Tensor:
     """A source tensor, with the mean of each written axis behind its elements where fillers want it."""
-    if weight.dtype in (torch.bfloat16, torch.float16) and (plan.columns is not None or plan.rows.averaged):
+    if weight.dtype in _HALVES and (plan.columns is not None or plan.rows.averaged):
         weight = weight.float()
     if plan.rows.averaged:
         weight = torch.cat([weight, weight.mean(0, keepdim=True)])

@@ -248,7 +248,7 @@ def find_source(source: str) -> Path:
         ) from None
 
 
-def random_tokens(config: PreTrainedConfig, sequences: int = 4, length: int = 64) -> Tensor:
+def random_tokens(config: PreTrainedConfig, sequences: int = 2, length: int = 32) -> Tensor:
     """(sequences, length + 1) ids drawn evenly from a model's vocabulary, always the same."""
     length = min(length, config.max_position_embeddings)
     generator = torch.Generator().manual_seed(0)
