@@ -7,8 +7,9 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from grow.common.provenance import sha256
 from grow.data.shards import Shard, write_manifest
-from grow.training.checkpoint import STARTS, sha256
+from grow.training.checkpoint import STARTS
 
 VOCAB, LENGTH = 64, 16
 TINY = [
