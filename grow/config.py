@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from grow.aliases import spelled
 from grow.analysis.settings import AnalysisSettings, AnalyzeConfig
 from grow.averaging.settings import AverageCheckpointsConfig, AveragingSettings, SweepAveragesConfig
+from grow.common.checks import at_least_one, positive
 from grow.common.errors import ConfigError
 from grow.common.provenance import digest_json
 from grow.data.settings import DataSettings, PrepareDataConfig
@@ -179,8 +180,14 @@ class GrowCheckpointConfig:
     growth: GrowthSettings
     model: ModelSettings | None = None
     scale: ScaleSettings = field(default_factory=ScaleSettings)
+    workers: int | None = None
+    """Weight files made at a time, each with a tensor in memory; null: a core each, up to 8."""
+    shard_gb: float = 5.0
+    """Most gigabytes of a weight file; more and smaller ones keep more workers busy."""
 
     def __post_init__(self) -> None:
+        at_least_one("workers", self.workers)
+        positive("shard_gb", self.shard_gb)
         if (self.source is None) == (self.growth.sources is None):
             raise ConfigError("expected source=DIRECTORY_OR_HUB_ID, or growth.sources=[ONE,TWO] to join several.")
 

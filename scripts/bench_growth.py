@@ -1,57 +1,78 @@
-"""Time and peak memory of growing a checkpoint of random weights, against copying the bytes it writes.
+"""Time and peak memory of growing a checkpoint of random weights, against copying its bytes and against peers.
 
-    python scripts/bench_growth.py                          # OLMo-1B to 2.9B, 4.7 GB in, 12.4 GB out
-    python scripts/bench_growth.py --source pythia_70m --target "" --rounds 3
+    python scripts/bench_growth.py                                    # a Llama of 1B in bfloat16, 2.1 GB
+    python scripts/bench_growth.py --mergekit PYTHON --hypercloning PYTHON CHECKOUT
+    python scripts/bench_growth.py --model pythia_70m --rounds 5
 
-Each round grows, then copies the result file by file, both flushed to the disk; the rounds alternate the order. The
-figure is the median of the rounds' ratios: both sides share the machine's mood. Verification is not timed.
+Three growths of one checkpoint: twice the layers (beside mergekit's passthrough), twice the width (beside
+apple/ml-hypercloning), twice the width with noise that cancels. A round runs every contestant once, each in a fresh
+process, flushed to the disk, in an order that turns. A ratio is taken within a round, since all share the machine's
+mood. Peers run as they are, under the Python that is given; those that are not given are left out. Where a peer makes
+the same tensors, they are compared bit by bit.
 """
 
 import argparse
 import json
-import multiprocessing
 import os
-import re
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
+import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from grow.common.provenance import git_commit, versions
+from grow.common.provenance import git_commit, versions, write_json
 from grow.config import compose
-from grow.families.build import load_config, model_on_meta
+from grow.families.build import model_on_meta
 from grow.families.experts import stored_tensors
 from grow.families.registry import family_of, stock_config
 from grow.families.weights import TensorInfo, WeightReader, write_weights
-from grow.growth.engine import write_grown_weights
-from grow.growth.planner import plan_growth
-from grow.growth.settings import GrowthSettings, ScaleSettings
-from grow.growth.target import scaled_target
+
+SHAPE = {"layers": 16, "embed": 2048, "heads": 16, "kv_heads": 16, "head_dim": 128, "ffn": 5632, "vocab_size": 50304}
+LLAMA_1B = " ".join(
+    ["llama_10m", "model.tied_head=false", *(f"model.{size}={length}" for size, length in SHAPE.items())]
+)
+SAME = {"embed": 1, "heads": 1, "ffn": 1}
+CASES = {
+    "depth": ("g_stack", {**SAME, "layers": 2}, "mergekit"),
+    "width": ("hyperclone", {"embed": 2, "heads": 2, "ffn": 2}, "hypercloning"),
+    "noise": ("hyperclone_noisy", {"embed": 2, "heads": 2, "ffn": 2}, None),
+}
 
 
 def main() -> None:
-    """Make a source, measure, print, and write the figures as JSON."""
+    """Make a source, measure every case, print, and write the figures as JSON."""
     options = read_options()
+    figures: dict[str, Any] = {"load": os.getloadavg(), "versions": versions(), "commit": git_commit()}
     with tempfile.TemporaryDirectory(dir=options.directory) as scratch:
         source = Path(scratch) / "source"
-        make_random_checkpoint(options.source, source, getattr(torch, options.dtype))
-        rounds = [measure_round(options, source, Path(scratch), number) for number in range(options.rounds)]
-    figures = summarise(rounds)
-    print(json.dumps(figures, indent=2))
-    if options.output:
-        Path(options.output).write_text(json.dumps(figures, indent=2) + "\n")
+        make_random_checkpoint(options.model, source, torch.bfloat16)
+        for name in options.cases:
+            rounds, same = measure(options, name, source, Path(scratch))
+            figures[name] = {"rounds": rounds, "equal_tensors": same}
+            print("\n".join(summary(name, rounds, same)), flush=True)
+            if options.output:
+                write_json(Path(options.output), figures)
+    print(f"load {figures['load'][0]:.1f} at the start, {os.getloadavg()[0]:.1f} at the end")
 
 
 def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", default="olmo_1b", help="model configuration of the source")
-    parser.add_argument("--target", default="olmo_2.9b", help="model configuration of the target; empty doubles widths")
-    parser.add_argument("--growth", default="hyperclone_noisy")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--model", default=LLAMA_1B, help="model configuration of the source, and overrides")
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=2, help="files at a time; threads of the peers")
+    parser.add_argument("--shard-gb", type=float, default=1.0)
+    parser.add_argument("--mergekit", metavar="PYTHON", help="of an environment with mergekit")
+    parser.add_argument(
+        "--hypercloning", nargs=2, metavar=("PYTHON", "CHECKOUT"), help="with what it needs, and its code"
+    )
     parser.add_argument("--directory", default=None, help="where to put the files; its disk is what is measured")
     parser.add_argument("--output", default=None, help="file for the figures")
     return parser.parse_args()
@@ -59,85 +80,100 @@ def read_options() -> argparse.Namespace:
 
 def make_random_checkpoint(model: str, directory: Path, dtype: torch.dtype) -> None:
     """A stock checkpoint of random weights, written without ever holding the model."""
-    config = stock_config(compose([f"model={model}", "data.sequence_length=64"]).model)
+    config = stock_config(compose([f"model={model.split()[0]}", *model.split()[1:], "data.sequence_length=64"]).model)
     config.dtype = dtype
-    family = family_of(config.model_type)
-    shapes = stored_tensors(family, model_on_meta(config))
+    config.architectures = [type(model_on_meta(config)).__name__]
+    shapes = stored_tensors(family_of(config.model_type), model_on_meta(config))
     tensors = [TensorInfo(name=name, shape=shape, dtype=dtype) for name, shape in shapes.items()]
     directory.mkdir()
     config.save_pretrained(directory)
     write_weights(directory, tensors, (torch.randn(info.shape, dtype=dtype) * 0.02 for info in tensors))
 
 
-def measure_round(options: argparse.Namespace, source: Path, scratch: Path, number: int) -> dict[str, float]:
-    """Grow and copy once each; the copy of an earlier growth comes first in odd rounds."""
-    grown, copied = scratch / "grown", scratch / "copied"
-    seconds, peak, largest = in_fresh_process(grow_once, source, grown, options.target, options.growth)
-    size = sum(path.stat().st_size for path in grown.iterdir())
-    copy_seconds = copy_flushed(grown, copied)
-    if number % 2:  # the other order: copy first, then grow
-        shutil.rmtree(copied)
-        copy_seconds = copy_flushed(grown, copied)
-        shutil.rmtree(grown)
-        seconds, peak, largest = in_fresh_process(grow_once, source, grown, options.target, options.growth)
-    shutil.rmtree(grown)
-    shutil.rmtree(copied)
-    return {
-        "grow_seconds": seconds,
-        "copy_seconds": copy_seconds,
-        "ratio": seconds / copy_seconds,
-        "gigabytes_written": size / 1e9,
-        "peak_gigabytes": peak / 1e9,
-        "largest_tensor_gigabytes": largest / 1e9,
-    }
+def measure(options: argparse.Namespace, case: str, source: Path, scratch: Path) -> tuple[list[dict], str]:
+    """Every contestant once a round; copies are of the first round's growth."""
+    preset, scale, peer = CASES[case]
+    settings = asdict(compose([f"growth={preset}", f"growth.source={source}"]).growth)
+    asked = {"growth": settings, "scale": scale, "workers": options.workers, "shard_gb": options.shard_gb}
+    kept, made = scratch / "kept", scratch / "made"
+    same, rounds = "", []
+    for number in range(options.rounds):
+        figures = {}
+        names = ["grow", "copy", *([peer] if peer and getattr(options, peer) else [])]
+        for name in names[number % len(names) :] + names[: number % len(names)] if number else names:
+            figures[name] = run(options, name, kept if name == "copy" else source, made, asked)
+            if number == 0 and name == peer:
+                same = equal_tensors(kept, made)
+            made.rename(kept) if not kept.exists() else shutil.rmtree(made)
+        rounds.append(figures)
+    shutil.rmtree(kept)
+    if peer and not getattr(options, peer):
+        same = f"{peer} was not given (--{peer})"
+    return rounds, same
 
 
-def grow_once(source: Path, output: Path, target: str, growth: str) -> tuple[float, float, float]:
-    """Seconds, growth of the process's peak memory in bytes over its imports, bytes of the largest tensor."""
-    config = load_config(source)
-    settings = compose([f"growth={growth}", f"growth.source={source}"]).growth or GrowthSettings(name="none")
-    named = f"model={target}" if target else ""
-    wanted = stock_config(compose([named, "data.sequence_length=64"]).model) if named else None
-    before = peak_bytes()
-    start = time.perf_counter()
-    reader = WeightReader(source)
-    plan = plan_growth(reader, config, wanted or scaled_target(config, ScaleSettings()), settings)
-    output.mkdir()
-    write_grown_weights(plan, [reader], output, seed=0)
-    seconds = time.perf_counter() - start
-    return seconds, peak_bytes() - before, max(tensor.target.bytes for tensor in plan.tensors)
+def run(options: argparse.Namespace, name: str, source: Path, output: Path, asked: dict) -> dict[str, float]:
+    """One contestant in a fresh process: its figures, and the most memory it had that no file stands behind."""
+    peer = getattr(options, name, None)
+    python = (peer[0] if isinstance(peer, list) else peer) or sys.executable
+    asked = {**asked, "code": str(Path(peer[1]).resolve()) if isinstance(peer, list) else None}
+    script = Path(__file__).with_name("bench_growth_contestants.py")
+    command = [python, str(script), name, str(source), str(output), json.dumps(asked)]
+    environment = {key: value for key, value in os.environ.items() if peer is None or key != "PYTHONPATH"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    anonymous: list[int] = []
+    watch = threading.Thread(target=watch_memory, args=(process, anonymous))
+    lines = []
+    for line in process.stdout:
+        if line == "ready\n":
+            watch.start()
+        lines.append(line)
+    if process.wait():
+        sys.exit(f"{name} failed:\n{''.join(lines)}")
+    watch.join()
+    return {**json.loads(lines[-1]), "peak_anonymous": max(anonymous) - anonymous[0]}
 
 
-def peak_bytes() -> float:
-    """Most memory this program ever had; getrusage would count what the parent had when it started this process."""
-    status = Path("/proc/self/status").read_text()
-    return float(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
+def watch_memory(process: subprocess.Popen, seen: list[int]) -> None:
+    """Note a process's anonymous memory until it ends; mapped files, which the system may drop, are not in it."""
+    while process.poll() is None:
+        try:
+            status = Path(f"/proc/{process.pid}/status").read_text()
+        except OSError:
+            break
+        seen += [int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon:")]
+        time.sleep(0.02)
 
 
-def in_fresh_process(task, *arguments):
-    """Peak memory is a process's own, so each growth gets a new one."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(task, arguments)
+def equal_tensors(ours: Path, theirs: Path) -> str:
+    """How many of our tensors a peer has bit by bit."""
+    first, second = WeightReader(ours), WeightReader(theirs)
+    equal = sum(name in second and torch.equal(first.read(name), second.read(name)) for name in first.names)
+    return f"{equal} of {len(first.names)} tensors are bit-equal to the peer's"
 
 
-def copy_flushed(source: Path, target: Path) -> float:
-    """Seconds to copy a directory's files and flush them to the disk, as growth does with what it writes."""
-    target.mkdir()
-    start = time.perf_counter()
-    for path in source.iterdir():
-        shutil.copyfile(path, target / path.name)
-        with (target / path.name).open("rb") as file:
-            os.fsync(file.fileno())
-    return time.perf_counter() - start
+def summary(case: str, rounds: list[dict], same: str) -> list[str]:
+    """Lines for people: gigabytes a second, memory, and ratios as median [least, most] of the rounds."""
+    lines = [
+        f"{case}: growth={CASES[case][0]}, {rounds[0]['grow']['bytes'] / 1e9:.1f} GB written, {len(rounds)} rounds"
+    ]
+    for name in rounds[0]:
+        seconds = statistics.median(each[name]["seconds"] for each in rounds)
+        peak, anonymous = (max(each[name][key] for each in rounds) / 1e9 for key in ("peak", "peak_anonymous"))
+        speed = rounds[0][name]["bytes"] / 1e9 / seconds
+        memory = f"peak memory {peak:5.2f} GB, {anonymous:5.2f} without mapped files"
+        lines += [f"  {name:13} {seconds:7.1f} s  {speed:5.2f} GB/s  {memory}"]
+    lines += [f"  grow / copy: {spread(each['grow']['seconds'] / each['copy']['seconds'] for each in rounds)}"]
+    lines += [f"  its writing / copy: {spread(each['grow']['writing'] / each['copy']['seconds'] for each in rounds)}"]
+    for peer in rounds[0].keys() - {"grow", "copy"}:
+        lines += [f"  {peer} / grow: {spread(each[peer]['seconds'] / each['grow']['seconds'] for each in rounds)}"]
+    lines += [f"  largest tensor {rounds[0]['grow']['largest'] / 1e9:.2f} GB; {same}".rstrip("; ")]
+    return lines
 
 
-def summarise(rounds: list[dict[str, float]]) -> dict[str, object]:
-    return {
-        "median": {name: round(statistics.median(each[name] for each in rounds), 3) for name in rounds[0]},
-        "rounds": rounds,
-        "versions": versions(),
-        "commit": git_commit(),
-    }
+def spread(ratios) -> str:
+    found = sorted(ratios)
+    return f"{statistics.median(found):.2f} [{found[0]:.2f}, {found[-1]:.2f}]"
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 python scripts/grow_checkpoint.py source=DIR output=DIR growth=hyperclone_noisy model=NAME
 python scripts/grow_checkpoint.py source=DIR output=DIR growth=hyperclone scale.embed=2 scale.heads=2 scale.ffn=2
 python scripts/grow_checkpoint.py output=DIR growth=join growth.sources=[DIR,DIR]
+python scripts/grow_checkpoint.py source=DIR output=DIR growth=g_stack scale.layers=4 workers=4 shard_gb=1
 python scripts/grow_checkpoint.py --list
 """
 
@@ -24,8 +25,13 @@ def main(config: GrowCheckpointConfig) -> None:
     names = config.growth.sources or [str(config.source)]
     sources = [load_config(find_source(name)) for name in names]
     target = target_of(sources, config.growth, config.scale) if config.model is None else stock_config(config.model)
-    record = grow(names[0], Path(config.output), config.growth, target)
+    shard_bytes = round(config.shard_gb * 1e9)
+    record = grow(
+        names[0], Path(config.output), config.growth, target, max_shard_bytes=shard_bytes, workers=config.workers
+    )
     checked = record.verification
+    if record.continued is not None:
+        print(record.continued)
     print(f"grown      {record.lineage.source} -> {config.output} by {config.growth.name}: {record.plan.summary}")
     print(
         f"preserved  {'yes' if checked.preserved else 'no'}: worst logit difference {checked.max_abs_logit_diff:.2e} "

@@ -1,6 +1,7 @@
 """Directories that appear whole or not at all, and what to say of disks that are full or may not be written."""
 
 import errno
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -17,8 +18,7 @@ def new_directory(output: Path, needed_bytes: int) -> Iterator[Path]:
     Raises:
         CheckpointError: the output exists, or the disk cannot hold it.
     """
-    if output.exists():
-        raise CheckpointError(f"{output}: already exists. Remove it, or choose another output directory.")
+    _refuse_existing(output)
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     try:
         with writing(output):
@@ -28,6 +28,47 @@ def new_directory(output: Path, needed_bytes: int) -> Iterator[Path]:
             partial.replace(output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def continued_directory(output: Path, needed_bytes: int) -> Iterator[Path]:
+    """As `new_directory`, but what a killed process had in it is still there when the same command comes again.
+
+    Raises:
+        CheckpointError: the output exists, another process is making it, or the disk cannot hold it.
+    """
+    _refuse_existing(output)
+    partial = output.with_name(f".{output.name}.partial")
+    with writing(output):
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        there = sum(file.stat().st_size for file in partial.glob("*"))
+        check_space(partial.parent, needed_bytes - there, output)
+        partial.mkdir(exist_ok=True)
+        with _only_one(partial, output):
+            try:
+                yield partial
+                partial.replace(output)
+            except Exception:
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
+
+
+def _refuse_existing(output: Path) -> None:
+    if output.exists():
+        raise CheckpointError(f"{output}: already exists. Remove it, or choose another output directory.")
+
+
+@contextmanager
+def _only_one(partial: Path, output: Path) -> Iterator[None]:
+    """A lock that a killed process leaves open."""
+    handle = os.open(partial, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise CheckpointError(f"{output}: another process is making it. Wait for it, or choose another.") from None
+    finally:
+        os.close(handle)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +21,7 @@ STATE_FILE = "state.json"  # of a run's checkpoint
 COMPLETE_FILE = "COMPLETE.json"  # of a run's checkpoint, written last
 WANDB_FILE = "wandb.json"
 
+_HASHED_AT_ONCE = 4
 _RECORDED_PACKAGES = ("torch", "transformers", "lightning", "deepspeed", "tokenizers", "safetensors", "numpy")
 
 
@@ -59,12 +61,19 @@ def read_json(path: Path) -> Any:
         raise CheckpointError(f"{path}: expected JSON, found {error}. The file is damaged; make it again.") from None
 
 
+def sha256(path: Path) -> str:
+    """Digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def digest_files(paths: list[Path]) -> str:
-    """SHA-256 over the names and contents of files, in the order of their names."""
+    """SHA-256 over the names and contents of files, in the order of their names; read a few at a time."""
+    paths = sorted(paths, key=lambda path: path.name)
     total = hashlib.sha256()
-    for path in sorted(paths, key=lambda path: path.name):
-        with path.open("rb") as file:
-            total.update(path.name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
+    with ThreadPoolExecutor(_HASHED_AT_ONCE) as pool:
+        for path, digest in zip(paths, pool.map(sha256, paths), strict=True):
+            total.update(path.name.encode() + b"\0" + bytes.fromhex(digest))
     return total.hexdigest()
 
 

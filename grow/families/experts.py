@@ -5,6 +5,8 @@ a gate and an up projection (ffn, embed) and a down projection (embed, ffn) for 
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
 
 from torch import nn
 
@@ -35,6 +37,26 @@ def unpack_experts(block: str, gate: str, up: str, down: str) -> Callable[[str, 
         return {stored: shape}
 
     return unpack
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where a stored tensor lies in the stock module: some elements of a parameter, in the order they lie in."""
+
+    parameter: str
+    elements: slice
+
+
+def module_places(family: Family, model: nn.Module) -> dict[str, Place]:
+    """Name of every tensor that a checkpoint of a stock model holds -> where the module has it."""
+    spelled = {module: stored for stored, module in family.renamed.items()}
+    places: dict[str, Place] = {}
+    for name, parameter in model.named_parameters():
+        start = 0
+        for stored, shape in family.unpacked(spelled.get(name, name), tuple(parameter.shape)).items():
+            places[stored] = Place(parameter=name, elements=slice(start, start + prod(shape)))
+            start += prod(shape)
+    return places
 
 
 def stored_tensors(family: Family, model: nn.Module) -> Shapes:

@@ -4,6 +4,7 @@ Neither side ever holds more than a block of rows of what it writes. A directory
 renamed when it is complete, so what carries the final name can be trusted.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -147,16 +148,28 @@ def write_weights(
         blocks: the tensors' elements in order, each tensor as one or more blocks of whole rows.
         max_shard_bytes: most bytes of one file.
     """
+    files, source = files_of(tensors, max_shard_bytes), iter(blocks)
+    for name, stored in files.items():
+        write_file(directory / name, stored, source)
+    write_index(directory, files)
+
+
+def files_of(tensors: list[TensorInfo], max_shard_bytes: int) -> dict[str, list[TensorInfo]]:
+    """Name of each file that a checkpoint has -> the tensors in it, in order."""
     shards = _split(tensors, max_shard_bytes)
-    single = len(shards) == 1
-    names = [SINGLE_FILE if single else f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
-    source = iter(blocks)
-    for name, shard in zip(names, shards, strict=True):
-        _write_file(directory / name, shard, source)
-    if not single:
-        weight_map = {info.name: name for name, shard in zip(names, shards, strict=True) for info in shard}
-        index = {"metadata": {"total_size": sum(info.bytes for info in tensors)}, "weight_map": weight_map}
-        (directory / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n")
+    if len(shards) == 1:
+        return {SINGLE_FILE: shards[0]}
+    return {f"model-{i + 1:05}-of-{len(shards):05}.safetensors": shard for i, shard in enumerate(shards)}
+
+
+def write_index(directory: Path, files: dict[str, list[TensorInfo]]) -> None:
+    """Say which file each tensor is in, where there are several."""
+    if files.keys() == {SINGLE_FILE}:
+        return
+    weight_map = {info.name: name for name, stored in files.items() for info in stored}
+    total = sum(info.bytes for stored in files.values() for info in stored)
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (directory / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n")
 
 
 def _split(tensors: list[TensorInfo], max_shard_bytes: int) -> list[list[TensorInfo]]:
@@ -171,19 +184,31 @@ def _split(tensors: list[TensorInfo], max_shard_bytes: int) -> list[list[TensorI
     return shards
 
 
-def _write_file(path: Path, tensors: list[TensorInfo], blocks: Iterator[torch.Tensor]) -> None:
+def write_file(path: Path, tensors: list[TensorInfo], blocks: Iterator[torch.Tensor]) -> str:
+    """Stream tensors into one file.
+
+    Returns:
+        SHA-256 of the file.
+    """
+    digest = hashlib.sha256()
     with path.open("wb") as file, ThreadPoolExecutor(1) as writer:
-        pending = writer.submit(file.write, _header(tensors))
+
+        def write(data: Any) -> None:
+            file.write(data)
+            digest.update(data)
+
+        pending = writer.submit(write, _header(tensors))
         for info in tensors:
             remaining = info.bytes
             while remaining:
                 block = next(blocks).to(info.dtype).contiguous()  # computed while the one before is written
                 remaining -= block.nbytes
                 pending.result()
-                pending = writer.submit(file.write, block.view(-1).view(torch.uint8).numpy().data)
+                pending = writer.submit(write, block.view(-1).view(torch.uint8).numpy().data)
         pending.result()
         file.flush()
         os.fsync(file.fileno())
+    return digest.hexdigest()
 
 
 def _header(tensors: list[TensorInfo]) -> bytes:

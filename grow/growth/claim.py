@@ -32,7 +32,7 @@ def reasons_against(
         *_of_depth(family, source, growth, layers),
         *_of_norms(family, source, axes),
         *_of_values(axes, growth),
-        *_of_experts(family, source, target, axes),
+        *_of_experts(family, source, target, axes, growth),
     )
 
 
@@ -69,16 +69,30 @@ def _of_values(axes: Mapping[str, AxisMap], growth: GrowthSettings) -> Iterator[
 
 
 def _of_experts(
-    family: Family, source: PreTrainedConfig, target: PreTrainedConfig, axes: Mapping[str, AxisMap]
+    family: Family,
+    source: PreTrainedConfig,
+    target: PreTrainedConfig,
+    axes: Mapping[str, AxisMap],
+    growth: GrowthSettings,
 ) -> Iterator[str]:
     if "experts" not in axes:
         return
+    if axes["experts"].copies > 1:
+        yield from changed_experts(growth, "new ")
     before, after = (family.sizes(config)["active_experts"] for config in (source, target))
     if after != before * axes["experts"].copies:
         yield (
             f"experts grow {axes['experts'].copies:g} times, active ones from {before} to {after}: "
             "a token's experts are others"
         )
+
+
+def changed_experts(growth: GrowthSettings, which: str = "") -> Iterator[str]:
+    """What makes experts their own at the cost of the function."""
+    if growth.redrawn:
+        yield f"{growth.redrawn:.0%} of each {which}expert's hidden units are redrawn (growth.redrawn)"
+    if growth.expert_noise:
+        yield f"noise on {which}experts does not cancel (growth.expert_noise)"
 
 
 def keeps_norm(axis_map: AxisMap, *, centred: bool) -> bool:

@@ -1,26 +1,32 @@
 """Executes a plan: streams a source checkpoint into a bigger one, block of rows by block of rows."""
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from grow.families.weights import MAX_SHARD_BYTES, WeightReader, write_weights
+from grow.families.weights import MAX_SHARD_BYTES, WeightReader, files_of, write_file, write_index
 from grow.growth.maps import AxisMap
 from grow.growth.plan import ExpertTensor, GrowthPlan, JoinedTensor, MadeTensor, RouterTensor, TensorPlan
+from grow.growth.progress import Progress
 from grow.growth.values import (
     cancelling_noise,
     gather,
     noise_scale,
     random_generator,
+    redrawn_units,
     scale_,
     shares,
     uneven_shares,
 )
 
 BLOCK_BYTES = 32 * 2**20
+MAX_WORKERS = 8  # by default: each holds a tensor
+_HALVES = (torch.bfloat16, torch.float16)
 
 
 def write_grown_weights(
@@ -30,14 +36,50 @@ def write_grown_weights(
     *,
     seed: int,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    workers: int | None = None,
+    progress: Progress | None = None,
 ) -> None:
-    """Write every tensor of a plan into a directory.
+    """Write every tensor of a plan into a directory, several files at a time.
 
-    Peak memory is a source tensor or two and a few blocks; of a tensor joined from several sources, the whole of it.
+    A tensor is made by one thread whatever their number, so that its bits do not depend on it. Peak memory is, for each
+    worker, a source tensor or two and a few blocks; of a tensor joined from several sources, the whole of it.
+
+    Args:
+        plan: what to write.
+        readers: one for each source.
+        directory: an existing one.
+        seed: of what is drawn.
+        max_shard_bytes: most bytes of one file.
+        workers: files made at a time; None takes a core each, up to 8.
+        progress: finished files, which are kept where they still are what was written; it is told of new ones.
     """
-    tensors = [tensor.target for tensor in plan.tensors]
-    blocks = (block for tensor in plan.tensors for block in made_tensor(tensor, readers, seed))
-    write_weights(directory, tensors, blocks, max_shard_bytes)
+    files = files_of([tensor.target for tensor in plan.tensors], max_shard_bytes)
+    plans = {tensor.target.name: tensor for tensor in plan.tensors}
+
+    def make(name: str) -> str:
+        if progress is not None and progress.holds(name):
+            return progress.files[name]
+        blocks = (block for info in files[name] for block in made_tensor(plans[info.name], readers, seed))
+        return write_file(directory / name, files[name], blocks)
+
+    for name, digest in _at_once(make, files, workers or min(len(os.sched_getaffinity(0)), MAX_WORKERS)):
+        if progress is not None:
+            progress.add(name, digest)
+    write_index(directory, files)
+
+
+def _at_once(task: Callable[[str], str], names: Iterable[str], workers: int) -> Iterator[tuple[str, str]]:
+    """Each name with its result, as they come; after an error nothing more is begun."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with ThreadPoolExecutor(workers) as pool:
+        running = {pool.submit(task, name): name for name in names}
+        try:
+            for future in as_completed(running):
+                yield running[future], future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+            torch.set_num_threads(threads)
 
 
 def made_tensor(plan: MadeTensor, readers: Sequence[WeightReader], seed: int) -> Iterator[Tensor]:
@@ -61,11 +103,12 @@ def _router(plan: RouterTensor, seed: int) -> Tensor:
 
 def _expert(plan: ExpertTensor, readers: Sequence[WeightReader], seed: int) -> Tensor:
     weight = torch.cat(list(grow_tensor(plan.tensor, readers[plan.tensor.reader].read, seed)))
+    if weight.dtype in _HALVES and (plan.redrawn or plan.noise):
+        weight = weight.float()
     generator = random_generator(seed, plan.target.name, 0)
     if plan.redrawn:
         units = weight if plan.units_are_rows else weight.T
-        order = torch.randperm(len(units), generator=random_generator(seed, plan.units, 0))
-        chosen = order[: round(plan.redrawn * len(units))]
+        chosen = redrawn_units(plan.units, len(units), plan.redrawn, seed)
         old = units[chosen]
         drawn = torch.randn(old.shape, generator=generator, dtype=weight.dtype)
         units[chosen] = drawn * old.std() + old.mean()
@@ -94,6 +137,9 @@ def grow_tensor(plan: TensorPlan, read: Callable[[str], Tensor], seed: int) -> I
     """
     if plan.zeroed:
         yield from (torch.zeros(_rows(plan, block), *plan.target.shape[1:]) for block in _blocks(plan))
+        return
+    if plan.rows.is_identity and (plan.columns is None or plan.columns.is_identity):
+        yield read(plan.source)  # nothing has copies, so nothing is shared, drawn or rounded
         return
     weight = _with_means(plan, read(plan.source))
     above = None if plan.above is None else _with_means(plan, read(plan.above))
@@ -133,7 +179,7 @@ def _rows(plan: TensorPlan, block: slice) -> int:
 
 def _with_means(plan: TensorPlan, weight: Tensor) -> Tensor:
     """A source tensor, with the mean of each written axis behind its elements where fillers want it."""
-    if weight.dtype in (torch.bfloat16, torch.float16) and (plan.columns is not None or plan.rows.averaged):
+    if weight.dtype in _HALVES and (plan.columns is not None or plan.rows.averaged):
         weight = weight.float()
     if plan.rows.averaged:
         weight = torch.cat([weight, weight.mean(0, keepdim=True)])

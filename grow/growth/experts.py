@@ -30,7 +30,7 @@ from grow.families.registry import family_of
 from grow.families.table import Axis, Parameter, expert_of, find_parameter, layer_of
 from grow.families.weights import TensorInfo, WeightReader
 from grow.growth.axes import axis_maps
-from grow.growth.claim import reasons_against
+from grow.growth.claim import changed_experts, reasons_against
 from grow.growth.depth import layer_map
 from grow.growth.fit import check_head
 from grow.growth.maps import AxisMap
@@ -39,6 +39,7 @@ from grow.growth.planner import Planner
 from grow.growth.settings import GrowthSettings
 
 _EXPERTS: Axis = (("experts",),)
+_HIDDEN: Axis = (("ffn",),)
 
 
 def upcycles(source: PreTrainedConfig, target: PreTrainedConfig) -> bool:
@@ -79,7 +80,7 @@ def plan_upcycled(
     ]
     shapes = stored_tensors(mixture, model_on_meta(target))
     return GrowthPlan(
-        tensors=[_made(mixture, planners, name, shape, shards) for name, shape in shapes.items()],
+        tensors=[_made(mixture, planners, name, shape, shards, after["experts"]) for name, shape in shapes.items()],
         factors={size: after[size] / before.get(size, 1) for size in after if size != "active_experts"},
         layers=layers,
         reasons=(
@@ -89,7 +90,9 @@ def plan_upcycled(
     )
 
 
-def _made(mixture: Family, planners: Sequence[Planner], name: str, shape: tuple[int, ...], shards: int) -> MadeTensor:
+def _made(
+    mixture: Family, planners: Sequence[Planner], name: str, shape: tuple[int, ...], shards: int, experts: int
+) -> MadeTensor:
     line = find_parameter(mixture.table, name)
     if line is None:
         raise GrowthError(f"{name}: the axis table of {mixture.model_type} has no line for this parameter.")
@@ -103,13 +106,18 @@ def _made(mixture: Family, planners: Sequence[Planner], name: str, shape: tuple[
     planner = planners[expert // shards % len(planners)]
     tensor = planner.plan(_dense_name(mixture, name, expert), shape)
     sliced = _shard(tensor, line, shape, expert % shards, shards)
-    sliced = replace(sliced, target=replace(sliced.target, name=name, shape=shape))
+    sliced = replace(
+        sliced,
+        target=replace(sliced.target, name=name, shape=shape),
+        gradient_share=(1 if line.reads == _HIDDEN else shards) / experts,  # of a router that is even-handed
+        new_expert=expert >= shards * len(planners),
+    )
     units = f"layer {layer_of(line, name)} expert {expert}"
     settings = planner.growth
     return ExpertTensor(
         tensor=sliced,
         units=units,
-        units_are_rows=line.writes[0] == (("ffn",),),
+        units_are_rows=line.writes[0] == _HIDDEN,
         redrawn=settings.redrawn,
         noise=settings.expert_noise,
     )
@@ -132,9 +140,9 @@ def _shard(tensor: TensorPlan, line: Parameter, shape: tuple[int, ...], shard: i
     """The rows or columns of one shard of the hidden units; who reads them makes up for the weights p / G."""
     if shards == 1:
         return tensor
-    width = shape[0] if line.reads != (("ffn",),) else shape[1]
+    width = shape[0] if line.reads != _HIDDEN else shape[1]
     part = slice(shard * width, (shard + 1) * width)
-    if line.reads == (("ffn",),):
+    if line.reads == _HIDDEN:
         assert tensor.columns is not None
         columns = _cut(tensor.columns, part)
         return replace(tensor, columns=replace(columns, read=columns.read * shards))
@@ -174,10 +182,7 @@ def _reasons(
         found.append("the router's weights of the chosen experts do not add up to one (norm_topk_prob)")
     if active % shards:
         found.append(f"{active} active experts are no whole number of groups of {shards} shards")
-    if growth.redrawn:
-        found.append(f"{growth.redrawn:.0%} of each expert's hidden units are redrawn (growth.redrawn)")
-    if growth.expert_noise:
-        found.append("noise on experts does not cancel (growth.expert_noise)")
+    found += changed_experts(growth)
     if len({reader.directory.resolve() for reader in readers}) > 1:
         found.append(f"experts come from {len(readers)} sources, and what they share is averaged")
     return tuple(found)

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from grow.common.errors import GrowthError
-from grow.families.build import load_model
 from grow.families.registry import family_of
+from grow.growth.streamed import streamed_model
 
 
 class GroupNorm(nn.Module):
@@ -104,7 +104,7 @@ def stream_size(directory: Path, tokens: Tensor) -> float:
     Returns:
         the geometric mean over all norms and tokens.
     """
-    model = load_model(directory).eval()
+    model = streamed_model(directory, torch.float32)
     seen: list[Tensor] = []
     for _, norm in _norms(model):
         norm.register_forward_pre_hook(lambda module, inputs: _note(seen, inputs[0], model.config.hidden_size))

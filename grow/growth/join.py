@@ -27,7 +27,7 @@ from grow.families.build import model_on_meta
 from grow.families.experts import stored_tensors
 from grow.families.family import Family
 from grow.families.registry import family_of
-from grow.families.table import find_parameter, in_layer, layer_of
+from grow.families.table import Axis, find_parameter, in_layer, layer_of
 from grow.families.weights import TensorInfo, WeightReader
 from grow.growth import maps
 from grow.growth.axes import axis_maps, head_input
@@ -39,6 +39,7 @@ from grow.growth.planner import NEVER_GROWN, Planner
 from grow.growth.settings import GrowthSettings
 from grow.growth.target import writes_head_input
 
+_HEAD_INPUT: Axis = (("head_in",),)
 _ADDED = ("embed", "word", "heads", "kv_heads", "ffn")
 
 
@@ -133,7 +134,8 @@ def _plan_beside(
     same = len({reader.directory.resolve() for reader in readers}) == 1
     kind = "a LayerNorm" if family.centred else "an RMSNorm"
     reasons = () if same else (f"{kind} over the widths of {len(configs)} sources sees them all together",)
-    return [_placed(family, planners, name, shape) for name, shape in shapes.items()], reasons
+    weights = growth.shares_of_sources
+    return [_placed(family, planners, name, shape, weights) for name, shape in shapes.items()], reasons
 
 
 def _own_axes(
@@ -154,7 +156,9 @@ def _own_axes(
     return {**axes, "embed": scaled, "normed": stream, "word": word, "head_in": weighted}
 
 
-def _placed(family: Family, planners: Sequence[Planner], name: str, shape: tuple[int, ...]) -> JoinedTensor:
+def _placed(
+    family: Family, planners: Sequence[Planner], name: str, shape: tuple[int, ...], weights: Sequence[float]
+) -> JoinedTensor:
     line = find_parameter(family.table, name)
     if line is None:
         raise GrowthError(f"{name}: the axis table of {family.model_type} has no line for this parameter.")
@@ -167,6 +171,8 @@ def _placed(family: Family, planners: Sequence[Planner], name: str, shape: tuple
             for axis, size, fixed in zip(dims, shape, shared, strict=True)
         ]
         tensor = planner.plan(name, tuple(lengths))
+        if not any(axis == _HEAD_INPUT for axis in dims):
+            tensor = replace(tensor, gradient_share=weights[planner.reader_number])
         parts.append(Part(tensor=tensor, row=starts[0], column=starts[-1] if len(dims) == 2 else 0))
         starts = [
             start if fixed else start + length for start, length, fixed in zip(starts, lengths, shared, strict=True)

@@ -58,6 +58,16 @@ class AxisMap:
         return torch.bincount(self.index[~self.filler], minlength=self.source_length)
 
     @property
+    def is_identity(self) -> bool:
+        """Whether every element stays as it is."""
+        return (
+            torch.equal(self.index, torch.arange(self.source_length))
+            and bool((self.expand == 1).all())
+            and bool((self.read == 1).all())
+            and not bool(self.filler.any())
+        )
+
+    @property
     def copy_number(self) -> Tensor:
         """(S,) int64: how many earlier elements come from the same source element."""
         order = torch.argsort(self.index, stable=True)

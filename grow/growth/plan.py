@@ -32,6 +32,11 @@ class TensorPlan:
     """Whether its layer repeats one below it."""
     zeroed: bool
     """Whether it starts as zeros, so that its layer is the identity."""
+    gradient_share: float = 1.0
+    """What its gradient is beside the source's, apart from its axes' gains: an expert's copies share its router's
+    probability, joined sources share the logits."""
+    new_expert: bool = False
+    """Whether its expert repeats one before it."""
 
     @property
     def column_gain(self) -> Tensor:

@@ -22,7 +22,7 @@ from grow.growth.claim import reasons_against
 from grow.growth.depth import ends_branch, layer_map, repeated_layers
 from grow.growth.fit import check_copies, check_growable, check_head
 from grow.growth.maps import AxisMap
-from grow.growth.plan import GrowthPlan, TensorPlan
+from grow.growth.plan import ExpertTensor, GrowthPlan, TensorPlan
 from grow.growth.settings import GrowthSettings
 from grow.growth.values import splits_diagonally, splits_unevenly
 
@@ -50,10 +50,24 @@ def plan_growth(
     planner = Planner(family=family, reader=reader, axes=axes, growth=growth, layers=layers)
     shapes = stored_tensors(family, model_on_meta(target))
     return GrowthPlan(
-        tensors=[planner.plan(name, shape) for name, shape in shapes.items()],
+        tensors=[_told_apart(planner.plan(name, shape), planner) for name, shape in shapes.items()],
         factors=factors,
         layers=layers,
         reasons=reasons_against(family, source, target, axes, growth, layers),
+    )
+
+
+def _told_apart(tensor: TensorPlan, planner: "Planner") -> TensorPlan | ExpertTensor:
+    """A copy of an expert with what makes it its own, where the settings ask for that."""
+    growth, line = planner.growth, find_parameter(planner.family.table, tensor.target.name)
+    if line is None or not tensor.new_expert or not (growth.redrawn or growth.expert_noise):
+        return tensor
+    return ExpertTensor(
+        tensor=tensor,
+        units=f"layer {layer_of(line, tensor.target.name)} expert {expert_of(line, tensor.target.name)}",
+        units_are_rows=line.writes[0] == (("ffn",),),
+        redrawn=growth.redrawn,
+        noise=growth.expert_noise,
     )
 
 
@@ -87,6 +101,7 @@ class Planner:
         self._check_shape(source, rows, columns)
         reads = columns if line.reads is not None else None
         repeats = layer in self.repeated
+        expert = expert_of(line, name)
         return TensorPlan(
             target=TensorInfo(name=name, shape=shape, dtype=source.dtype),
             source=source.name,
@@ -100,6 +115,8 @@ class Planner:
             above=self._above(line, name, below, rows),
             repeats=repeats,
             zeroed=repeats and self.growth.new_layers == "identity" and ends_branch(self.family.table, line),
+            gradient_share=1.0 if expert is None else float(self.axes["experts"].read[expert]),
+            new_expert=expert is not None and bool(self.axes["experts"].copy_number[expert]),
         )
 
     def _source_expert(self, line: Parameter, name: str) -> int | None:

@@ -10,14 +10,16 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from grow.common.errors import CheckpointError, GrowthError
-from grow.common.files import new_directory
+from grow.common.files import continued_directory
 from grow.common.provenance import (
     GROWTH_FILE,
     RUN_FILE,
     Lineage,
     digest_files,
     digest_json,
+    git_commit,
     spent_on,
+    versions,
     write_json,
     write_lineage,
 )
@@ -28,8 +30,9 @@ from grow.growth.engine import write_grown_weights
 from grow.growth.experts import plan_upcycled, upcycles
 from grow.growth.group_norm import stream_size
 from grow.growth.join import joined_target, plan_joined
-from grow.growth.plan import GrowthPlan
+from grow.growth.plan import GrowthPlan, TensorPlan
 from grow.growth.planner import plan_growth
+from grow.growth.progress import open_progress
 from grow.growth.settings import GrowthSettings, ScaleSettings
 from grow.growth.target import scaled_target
 from grow.growth.verify import Verification, verify_mean
@@ -46,6 +49,8 @@ class GrowthRecord:
     plan: GrowthPlan
     verification: Verification
     renamed: dict[str, str]
+    continued: str | None = None
+    """What became of an earlier try that was stopped."""
 
     @property
     def input_copies(self) -> dict[str, float]:
@@ -58,8 +63,21 @@ class GrowthRecord:
     @property
     def breaks_symmetry(self) -> bool:
         """Whether copies can drift apart in training: there are none, or something tells them apart."""
-        repeats = any(tensor.input_copies > 1 for tensor in self.plan.tensors)
-        return not repeats or self.growth.tells_copies_apart
+        if self.growth.optimizer_state == "asymmetric":
+            return True
+        told = self.growth.tells_copies_apart
+        widened = any(tensor.input_copies > 1 for tensor in self.plan.tensors)
+        copied = any(isinstance(tensor, TensorPlan) and tensor.new_expert for tensor in self.plan.tensors)
+        return (told or not widened) and (not copied or (told and widened))
+
+    @property
+    def described(self) -> str:
+        """What became of the source, in a few words for a run's first line."""
+        name = self.growth.name
+        if self.plan.preserves and all(factor == 1 for factor in self.plan.factors.values()):
+            return f"{self.lineage.source}, unchanged (growth={name})"
+        kept = "its function kept" if self.plan.preserves else "which changes its function"
+        return f"{self.lineage.source}, grown by {name}, {kept}"
 
     @property
     def notice(self) -> str | None:
@@ -107,8 +125,11 @@ def grow(
     tokens: Tensor | None = None,
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    workers: int | None = None,
 ) -> GrowthRecord:
     """Grow a checkpoint into a target architecture, and prove that it computes the same function if it claims to.
+
+    Killed, it goes on where it was when it is called again alike; neither growing nor proving holds a whole model.
 
     Args:
         source: checkpoint directory, run directory, or hub id; `growth.sources` go before it.
@@ -117,6 +138,7 @@ def grow(
         target: the bigger architecture.
         tokens: (sequences, length + 1) int64 ids to verify on; None draws random ids of the vocabulary.
         max_shard_bytes: most bytes of one weight file.
+        workers: weight files made at a time, each with a tensor in memory; None takes a core each, up to 8.
 
     Raises:
         GrowthError: source and target do not fit, or the result claims to compute the source's function and
@@ -127,7 +149,9 @@ def grow(
     directories = [find_source(name) for name in names]
     configs = [load_config(directory) for directory in directories]
     readers = [WeightReader(directory) for directory in directories]
+    digests = [digest_files(reader.files) for reader in readers]
     tokens = random_tokens(target) if tokens is None else tokens
+    sizes = None
     if upcycles(configs[0], target):
         plan = plan_upcycled(readers, configs, target, growth)
     elif growth.sources is None:
@@ -136,9 +160,18 @@ def grow(
         sizes = [stream_size(directory, tokens) for directory in directories] if growth.balance else None
         plan = plan_joined(readers, configs, target, growth, sizes)
     directory, config = directories[0], configs[0]
-    lineage = _lineage(names, directories, readers)
-    with new_directory(output, plan.bytes) as partial:
-        write_grown_weights(plan, readers, partial, seed=growth.seed, max_shard_bytes=max_shard_bytes)
+    lineage = _lineage(names, directories, digests)
+    with continued_directory(output, plan.bytes) as partial:
+        progress = open_progress(partial, _recipe(growth, target, digests, sizes, max_shard_bytes))
+        write_grown_weights(
+            plan,
+            readers,
+            partial,
+            seed=growth.seed,
+            max_shard_bytes=max_shard_bytes,
+            workers=workers,
+            progress=progress,
+        )
         _write_config(target, config, plan, partial)
         copy_tokenizer(directory, partial)
         write_lineage(partial, lineage)
@@ -150,14 +183,31 @@ def grow(
             plan=plan,
             verification=checked,
             renamed=dict(family_of(target.model_type).renamed),
+            continued=progress.notice,
         )
         write_json(partial / GROWTH_FILE, record.as_json())
         if plan.preserves:
             _refuse_unless_preserved(checked)
+        progress.finish()
     return record
 
 
-def _lineage(names: list[str], directories: list[Path], readers: list[WeightReader]) -> Lineage:
+def _recipe(
+    growth: GrowthSettings, target: PreTrainedConfig, digests: list[str], sizes: list[float] | None, shard_bytes: int
+) -> dict[str, Any]:
+    """All that decides the bits of the grown files."""
+    return {
+        **{f"growth.{key}": value for key, value in asdict(growth).items()},
+        **{f"target.{key}": value for key, value in target.to_dict().items()},
+        **{f"version.{key}": value for key, value in versions().items()},
+        "the sources' weights": digests,
+        "the sources' stream sizes": sizes,
+        "bytes of a file": shard_bytes,
+        "commit": git_commit(),
+    }
+
+
+def _lineage(names: list[str], directories: list[Path], digests: list[str]) -> Lineage:
     """What the sources cost together; unknown where one of them is."""
     spent = [spent_on(directory) for directory in directories]
 
@@ -165,7 +215,6 @@ def _lineage(names: list[str], directories: list[Path], readers: list[WeightRead
         costs = [getattr(each, cost, None) for each in spent]
         return None if None in costs else sum(costs)
 
-    digests = [digest_files(reader.files) for reader in readers]
     return Lineage(
         source=" + ".join(names),
         digest=digests[0] if len(digests) == 1 else digest_json(digests),
@@ -199,7 +248,7 @@ def find_source(source: str) -> Path:
         ) from None
 
 
-def random_tokens(config: PreTrainedConfig, sequences: int = 4, length: int = 64) -> Tensor:
+def random_tokens(config: PreTrainedConfig, sequences: int = 2, length: int = 32) -> Tensor:
     """(sequences, length + 1) ids drawn evenly from a model's vocabulary, always the same."""
     length = min(length, config.max_position_embeddings)
     generator = torch.Generator().manual_seed(0)

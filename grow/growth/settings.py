@@ -52,9 +52,9 @@ class GrowthSettings:
     new_layers: str = "copied"
     """Whether a layer that repeats another one starts `copied` or, its last projections zero, as the `identity`."""
     redrawn: float = 0.0
-    """Share of each expert's hidden units that start from a normal instead of the dense block's weights."""
+    """Share of each new expert's hidden units that start from a normal instead of what they are copies of."""
     expert_noise: float = 0.0
-    """Deviation of the noise on each expert's matrices over that of their own elements."""
+    """Deviation of the noise on each new expert's matrices over that of their own elements."""
     router_std: float = 0.02
     """Deviation that a new router is drawn with."""
     optimizer_state: str = "reset"
@@ -97,7 +97,7 @@ class GrowthSettings:
 
     @property
     def tells_copies_apart(self) -> bool:
-        """Whether copies of a weight start unequal, so that training can drive them apart."""
+        """Whether copies of an input start unequal, so that training can drive them apart."""
         return self.snr_db is not None or self.share == "uneven" or self.next_layer or self.width == "padded"
 
 

@@ -148,6 +148,18 @@ def _uneven_noise(scale: Tensor, columns: AxisMap, generator: torch.Generator) -
     return noise.mul_((counts > 1)[group])  # exactly zero, not rounding, where there is nothing to cancel with
 
 
+def redrawn_units(units: str, count: int, share: float, seed: int) -> Tensor:
+    """Which of an expert's hidden units are redrawn: the same for its matrices and for their moments.
+
+    Args:
+        units: the expert's name.
+        count: its hidden units.
+        share: of them that are redrawn.
+        seed: of the growth.
+    """
+    return torch.randperm(count, generator=random_generator(seed, units, 0))[: round(share * count)]
+
+
 def random_generator(seed: int, tensor: str, first_row: int) -> torch.Generator:
     """What is drawn depends on the seed, the tensor's name and the row alone, not on when or where it is made."""
     key = hashlib.sha256(f"{seed}/{tensor}/{first_row}".encode()).digest()

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from grow.common.errors import DataError
-from grow.families.build import load_model
+from grow.growth.streamed import streamed_model
 
 # Worst logit difference, as a share of the largest logit, that rounding explains. Stock RMSNorms and OLMo's LayerNorm
 # round to float32 inside, so float64 weights agree to float32 there; half-precision weights are rounded when stored.
@@ -42,7 +42,7 @@ class Verification:
 
 
 def verify(source: Path, grown: Path, tokens: Tensor, dtype: torch.dtype) -> Verification:
-    """Compare two checkpoint directories; one model is in memory at a time.
+    """Compare two checkpoint directories; one module of one model is in memory at a time.
 
     Args:
         source: the source's directory.
@@ -72,8 +72,8 @@ def verify_mean(sources: Sequence[tuple[Path, float]], grown: Path, tokens: Tens
 
 def logits_of(directory: Path, tokens: Tensor, dtype: torch.dtype) -> Tensor:
     """Logits of a stored model, (sequences, length, vocabulary), in float64 for float64 weights, else float32."""
-    model = load_model(directory, torch.float64 if dtype == torch.float64 else torch.float32).eval()
-    vocabulary = model.get_input_embeddings().num_embeddings
+    model = streamed_model(directory, torch.float64 if dtype == torch.float64 else torch.float32)
+    vocabulary = model.config.vocab_size
     if tokens.max() >= vocabulary or tokens.min() < 0:
         raise DataError(
             f"token ids {int(tokens.min())} to {int(tokens.max())} do not fit the vocabulary of {vocabulary} in "

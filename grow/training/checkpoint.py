@@ -13,7 +13,6 @@ A parameter's moments are addressed by element, never by rank, so any strategy o
 from any other. Nothing here is pickled, so nothing read here can run code.
 """
 
-import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -29,7 +28,7 @@ from torch.optim import Optimizer
 
 from grow.averaging.average import Average
 from grow.common.errors import CheckpointError
-from grow.common.provenance import COMPLETE_FILE, STATE_FILE, read_json
+from grow.common.provenance import COMPLETE_FILE, STATE_FILE, read_json, sha256
 from grow.training.fragments import Fragment
 
 RNG_FILE = "rng.safetensors"
@@ -235,12 +234,6 @@ def directory_name(step: int) -> str:
 def checkpoint_directories(directory: Path) -> list[Path]:
     """What is or was meant to be a checkpoint of a run, in the order of steps."""
     return sorted(directory.glob("step-*"))
-
-
-def sha256(path: Path) -> str:
-    """Digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _difference(path: Path) -> str | None:

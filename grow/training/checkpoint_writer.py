@@ -24,7 +24,7 @@ from grow.averaging.swap import is_averaged
 from grow.common.clock import Clock
 from grow.common.errors import CheckpointError
 from grow.common.files import check_space, writing
-from grow.common.provenance import COMPLETE_FILE, STATE_FILE, write_json
+from grow.common.provenance import COMPLETE_FILE, STATE_FILE, sha256, write_json
 from grow.training.checkpoint import (
     PERMANENT,
     RNG_FILE,
@@ -34,7 +34,6 @@ from grow.training.checkpoint import (
     RunState,
     checkpoint_directories,
     directory_name,
-    sha256,
 )
 from grow.training.fragments import Fragment, base_optimizer, full_weights, owned_fragments
 from grow.training.processes import barrier, gather

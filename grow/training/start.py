@@ -121,7 +121,7 @@ def _grow(
     record = grow(source, directory, growth, config, tokens)
     updates = 0
     if growth.optimizer_state != "reset":
-        updates = grow_moments(find_source(source), directory, record)
+        updates = grow_moments([find_source(name) for name in growth.sources or [source]], directory, record)
     window = None
     if plan.averaging is not None and plan.averaging.settings.on_growth == "map":
         window = grow_window(find_source(source), directory, record)
@@ -129,7 +129,7 @@ def _grow(
     kept = f", its optimizer's state after {updates:,} steps too ({growth.optimizer_state})" if updates else ""
     kept += f", its window of {window['count']} snapshots too" if window else ""
     return {
-        "described": f"{source}, {'unchanged' if growth.share == 'none' else f'grown by {growth.name}'}{kept}",
+        "described": record.described + kept,
         "updates": updates,
         "window": window,
         "lineage": read_lineage(directory),
@@ -154,6 +154,7 @@ def _drops_out(config: PreTrainedConfig) -> bool:
 
 def _warning(growth: GrowthSettings) -> str:
     return (
-        f"warning: growth={growth.name} adds no noise and the model has no dropout, so its copies stay equal and the "
-        "new capacity is never used. Choose growth=hyperclone_noisy or growth=hyperclone_diagonal_noisy."
+        f"warning: growth={growth.name} makes copies that nothing tells apart, and the model has no dropout: they stay "
+        "equal and the new capacity is never used. Add growth.snr_db=10 (noise that cancels) or growth.share=uneven "
+        "where width grows, growth.expert_noise=0.01 where experts do, or growth.optimizer_state=asymmetric."
     )

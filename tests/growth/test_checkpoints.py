@@ -64,8 +64,13 @@ def test_a_growth_that_does_not_claim_to_preserve_is_kept_measured_and_said_to_c
     assert written["loss_after"] != pytest.approx(written["loss_before"], abs=1e-3)
     assert written["max_abs_logit_diff"] > 1e-3
     assert "growth=g_stack does not preserve the function: 2 of 4 layers" in record.notice
+    assert record.described.endswith("grown by g_stack, which changes its function")
     exact = _grow(sources("llama-mha"), tmp_path / "exact")
     assert exact.notice is None
+    assert exact.described == f"{sources('llama-mha').directory}, grown by test, its function kept"
+    same = ScaleSettings(embed=1, heads=1, ffn=1)
+    unchanged = _grow(sources("llama-mha"), tmp_path / "same", GrowthSettings(name="identity", share="none"), same)
+    assert unchanged.described.endswith("unchanged (growth=identity)")
     assert json.loads((tmp_path / "exact" / "growth.json").read_text())["preserves"] is True
 
 

@@ -4,10 +4,7 @@ import json
 
 import pytest
 import torch
-from torch.nn import functional
 from transformers import AutoModelForCausalLM, FlexOlmoConfig, LlamaConfig, MixtralConfig, Olmo2Config
-from transformers.models.flex_olmo.modeling_flex_olmo import FlexOlmoRMSNorm, FlexOlmoTopKRouter
-from transformers.models.mixtral.modeling_mixtral import MixtralRMSNorm, MixtralTopKRouter
 
 from grow.common.errors import ConfigError, GrowthError
 from grow.families.build import load_config, model_on_meta, training_flops_per_token
@@ -47,25 +44,6 @@ def mixture(family="mixtral", number=4, active=2, **changed):
     if family == "mixtral":
         return MixtralConfig(**{**sizes, "num_local_experts": number, **changed})
     return FlexOlmoConfig(**{**sizes, "num_experts": number, "norm_topk_prob": True, **changed})
-
-
-@pytest.fixture(autouse=True)
-def exact_mixtures(monkeypatch):
-    """The stock norms and routers round to float32 inside; the tests look past that rounding."""
-
-    def rms_norm(self, x):
-        return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
-
-    def route(self, x):
-        logits = functional.linear(x.reshape(-1, self.hidden_dim), self.weight)
-        best, chosen = torch.topk(logits.softmax(-1), self.top_k, dim=-1)
-        renormalised = getattr(self, "norm_topk_prob", True)
-        return logits, best / best.sum(-1, keepdim=True) if renormalised else best, chosen
-
-    for norm in (MixtralRMSNorm, FlexOlmoRMSNorm):
-        monkeypatch.setattr(norm, "forward", rms_norm)
-    for router in (MixtralTopKRouter, FlexOlmoTopKRouter):
-        monkeypatch.setattr(router, "forward", route)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from grow.families.build import load_config
 from grow.families.weights import WeightReader
 from grow.growth.group_norm import anneal_group_norms, stream_size, use_group_norms
 from grow.growth.join import joined_target, plan_joined
-from grow.growth.optimizer_state import grow_adam_state
 from grow.growth.run import grow
 from grow.growth.settings import GrowthSettings
 from tests.growth.cases import CONFIGS, Source, made_tensor, make_source, model_of, some_tokens
@@ -207,10 +206,3 @@ def test_settings_of_several_sources_are_checked_before_anything_is_read():
         GrowthSettings(name="join", source="a", sources=["a", "b"])
     with pytest.raises(ConfigError, match="one for each of 2 sources"):
         GrowthSettings(name="join", sources=["a", "b"], weights=[1.0])
-
-
-def test_moments_of_several_sources_are_not_joined(pairs):
-    sources = pairs("llama-gqa")
-    made, _ = joined(sources, beside([source.directory for source in sources]))
-    with pytest.raises(ConfigError, match="starts with a new optimizer"):
-        list(grow_adam_state(made, lambda name: torch.zeros(()), "exact"))

@@ -76,7 +76,7 @@ def grow_both(source, adam, growth, scale, policy="exact"):
     model = exact_model(target)
     model.load_state_dict(grown_model(source, growth, scale).state_dict())
     renamed = family_of(target.model_type).renamed
-    state = dict(grow_adam_state(made, lambda name: adam.state[name].flatten(), policy, renamed))
+    state = dict(grow_adam_state(made, [lambda name: adam.state[name].flatten()], policy, renamed))
     state = {name: tensor.reshape(()) if name.endswith("/step") else tensor.double() for name, tensor in state.items()}
     factors = {}
     for tensor in made.tensors:
@@ -170,7 +170,7 @@ def _state(sources, tmp_path, policy, growth=None, scale=None):
     source, adam = trained(sources("llama-gqa"), tmp_path / "trained")
     growth, scale = growth or GrowthSettings(name="tile"), scale or ScaleSettings()
     made, _ = plan(source, growth, scale)
-    return made, adam, dict(grow_adam_state(made, lambda name: adam.state[name], policy))
+    return made, adam, dict(grow_adam_state(made, [lambda name: adam.state[name]], policy))
 
 
 def test_the_asymmetric_state_keeps_the_first_copies_moments_and_has_none_for_new_units(sources, tmp_path):
@@ -209,7 +209,7 @@ def test_new_layers_start_fresh_under_the_asymmetric_policy_and_as_copies_under_
 
 def test_a_reset_state_is_zero_and_reads_nothing(sources):
     made, _ = plan(sources("llama-gqa"), *GROWTHS["tile"])
-    state = dict(grow_adam_state(made, lambda name: pytest.fail("nothing is to be read"), "reset"))
+    state = dict(grow_adam_state(made, [lambda name: pytest.fail("nothing is to be read")], "reset"))
     assert len(state) == 3 * len(made.tensors)
     assert not any(tensor.any() for tensor in state.values())
 
@@ -223,7 +223,7 @@ def test_names_follow_the_stock_module_on_both_sides(sources):
         return torch.zeros(()) if name.endswith("step") else torch.zeros(VOCABULARY * 32)
 
     made = replace(made, tensors=[tensor for tensor in made.tensors if tensor.target.name == "embed_out.weight"])
-    grown = dict(grow_adam_state(made, read, "exact", family_of("gpt_neox").renamed))
+    grown = dict(grow_adam_state(made, [read], "exact", family_of("gpt_neox").renamed))
     assert set(asked) == {f"lm_head.weight/{key}" for key in ("exp_avg", "exp_avg_sq", "step")} == grown.keys()
 
 
@@ -238,4 +238,4 @@ def test_fillers_have_no_moments(sources):
 def test_an_unknown_policy_is_refused(sources):
     made, _ = plan(sources("llama-gqa"), *GROWTHS["tile"])
     with pytest.raises(ConfigError, match="exact, asymmetric, reset"):
-        list(grow_adam_state(made, lambda name: torch.zeros(()), "copy"))
+        list(grow_adam_state(made, [lambda name: torch.zeros(())], "copy"))

@@ -9,8 +9,9 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
+from grow.common.provenance import sha256
 from grow.data.shards import Shard, write_manifest
-from grow.training.checkpoint import STARTS, sha256
+from grow.training.checkpoint import STARTS
 
 VOCAB, LENGTH = 64, 16
 TINY = [

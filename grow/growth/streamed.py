@@ -1,0 +1,80 @@
+"""A stored model of any size that computes logits: a module's weights are in memory while it computes, no longer.
+
+    read its tensors  ->  module(x)  ->  drop them         module by module, in the order the stock class calls them
+
+Invariant: bit for bit the logits of the loaded model. Peak memory is that of the largest module (all experts of a layer
+are one) beside the activations.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from grow.common.errors import CheckpointError
+from grow.families.build import load_config
+from grow.families.registry import family_of
+from grow.families.weights import WeightReader
+from grow.growth.planner import find_source_tensor
+
+
+def streamed_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """The model in a stock checkpoint directory, for computing without gradients.
+
+    Raises:
+        CheckpointError: weights are missing, or do not fit the configuration; the latter when they are first needed.
+    """
+    config = load_config(directory)
+    if dtype == torch.float64:
+        config._experts_implementation = "eager"  # torch has no grouped product of doubles
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    stored = _Stored(WeightReader(directory), model)
+    for module in list(model.modules()):
+        if own := dict(module.named_parameters(recurse=False)):
+            stored.check(own)
+            module.register_forward_pre_hook(lambda module, _, own=own: stored.load(module, own, dtype))
+            module.register_forward_hook(lambda module, *_, own=own: module._parameters.update(own))
+    _compute_buffers(model)
+    return model.eval()
+
+
+class _Stored:
+    """A checkpoint's tensors by the parameters of the stock module that they belong to."""
+
+    def __init__(self, reader: WeightReader, model: PreTrainedModel) -> None:
+        self.reader, self.family = reader, family_of(model.config.model_type)
+        spelled = {module: stored for stored, module in self.family.renamed.items()}
+        self.names = {parameter: spelled.get(name, name) for name, parameter in model.named_parameters()}
+
+    def pieces(self, parameter: nn.Parameter) -> list[str]:
+        """Names of the tensors that lie in a parameter one after the other."""
+        unpacked = self.family.unpacked(self.names[parameter], tuple(parameter.shape))
+        return [find_source_tensor(self.family, self.reader, name) for name in unpacked]
+
+    def check(self, own: dict[str, nn.Parameter]) -> None:
+        for parameter in own.values():
+            self.pieces(parameter)
+
+    def load(self, module: nn.Module, own: dict[str, nn.Parameter], dtype: torch.dtype) -> None:
+        for key, parameter in own.items():
+            module._parameters[key] = nn.Parameter(self._read(parameter).to(dtype), requires_grad=False)
+
+    def _read(self, parameter: nn.Parameter) -> Tensor:
+        pieces = [self.reader.read(name) for name in self.pieces(parameter)]
+        whole = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        if whole.numel() != parameter.numel():
+            raise CheckpointError(
+                f"{self.reader.directory}: {self.names[parameter]} has {whole.numel()} elements, but its config.json "
+                f"says {tuple(parameter.shape)}. The two do not belong together; fetch the checkpoint again."
+            )
+        return whole.view(parameter.shape)
+
+
+def _compute_buffers(model: PreTrainedModel) -> None:
+    """Give a model on the meta device the buffers that follow from its configuration: rotary frequencies."""
+    for name, module in list(model.named_modules()):
+        if any(True for _ in module.buffers(recurse=False)):
+            model.set_submodule(name, type(module)(model.config))
