@@ -17,7 +17,7 @@ Deviation: both of those train the blocks between the sources from small values;
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import PreTrainedConfig
@@ -89,32 +89,39 @@ def plan_joined(
     family = family_of(configs[0].model_type)
     for config in configs:
         check_growable(family, config, target)
-    join = _plan_beside if growth.join == "beside" else _plan_above
-    shapes = stored_tensors(family, model_on_meta(target))
-    tensors, reasons = join(family, readers, configs, target, growth, shapes, stream_sizes)
+    join = _Join(family=family, readers=readers, configs=configs, target=target, growth=growth)
+    tensors, reasons = _plan_beside(join, stream_sizes) if growth.join == "beside" else _plan_above(join)
     first, after = family.sizes(configs[0]), family.sizes(target)
     factors = {size: after[size] / first[size] for size in after}
     return GrowthPlan(tensors=tensors, factors=factors, layers=[], reasons=reasons)
 
 
 Planned = tuple[Sequence[TensorPlan | JoinedTensor], tuple[str, ...]]
-Shapes = dict[str, tuple[int, ...]]
 
 
-def _plan_beside(
-    family: Family,
-    readers: Sequence[WeightReader],
-    configs: Sequence[PreTrainedConfig],
-    target: PreTrainedConfig,
-    growth: GrowthSettings,
-    shapes: Shapes,
-    stream_sizes: Sequence[float] | None,
-) -> Planned:
-    _check_beside(family, configs, target)
-    check_head(family, target, len(configs))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Join:
+    """What is joined, and into what."""
+
+    family: Family
+    readers: Sequence[WeightReader]
+    configs: Sequence[PreTrainedConfig]
+    target: PreTrainedConfig
+    growth: GrowthSettings
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the target's tensors, as they are stored."""
+        return stored_tensors(self.family, model_on_meta(self.target))
+
+
+def _plan_beside(join: _Join, stream_sizes: Sequence[float] | None) -> Planned:
+    family, target, growth = join.family, join.target, join.growth
+    _check_beside(family, join.configs, target)
+    check_head(family, target, len(join.configs))
     whole = replace(growth, width="tile", share="symmetric", snr_db=None, next_layer=False, new_layers="identity")
     planners = []
-    for number, (reader, config) in enumerate(zip(readers, configs, strict=True)):
+    for number, (reader, config) in enumerate(zip(join.readers, join.configs, strict=True)):
         scale = 1.0 if stream_sizes is None else stream_sizes[0] / stream_sizes[number]
         axes = _own_axes(
             family, config, whole, growth.shares_of_sources[number], scale, bool(target.tie_word_embeddings)
@@ -131,11 +138,11 @@ def _plan_beside(
                 reader_number=number,
             )
         )
-    same = len({reader.directory.resolve() for reader in readers}) == 1
+    same = len({reader.directory.resolve() for reader in join.readers}) == 1
     kind = "a LayerNorm" if family.centred else "an RMSNorm"
-    reasons = () if same else (f"{kind} over the widths of {len(configs)} sources sees them all together",)
+    reasons = () if same else (f"{kind} over the widths of {len(join.configs)} sources sees them all together",)
     weights = growth.shares_of_sources
-    return [_placed(family, planners, name, shape, weights) for name, shape in shapes.items()], reasons
+    return [_placed(family, planners, name, shape, weights) for name, shape in join.shapes.items()], reasons
 
 
 def _own_axes(
@@ -212,16 +219,9 @@ def _check_beside(family: Family, configs: Sequence[PreTrainedConfig], target: P
         )
 
 
-def _plan_above(
-    family: Family,
-    readers: Sequence[WeightReader],
-    configs: Sequence[PreTrainedConfig],
-    target: PreTrainedConfig,
-    growth: GrowthSettings,
-    shapes: Shapes,
-    stream_sizes: Sequence[float] | None,
-) -> Planned:
-    counts = [family.sizes(config)["layers"] for config in configs]
+def _plan_above(join: _Join) -> Planned:
+    family, target, growth = join.family, join.target, join.growth
+    counts = [family.sizes(config)["layers"] for config in join.configs]
     layers = family.sizes(target)["layers"]
     if sum(counts) != layers:
         raise GrowthError(
@@ -237,13 +237,13 @@ def _plan_above(
             layers=list(range(count)),
             reader_number=number,
         )
-        for number, (reader, config, count) in enumerate(zip(readers, configs, counts, strict=True))
+        for number, (reader, config, count) in enumerate(zip(join.readers, join.configs, counts, strict=True))
     ]
     places = [(number, layer) for number, count in enumerate(counts) for layer in range(count)]
     tensors: list[TensorPlan | JoinedTensor] = [
-        _from_one(family, planners, places, name, shape) for name, shape in shapes.items()
+        _from_one(family, planners, places, name, shape) for name, shape in join.shapes.items()
     ]
-    return tensors, (f"the layers of {len(configs)} sources follow each other (growth.join=above)",)
+    return tensors, (f"the layers of {len(join.configs)} sources follow each other (growth.join=above)",)
 
 
 def _from_one(
