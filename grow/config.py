@@ -29,7 +29,7 @@ from grow.explain import explain
 from grow.families.settings import MODEL_SETTINGS, ModelSettings
 from grow.growth.settings import ChainSettings, GrowthSettings, ScaleSettings
 from grow.loggers.settings import LoggerSettings
-from grow.report.settings import ReportConfig, WandbReportConfig
+from grow.report.settings import ReportConfig, ReportPresetsConfig, WandbReportConfig
 from grow.training.settings import (
     CheckpointSettings,
     EstimateSettings,
@@ -201,6 +201,7 @@ def register() -> None:
     store.store(name="grow_checkpoint_schema", node=GrowCheckpointConfig)
     store.store(name="prepare_data_schema", node=PrepareDataConfig)
     store.store(name="report_schema", node=ReportConfig)
+    store.store(name="report_presets_schema", node=ReportPresetsConfig)
     store.store(name="export_schema", node=ExportConfig)
     store.store(name="average_checkpoints_schema", node=AverageCheckpointsConfig)
     store.store(name="sweep_averages_schema", node=SweepAveragesConfig)

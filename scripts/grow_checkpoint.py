@@ -45,6 +45,6 @@ def main(config: GrowCheckpointConfig) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["--list"]:
-        print(table(CONFIG_DIR / "growth"))
+        print(table(CONFIG_DIR / "growth", CONFIG_DIR.parent / "docs" / "growth_measured.csv"))
     else:
         main()

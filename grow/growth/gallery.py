@@ -1,5 +1,7 @@
-"""The table of growth presets: what each does and preserves, and the paper it stands for, as its own file says."""
+"""The table of growth presets: what each does and preserves, and its paper, as its own file says; and what it was
+measured to be worth."""
 
+import csv
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +29,26 @@ def _preset(path: Path) -> Preset:
     return Preset(name=path.stem, does=" ".join(comments), reference="".join(references))
 
 
-def table(directory: Path) -> str:
-    """The presets as a Markdown table, one a line."""
-    rows = [f"| `{each.name}` | {each.does} | {each.reference} |" for each in presets(directory)]
-    return "\n".join(["| growth= | what it does | source |", "| --- | --- | --- |", *rows])
+def table(directory: Path, measured: Path) -> str:
+    """The presets as a Markdown table, one a line.
+
+    Args:
+        directory: of the presets.
+        measured: what scripts/report_presets.py wrote; of a preset that it has twice, the first row is shown.
+    """
+    with measured.open() as file:
+        found = {row["preset"]: row for row in reversed(list(csv.DictReader(file)))}
+    rows = [
+        f"| `{each.name}` | {each.does} | {' | '.join(_worth(found.get(each.name)))} | {each.reference} |"
+        for each in presets(directory)
+    ]
+    header = ["| growth= | what it does | first loss | speed-up | source |", "| --- | --- | --- | --- | --- |"]
+    return "\n".join([*header, *rows])
+
+
+def _worth(row: dict[str, str] | None) -> tuple[str, str]:
+    """The loss right after growth and the speed-up, source free, as cells."""
+    if row is None:
+        return "", ""
+    words, ratio = {"": "", "0": "never", "inf": "at once"}, row["speedup"]
+    return f"{float(row['first_loss']):.2f}", words[ratio] if ratio in words else f"{float(ratio):.2f}"

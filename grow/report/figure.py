@@ -18,7 +18,7 @@ from grow.report.wording import scale
 
 _BASELINE = ("#000000", "o")
 _CONTINUED = ("#7F7F7F", "s")
-_ARMS = list(zip(COLOURS, "D^vPXh", strict=True))  # markers tell them apart in print
+_ARMS = list(zip((*COLOURS, "#8C510A"), "D^vPXh*", strict=True))  # markers tell them apart in print
 _AXIS_TITLES: dict[Axis, str] = {"tokens": "{unit}", "flops": "1{unit}", "seconds": "training time ({unit})"}
 
 

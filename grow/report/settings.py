@@ -55,6 +55,22 @@ class WandbReportConfig(ReportConfig):
             raise ConfigError("expected output=FILE, publish=true, or both: otherwise there is nothing to do.")
 
 
+@dataclass(kw_only=True, slots=True)
+class ReportPresetsConfig:
+    """scripts/report_presets.py: the runs of scripts/measure_presets.sh in, table and figure of the presets out."""
+
+    runs: str
+    """Directory that holds SHAPE/PRESET-SEED."""
+    output: str | None = None
+    """Directory for growth_measured.csv and .png; the tables of its growth.md and growth_measured.md become theirs."""
+    best: int | None = None
+    """Print this many presets instead, the best of seed 0, each after its shape."""
+
+    def __post_init__(self) -> None:
+        if (self.output is None) == (self.best is None):
+            raise ConfigError("expected output=DIRECTORY for the table and the figure, or best=N to print N presets.")
+
+
 def _directories(key: str, value: Any) -> list[str]:
     directories = [] if value is None else value if isinstance(value, list) else [value]
     if not all(isinstance(directory, str) and directory for directory in directories):

@@ -1,0 +1,194 @@
+"""Measured growth presets: the runs of scripts/measure_presets.sh, each judged against its own shape from noise.
+
+    RUNS/SHAPE/PRESET-SEED    a target of that shape, grown by that preset
+    RUNS/SHAPE/noise-SEED     the shape's baseline; the source trained on, RUNS/source/identity-SEED, has none
+
+A speed-up is against the baseline of the same shape; shapes cost different FLOPs a token, so that between shapes only
+the loss against FLOPs compares.
+"""
+
+import csv
+import io
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from grow.common.errors import DataError
+from grow.report.arms import Arm
+from grow.report.runs import FROM_NOISE
+from grow.report.verdict import ArmVerdict, Verdict, judge
+from grow.report.wording import cost
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One preset on one shape, means over its seeds. Losses in nats a token; None: not reached, or nothing to say."""
+
+    preset: str
+    shape: str
+    seeds: int
+    parameters: int
+    flops_per_token: int
+    first_loss: float
+    """Validation loss right after growth."""
+    final_loss: float
+    final_by_seed: str
+    """The same for each seed."""
+    gain: float | None = None
+    """Nats below the baseline, both at their end."""
+    tokens_to_target: float | None = None
+    """Tokens to the baseline's final loss; 0 where the growth starts at it."""
+    flops_to_target: float | None = None
+    speedup: float | None = None
+    """Source free; the same in tokens and in FLOPs. 0: never reached; infinite: at no cost."""
+    low: float | None = None
+    high: float | None = None
+    """95 % interval of the speed-up, from three seeds on."""
+    speedup_tokens: float | None = None
+    """The source's tokens counted."""
+    speedup_flops: float | None = None
+    """The source's FLOPs counted."""
+
+
+def read_shapes(runs: Path, seed: int | None = None) -> dict[str, Verdict]:
+    """Every shape's finished runs, judged.
+
+    Args:
+        runs: directory that scripts/measure_presets.sh filled.
+        seed: reads this one's grown runs alone, against all of the baselines; None reads all.
+
+    Raises:
+        DataError: there are no such runs, or one cannot be read.
+        CheckpointError: as `read_run`.
+    """
+    found: dict[str, list[Path]] = {}
+    for directory in sorted(model.parent for model in runs.glob("*/*-[0-9]/model")):
+        if seed is None or directory.name.startswith("noise-") or directory.name.endswith(f"-{seed}"):
+            found.setdefault(directory.parent.name, []).append(directory)
+    if not found:
+        raise DataError(f"{runs}: expected SHAPE/PRESET-SEED, finished runs of scripts/measure_presets.sh, found none.")
+    return {shape: _judge(directories) for shape, directories in found.items()}
+
+
+def _judge(directories: list[Path]) -> Verdict:
+    noise = [directory for directory in directories if directory.name.startswith("noise-")]
+    grown = [directory for directory in directories if directory not in noise]
+    return judge([str(directory) for directory in grown], baseline=[str(directory) for directory in noise])
+
+
+def rows(shapes: dict[str, Verdict]) -> list[Row]:
+    """A row for every arm: by shape, the largest speed-up first, the shape's baseline last."""
+    found = []
+    for shape, verdict in shapes.items():
+        found += sorted((_grown(shape, judged, verdict.baseline) for judged in verdict.arms), key=_rank)
+        found += [] if verdict.baseline is None else [_row(shape, FROM_NOISE, verdict.baseline)]
+    return found
+
+
+def best(found: Iterable[Row], count: int) -> list[Row]:
+    """The rows with the largest speed-ups, source free; of equal ones those that gain most."""
+    return sorted((row for row in found if row.speedup is not None), key=_rank)[:count]
+
+
+def _rank(row: Row) -> tuple[float, float]:
+    return -(row.speedup or 0.0), -(row.gain or 0.0)
+
+
+def _grown(shape: str, judged: ArmVerdict, baseline: Arm | None) -> Row:
+    preset = judged.arm.runs[0].config["growth"]["name"]
+    if baseline is None or judged.speedups is None:
+        return _row(shape, preset, judged.arm)
+    free = judged.speedups["tokens", "F"]
+    low, high = free.interval or (None, None)
+    return _row(
+        shape,
+        preset,
+        judged.arm,
+        gain=baseline.curve.final_loss - judged.arm.curve.final_loss,
+        tokens_to_target=free.speedup.cost_run,
+        flops_to_target=judged.speedups["flops", "F"].speedup.cost_run,
+        speedup=free.speedup.as_ratio,
+        low=low,
+        high=high,
+        speedup_tokens=judged.speedups["tokens", "I"].speedup.as_ratio,
+        speedup_flops=judged.speedups["flops", "I"].speedup.as_ratio,
+    )
+
+
+def _row(shape: str, preset: str, arm: Arm, **measured: float | None) -> Row:
+    model = arm.runs[0].model
+    return Row(
+        preset=preset,
+        shape=shape,
+        seeds=len(arm.runs),
+        parameters=model["parameters"],
+        flops_per_token=model["flops_per_token"],
+        first_loss=float(arm.curve.loss[0]),
+        final_loss=arm.curve.final_loss,
+        final_by_seed=" ".join(f"{curve.final_loss:.4f}" for curve in arm.curves),
+        **measured,
+    )
+
+
+def as_csv(found: Iterable[Row]) -> str:
+    """The rows under a header, numbers to four digits after the point; None is an empty cell."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _number(value) for name, value in asdict(row).items()} for row in found)
+    return text.getvalue()
+
+
+def _number(value: Any) -> Any:
+    return f"{value:.4f}".removesuffix(".0000") if isinstance(value, float) else value
+
+
+def as_markdown(found: Iterable[Row]) -> str:
+    """The rows as a table, one a line."""
+    lines = [
+        "| preset | shape | parameters | seeds | first loss | last loss | below noise | to target "
+        "| speed-up | source's tokens counted | its FLOPs counted |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    return "\n".join([*lines, *("| " + " | ".join(_cells(row)) + " |" for row in found)])
+
+
+def _cells(row: Row) -> list[str]:
+    spent = ""
+    if row.tokens_to_target is not None and row.flops_to_target is not None:
+        spent = f"{cost('tokens', row.tokens_to_target)}, {cost('flops', row.flops_to_target)}"
+    interval = "" if row.low is None else f" [{_ratio(row.low)}, {_ratio(row.high)}]"
+    return [
+        row.preset if row.preset == FROM_NOISE else f"`{row.preset}`",
+        row.shape,
+        f"{row.parameters:,}",
+        str(row.seeds),
+        f"{row.first_loss:.3f}",
+        f"{row.final_loss:.3f}",
+        "" if row.gain is None else f"{row.gain:+.3f}",
+        spent,
+        f"{_ratio(row.speedup)}{interval}",
+        _ratio(row.speedup_tokens),
+        _ratio(row.speedup_flops),
+    ]
+
+
+def _ratio(value: float | None) -> str:
+    if value is None:
+        return ""
+    return {0.0: "never", float("inf"): "at once"}.get(value, f"{value:.2f}")
+
+
+def with_table(page: str, table: str) -> str:
+    """A Markdown page with its table of the same first column put in the place of the one it has.
+
+    Raises:
+        DataError: the page has none.
+    """
+    lines, first_cell = page.splitlines(), table[: table.index("|", 1) + 1]
+    starts = [number for number, line in enumerate(lines) if line.startswith(first_cell)]
+    if not starts:
+        raise DataError(f"expected a page with a table that begins with {first_cell}, found none. Put its header back.")
+    after = next((number for number in range(starts[0], len(lines)) if not lines[number].startswith("|")), len(lines))
+    return "\n".join([*lines[: starts[0]], *table.splitlines(), *lines[after:], ""])
