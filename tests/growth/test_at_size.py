@@ -212,7 +212,7 @@ source, output = sys.argv[1], Path(sys.argv[2])
 
 def make(directory):
     growth = GrowthSettings(name="test", share="diagonal", snr_db=10.0)
-    grow(source, directory, growth, scaled_target(load_config(source), ScaleSettings()),
+    grow(source, directory, growth, scaled_target(load_config(Path(source)), ScaleSettings()),
          max_shard_bytes=100_000, workers=2)
 
 def start():
@@ -247,7 +247,8 @@ def test_a_growth_that_is_killed_again_and_again_ends_with_the_quiet_ones_bits(t
     command = [sys.executable, "-c", KILLED, str(tmp_path / "source"), str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # forks after threads
     root = Path(__file__).parents[2]
-    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root, env=environment).stdout
-    assert int(said.split()[-1]) >= 4
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment)
+    assert ended.returncode == 0, ended.stderr
+    assert int(ended.stdout.split()[-1]) >= 4
     assert content(tmp_path / "killed") == content(tmp_path / "quiet")
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
