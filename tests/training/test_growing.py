@@ -63,7 +63,7 @@ def test_copies_that_nothing_tells_apart_are_warned_of_in_one_line(train, tmp_pa
     train(tmp_path / "run", *sizes, f"growth={growth}", f"growth.source={source}", "trainer.max_tokens=128")
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
     assert len(lines) == warned
-    assert all("growth=hyperclone_noisy" in line and "growth=hyperclone_diagonal_noisy" in line for line in lines)
+    assert all("growth.snr_db=10" in line and "growth.share=uneven" in line for line in lines)
 
 
 def test_grown_weights_learn_slower_by_their_copies_also_after_resuming(grown, monkeypatch):
