@@ -224,11 +224,17 @@ def start():
             os._exit(0)
     return child
 
+def made():
+    try:
+        return sum(name.endswith(".safetensors") for name in os.listdir(partial))
+    except FileNotFoundError:  # not begun, or renamed at the end
+        return 0
+
 make(output / "quiet")
 draw, kills, partial = random.Random(0), 0, output / ".killed.partial"
 for files in (1, 3, 3, 6, 9, 12, 99):
     child, status = start(), 0
-    while len(list(partial.glob("*.safetensors"))) < files and not status:
+    while made() < files and not status:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             break
