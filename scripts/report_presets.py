@@ -23,8 +23,9 @@ def main(config: ReportPresetsConfig) -> None:
 
     shapes, output = read_shapes(Path(config.runs)), Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
-    numbers, measured = output / "growth_measured.csv", as_markdown(rows(shapes))
-    numbers.write_text(as_csv(rows(shapes)))
+    found, numbers = rows(shapes), output / "growth_measured.csv"
+    measured = as_markdown(found)
+    numbers.write_text(as_csv(found))
     draw_shapes(shapes, output / "growth_measured.png")
     tables = {"growth_measured.md": measured, "growth.md": gallery.table(CONFIG_DIR / "growth", numbers)}
     for page in (output / name for name in tables if (output / name).exists()):

@@ -64,8 +64,7 @@ def column_copies(config: PreTrainedConfig, growth: Mapping[str, Any], names: li
 
 def find_line(family: Family, name: str) -> Parameter | None:
     """The line of an axis table for a parameter, under the name the table or the stock module gives it."""
-    stored = {module: stored for stored, module in family.renamed.items()}
-    return find_parameter(family.table, stored.get(name, name))
+    return find_parameter(family.table, family.stored_name(name))
 
 
 def _column_axis(line: Parameter | None) -> Axis | None:

@@ -21,13 +21,21 @@ from grow.common.provenance import (
     run_of,
     write_json,
 )
-from grow.common.rows import Row, protocol_of, read_rows, read_scores, write_rows
+from grow.common.rows import (
+    ANALYSIS_FOLDER,
+    CLOCK,
+    FORGETTING_FILE,
+    Row,
+    last_clock,
+    protocol_of,
+    read_analyses,
+    read_rows,
+    read_scores,
+    write_rows,
+)
 
-FOLDER = "analysis"
-FORGETTING_FILE = "forgetting.json"
 MEAN_SCORES = {"eval/mean/acc": True, "eval/mean/acc_norm": True, "eval/mean/bits_per_byte": False}
 """What can be forgotten beside the validation loss -> whether higher is better."""
-_CLOCK = ("step", "tokens", "flops", "seconds")
 
 
 def analyze_run(
@@ -59,25 +67,27 @@ def analyze_run(
 
 def record(run: Path, name: str, clock: Mapping[str, float], found: WeightAnalysis) -> None:
     """Write one checkpoint's numbers and spectra."""
-    (run / FOLDER).mkdir(exist_ok=True)
-    write_json(run / FOLDER / f"{name}.json", {"name": name, **clock, **asdict(found)})
+    (run / ANALYSIS_FOLDER).mkdir(exist_ok=True)
+    write_json(run / ANALYSIS_FOLDER / f"{name}.json", {"name": name, **clock, **asdict(found)})
 
 
 def summarize(run: Path, source: str | None = None) -> tuple[list[Row], dict[str, Forgetting]]:
     """Write rows of metrics of all that was analyzed, during the run and after it, and the dips up to now."""
-    rows = [_row_of(content) for content in _recorded(run)]
+    rows = [_row_of(content) for content in read_analyses(run)]
     dips = find_forgetting(run, growth_of(run), source)
     if rows:
-        write_rows(run / FOLDER / METRICS_FILE, [{k: v for k, v in row.items() if k != "name"} for row in rows])
-        write_json(run / FOLDER / FORGETTING_FILE, {name: asdict(dip) for name, dip in dips.items()})
+        write_rows(
+            run / ANALYSIS_FOLDER / METRICS_FILE, [{k: v for k, v in row.items() if k != "name"} for row in rows]
+        )
+        write_json(run / ANALYSIS_FOLDER / FORGETTING_FILE, {name: asdict(dip) for name, dip in dips.items()})
     return rows, dips
 
 
 def forget_after(run: Path, tokens: int) -> None:
     """Remove what was analyzed later than a run now stands: it continues from before, or anew."""
-    for content in _recorded(run):
+    for content in read_analyses(run):
         if content["tokens"] > tokens:
-            (run / FOLDER / f"{content['name']}.json").unlink()
+            (run / ANALYSIS_FOLDER / f"{content['name']}.json").unlink()
 
 
 def growth_of(run: Path) -> dict[str, Any] | None:
@@ -85,16 +95,10 @@ def growth_of(run: Path) -> dict[str, Any] | None:
     return read_json(run / GROWTH_FILE) if (run / GROWTH_FILE).is_file() else None
 
 
-def _recorded(run: Path) -> list[Row]:
-    """Records of a run, oldest first; of the same tokens the final model's comes last."""
-    contents = [read_json(path) for path in (run / FOLDER).glob("*.json") if path.name != FORGETTING_FILE]
-    return sorted(contents, key=lambda content: (content["tokens"], content["name"] == "model"))
-
-
 def _row_of(content: Mapping[str, Any]) -> Row:
     """A row of metrics of one checkpoint's record: its name, the clock, means over matrices, each matrix."""
     found = WeightAnalysis(**{field.name: content[field.name] for field in fields(WeightAnalysis)})
-    return {"name": content["name"], **{name: content[name] for name in _CLOCK}, **found.metrics()}
+    return {"name": content["name"], **{name: content[name] for name in CLOCK}, **found.metrics()}
 
 
 def checkpoints(run: Path) -> Iterator[tuple[Path, dict[str, float]]]:
@@ -103,8 +107,7 @@ def checkpoints(run: Path) -> Iterator[tuple[Path, dict[str, float]]]:
         if (directory / COMPLETE_FILE).is_file():
             yield directory, clock_of(directory)
     if (run / "model").is_dir():
-        last = read_rows(run / METRICS_FILE)[-1]
-        yield run / "model", {name: last[name] for name in _CLOCK}
+        yield run / "model", last_clock(run)
 
 
 def find_forgetting(run: Path, growth: Mapping[str, Any] | None, source: str | None) -> dict[str, Forgetting]:

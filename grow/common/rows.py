@@ -5,8 +5,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from grow.common.provenance import METRICS_FILE
+from grow.common.errors import CheckpointError
+from grow.common.provenance import METRICS_FILE, read_json
 
+ANALYSIS_FOLDER = "analysis"
+FORGETTING_FILE = "forgetting.json"
+CLOCK = ("step", "tokens", "flops", "seconds")
 Row = dict[str, Any]
 
 
@@ -26,6 +30,25 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
     partial.replace(path)
+
+
+def last_clock(run: Path) -> dict[str, int | float]:
+    """Where a run ended, as far as its last row says.
+
+    Raises:
+        CheckpointError: it has no rows.
+    """
+    metrics = run / METRICS_FILE
+    rows = read_rows(metrics)
+    if not rows:
+        raise CheckpointError(f"{metrics}: expected the run's metrics, whose last row says when it ended.")
+    return {name: rows[-1][name] for name in CLOCK if name in rows[-1]}
+
+
+def read_analyses(run: Path) -> list[Row]:
+    """What was recorded of a run's weights, oldest first; of the same tokens the final model's comes last."""
+    records = [read_json(path) for path in (run / ANALYSIS_FOLDER).glob("*.json") if path.name != FORGETTING_FILE]
+    return sorted(records, key=lambda record: (record["tokens"], record["name"] == "model"))
 
 
 def read_scores(run: Path) -> list[Row]:

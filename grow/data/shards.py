@@ -250,9 +250,8 @@ def _compare(path: Path, expected: str, found: str) -> None:
 
 def tokenizer_places(model: Path, run: Path | None) -> list[Path]:
     """Where the tokenizer of a model may lie, best first: beside it, in its run's model, in the run's data."""
-    places = [model]
-    if run is not None:
-        places += [place for place in (run / "model",) if place != model]
-        shards = data_of(run)
-        places += [] if shards is None else [shards / TOKENIZER_DIR]
-    return places
+    if run is None:
+        return [model]
+    shards = data_of(run)
+    places = [model, run / "model", *([] if shards is None else [shards / TOKENIZER_DIR])]
+    return list(dict.fromkeys(places))

@@ -18,7 +18,6 @@ from transformers import PreTrainedTokenizerFast
 from grow.common.errors import CheckpointError, DataError
 from grow.common.provenance import (
     COMPLETE_FILE,
-    METRICS_FILE,
     RUN_FILE,
     STATE_FILE,
     clock_of,
@@ -28,7 +27,7 @@ from grow.common.provenance import (
     read_lineage,
     run_of,
 )
-from grow.common.rows import read_rows
+from grow.common.rows import CLOCK, last_clock
 from grow.data.shards import TOKENIZER_DIR, tokenizer_places
 from grow.data.tokenizer import load_tokenizer, vocabulary_size
 from grow.families.build import load_config
@@ -37,7 +36,6 @@ from grow.families.weights import WeightReader
 from grow.growth.run import find_source
 
 PADDING = 1024  # ids below this many beyond the tokenizer's are padding, as OLMo's 50,304 for 50,280
-_CLOCK = ("step", "tokens", "flops", "seconds")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,17 +97,10 @@ def _clock(model: Path, run: Path | None) -> dict[str, int | float]:
         clock = clock_of(model)
         return {**clock, "seconds": round(clock["seconds"], 3)}
     if run is not None:
-        return _last_row(run / METRICS_FILE)
+        return last_clock(run)
     lineage = read_lineage(model)
-    spent = {} if lineage is None else {name: getattr(lineage, name) for name in _CLOCK[1:]}
+    spent = {} if lineage is None else {name: getattr(lineage, name) for name in CLOCK[1:]}
     return {name: value for name, value in spent.items() if value is not None}
-
-
-def _last_row(metrics: Path) -> dict[str, int | float]:
-    rows = read_rows(metrics)
-    if not rows:
-        raise CheckpointError(f"{metrics}: expected the run's metrics, whose last row says when it ended.")
-    return {name: rows[-1][name] for name in _CLOCK if name in rows[-1]}
 
 
 def find_tokenizer(checkpoint: Checkpoint, given: str | None) -> PreTrainedTokenizerFast:
@@ -122,9 +113,7 @@ def find_tokenizer(checkpoint: Checkpoint, given: str | None) -> PreTrainedToken
     Raises:
         DataError: there is none, or it is of another vocabulary than the model.
     """
-    looked_in = (
-        [given] if given is not None else [str(place) for place in tokenizer_places(checkpoint.model, checkpoint.run)]
-    )
+    looked_in = [given] if given is not None else list(map(str, tokenizer_places(checkpoint.model, checkpoint.run)))
     place = given or next((place for place in looked_in if (Path(place) / "tokenizer.json").is_file()), None)
     if place is None:
         raise DataError(

@@ -76,9 +76,8 @@ class EvaluationData:
                 f"{_FETCH.format('DIR')} origin=hub), or choose from those, as evaluation=harness8 does."
             )
         unexampled = [task for task in tasks if len(self.tasks[task]["splits"]) == 1]
-        if (
-            num_fewshot and unexampled
-        ):  # the harness would draw an item's examples from the scored ones, itself included
+        # The harness would draw an item's examples from the scored ones, itself included.
+        if num_fewshot and unexampled:
             raise ConfigError(
                 f"evaluation.num_fewshot={num_fewshot}: {self.path} has no items of {', '.join(unexampled)} but those "
                 "that are scored, and examples must come from others. Set evaluation.num_fewshot=0, leave these tasks "

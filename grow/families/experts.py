@@ -4,7 +4,7 @@ The stock module packs `gate_up_proj` (experts, 2 ffn, embed) and `down_proj` (e
 a gate and an up projection (ffn, embed) and a down projection (embed, ffn) for each expert.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
@@ -49,11 +49,10 @@ class Place:
 
 def module_places(family: Family, model: nn.Module) -> dict[str, Place]:
     """Name of every tensor that a checkpoint of a stock model holds -> where the module has it."""
-    spelled = {module: stored for stored, module in family.renamed.items()}
     places: dict[str, Place] = {}
     for name, parameter in model.named_parameters():
         start = 0
-        for stored, shape in family.unpacked(spelled.get(name, name), tuple(parameter.shape)).items():
+        for stored, shape in family.unpacked(family.stored_name(name), tuple(parameter.shape)).items():
             places[stored] = Place(parameter=name, elements=slice(start, start + prod(shape)))
             start += prod(shape)
     return places
@@ -61,8 +60,7 @@ def module_places(family: Family, model: nn.Module) -> dict[str, Place]:
 
 def stored_tensors(family: Family, model: nn.Module) -> Shapes:
     """Name and shape of every tensor that a checkpoint of a stock model holds; a tied head is not among them."""
-    module_names: Mapping[str, str] = {module: stored for stored, module in family.renamed.items()}
     shapes: Shapes = {}
     for name, parameter in model.named_parameters():
-        shapes |= family.unpacked(module_names.get(name, name), tuple(parameter.shape))
+        shapes |= family.unpacked(family.stored_name(name), tuple(parameter.shape))
     return shapes

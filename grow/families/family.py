@@ -52,6 +52,10 @@ class Family:
     dense_names: Mapping[str, str] = field(default_factory=dict)
     """What an expert's parameters are called -> what the dense model calls the same ones."""
 
+    def stored_name(self, parameter: str) -> str:
+        """A parameter of the stock module as checkpoints, and so axis tables, spell it."""
+        return next((stored for stored, module in self.renamed.items() if module == parameter), parameter)
+
     def stock_config(self, model: ModelSettings) -> "PreTrainedConfig":
         """The transformers configuration of a configured model."""
         import transformers

@@ -34,12 +34,11 @@ from grow.growth.claim import changed_experts, reasons_against
 from grow.growth.depth import layer_map
 from grow.growth.fit import check_head
 from grow.growth.maps import AxisMap
-from grow.growth.plan import ExpertTensor, GrowthPlan, JoinedTensor, MadeTensor, Part, RouterTensor, TensorPlan
-from grow.growth.planner import Planner
+from grow.growth.plan import GrowthPlan, JoinedTensor, MadeTensor, Part, RouterTensor, TensorPlan
+from grow.growth.planner import HIDDEN, Planner, as_expert
 from grow.growth.settings import GrowthSettings
 
 _EXPERTS: Axis = (("experts",),)
-_HIDDEN: Axis = (("ffn",),)
 
 
 def upcycles(source: PreTrainedConfig, target: PreTrainedConfig) -> bool:
@@ -109,18 +108,10 @@ def _made(
     sliced = replace(
         sliced,
         target=replace(sliced.target, name=name, shape=shape),
-        gradient_share=(1 if line.reads == _HIDDEN else shards) / experts,  # of a router that is even-handed
+        gradient_share=(1 if line.reads == HIDDEN else shards) / experts,  # of a router that is even-handed
         new_expert=expert >= shards * len(planners),
     )
-    units = f"layer {layer_of(line, name)} expert {expert}"
-    settings = planner.growth
-    return ExpertTensor(
-        tensor=sliced,
-        units=units,
-        units_are_rows=line.writes[0] == _HIDDEN,
-        redrawn=settings.redrawn,
-        noise=settings.expert_noise,
-    )
+    return as_expert(line, sliced, planner.growth)
 
 
 def _dense_name(mixture: Family, name: str, expert: int) -> str:
@@ -140,9 +131,9 @@ def _shard(tensor: TensorPlan, line: Parameter, shape: tuple[int, ...], shard: i
     """The rows or columns of one shard of the hidden units; who reads them makes up for the weights p / G."""
     if shards == 1:
         return tensor
-    width = shape[0] if line.reads != _HIDDEN else shape[1]
+    width = shape[0] if line.reads != HIDDEN else shape[1]
     part = slice(shard * width, (shard + 1) * width)
-    if line.reads == _HIDDEN:
+    if line.reads == HIDDEN:
         assert tensor.columns is not None
         columns = _cut(tensor.columns, part)
         return replace(tensor, columns=replace(columns, read=columns.read * shards))

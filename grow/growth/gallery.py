@@ -5,6 +5,8 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
+from grow.common.markdown import markdown_table
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preset:
@@ -38,12 +40,8 @@ def table(directory: Path, measured: Path) -> str:
     """
     with measured.open() as file:
         found = {row["preset"]: row for row in reversed(list(csv.DictReader(file)))}
-    rows = [
-        f"| `{each.name}` | {each.does} | {' | '.join(_worth(found.get(each.name)))} | {each.reference} |"
-        for each in presets(directory)
-    ]
-    header = ["| growth= | what it does | first loss | speed-up | source |", "| --- | --- | --- | --- | --- |"]
-    return "\n".join([*header, *rows])
+    rows = [(f"`{each.name}`", each.does, *_worth(found.get(each.name)), each.reference) for each in presets(directory)]
+    return markdown_table(("growth=", "what it does", "first loss", "speed-up", "source"), rows)
 
 
 def _worth(row: dict[str, str] | None) -> tuple[str, str]:

@@ -27,6 +27,7 @@ from grow.growth.settings import GrowthSettings
 from grow.growth.values import splits_diagonally, splits_unevenly
 
 _NORMED: Axis = (("normed",),)
+HIDDEN: Axis = (("ffn",),)
 NEVER_GROWN: tuple[Axis, ...] = ((("vocab",),), (("positions",),))
 
 
@@ -62,10 +63,16 @@ def _told_apart(tensor: TensorPlan, planner: "Planner") -> TensorPlan | ExpertTe
     growth, line = planner.growth, find_parameter(planner.family.table, tensor.target.name)
     if line is None or not tensor.new_expert or not (growth.redrawn or growth.expert_noise):
         return tensor
+    return as_expert(line, tensor, growth)
+
+
+def as_expert(line: Parameter, tensor: TensorPlan, growth: GrowthSettings) -> ExpertTensor:
+    """An expert's tensor with what tells it from the others; `line` is the one of its name in the axis table."""
+    name = tensor.target.name
     return ExpertTensor(
         tensor=tensor,
-        units=f"layer {layer_of(line, tensor.target.name)} expert {expert_of(line, tensor.target.name)}",
-        units_are_rows=line.writes[0] == (("ffn",),),
+        units=f"layer {layer_of(line, name)} expert {expert_of(line, name)}",
+        units_are_rows=line.writes[0] == HIDDEN,
         redrawn=growth.redrawn,
         noise=growth.expert_noise,
     )

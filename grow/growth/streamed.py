@@ -46,8 +46,7 @@ class _Stored:
 
     def __init__(self, reader: WeightReader, model: PreTrainedModel) -> None:
         self.reader, self.family = reader, family_of(model.config.model_type)
-        spelled = {module: stored for stored, module in self.family.renamed.items()}
-        self.names = {parameter: spelled.get(name, name) for name, parameter in model.named_parameters()}
+        self.names = {parameter: self.family.stored_name(name) for name, parameter in model.named_parameters()}
 
     def pieces(self, parameter: nn.Parameter) -> list[str]:
         """Names of the tensors that lie in a parameter one after the other."""

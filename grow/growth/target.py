@@ -47,10 +47,5 @@ def _times(size: str, length: int, factor: float) -> int:
 
 def writes_head_input(family: Family, config: PreTrainedConfig) -> bool:
     """Whether a parameter writes what the head reads, so that it can absorb the factor a tied head would add."""
-    lines = (find_parameter(family.table, family_name(family, name)) for name in model_on_meta(config).state_dict())
+    lines = (find_parameter(family.table, family.stored_name(name)) for name in model_on_meta(config).state_dict())
     return any((("head_in",),) in line.writes for line in lines if line is not None)
-
-
-def family_name(family: Family, name: str) -> str:
-    """A stock module's parameter name as checkpoints, and so axis tables, spell it."""
-    return next((stored for stored, module in family.renamed.items() if module == name), name)

@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from grow.common.errors import CheckpointError
+from grow.common.markdown import markdown_table
 from grow.common.provenance import write_json
 from grow.report.curves import AXES, Axis, Curve
 from grow.report.publish import publish
@@ -91,8 +92,7 @@ def _as_json(stretch: Stretch) -> dict[str, Any]:
 
 def _as_markdown(name: str, stretches: Sequence[Stretch]) -> str:
     header, *rows = table(stretches)
-    lines = [header, ["---"] * len(header), *rows]
-    listed = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    listed = markdown_table(header, rows)
     return f"# Chain {name}\n\nCosts are the chain's up to the end of each link.\n\n{listed}\n\n![](chain.png)\n"
 
 

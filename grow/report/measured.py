@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grow.common.provenance import read_json
-from grow.common.rows import Row, protocol_of, read_scores
+from grow.common.rows import ANALYSIS_FOLDER, FORGETTING_FILE, Row, protocol_of, read_analyses, read_scores
 
 SCORES = ("acc", "acc_norm", "bits_per_byte")
 _UP = ("up_proj", "gate_proj", "fc1", "dense_h_to_4h")
@@ -63,12 +63,11 @@ class Measured:
 
 def read_measured(label: str, directory: Path) -> Measured:
     """Everything that was measured on a run beside its validation; empty lists where nothing was."""
-    analyses = [read_json(path) for path in (directory / "analysis").glob("*.json") if path.name != "forgetting.json"]
-    forgetting = directory / "analysis" / "forgetting.json"
+    forgetting = directory / ANALYSIS_FOLDER / FORGETTING_FILE
     return Measured(
         label=label,
         scores=read_scores(directory),
-        analyses=sorted(analyses, key=lambda row: (row["tokens"], row["name"] == "model")),
+        analyses=read_analyses(directory),
         dips=read_json(forgetting) if forgetting.is_file() else {},
     )
 

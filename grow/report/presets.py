@@ -15,10 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from grow.common.errors import DataError
+from grow.common.markdown import markdown_table
 from grow.report.arms import Arm
 from grow.report.runs import FROM_NOISE
 from grow.report.verdict import ArmVerdict, Verdict, judge
 from grow.report.wording import cost
+
+_HEADER = (
+    *("preset", "shape", "parameters", "seeds", "first loss", "last loss", "below noise", "to target"),
+    *("speed-up", "source's tokens counted", "its FLOPs counted"),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,12 +152,7 @@ def _number(value: Any) -> Any:
 
 def as_markdown(found: Iterable[Row]) -> str:
     """The rows as a table, one a line."""
-    lines = [
-        "| preset | shape | parameters | seeds | first loss | last loss | below noise | to target "
-        "| speed-up | source's tokens counted | its FLOPs counted |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    return "\n".join([*lines, *("| " + " | ".join(_cells(row)) + " |" for row in found)])
+    return markdown_table(_HEADER, map(_cells, found))
 
 
 def _cells(row: Row) -> list[str]:

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from grow.common.errors import ConfigError
+from grow.common.markdown import markdown_table
 from grow.common.metrics import TOKENS_TO_TARGET
 from grow.common.provenance import write_json
 from grow.report import wording
@@ -99,8 +100,7 @@ def as_markdown(verdict: Verdict) -> str:
 
 
 def _markdown_table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *([_markdown(cell) for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(header, [[_markdown(cell) for cell in row] for row in rows])
 
 
 def _markdown(text: str) -> str:

@@ -194,6 +194,8 @@ class Milestones(L.Callback):
         clock, hear = module.clock, self._watchdog.hear
         last = self._plan.steps_from(clock.tokens) == 0
         due = [probe for probe in self._probes if last or _crossed(before, clock.tokens, probe.every_tokens)]
+        if not due:
+            return
         clock.stop()
         for probe in due:
             measure = partial(probe.measure, module, hear)

@@ -29,7 +29,6 @@ from grow.common.errors import GrowthError
 from grow.families.build import training_flops_per_token
 from grow.families.registry import family_of
 from grow.families.table import find_parameter
-from grow.growth.target import family_name
 from grow.training.settings import TrainableSettings
 
 _EVERY_STEP = 0  # number of the optimizer groups that no step leaves out
@@ -127,7 +126,7 @@ class TrainableSet:
             self._layers[layer].requires_grad_(True)
         family = family_of(model.config.model_type)
         for name, parameter in model.named_parameters():
-            line = find_parameter(family.table, family_name(family, name))
+            line = find_parameter(family.table, family.stored_name(name))
             if line is not None and not line.is_layered:  # after the layers: final norm, projection out, head
                 parameter.requires_grad_(_HEAD_IN in (*line.writes, line.reads))
         table, head = model.get_input_embeddings(), model.get_output_embeddings()

@@ -5,10 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from grow.analysis.run import FOLDER, growth_of, record, summarize
+from grow.analysis.run import growth_of, record, summarize
 from grow.analysis.settings import AnalysisSettings
 from grow.analysis.weights import analyze_weights, merged
 from grow.common.files import writing
+from grow.common.rows import ANALYSIS_FOLDER
 from grow.training.checkpoint import directory_name
 from grow.training.checkpoint_writer import save_model
 from grow.training.fragments import full_weights
@@ -40,7 +41,7 @@ class WeightProbe:
             CheckpointError: the disk is full or read-only.
         """
         hear("the analysis of the weights")
-        scratch = self.run / FOLDER / ".weights"
+        scratch = self.run / ANALYSIS_FOLDER / ".weights"
         weights = full_weights(module.model)
         if weights is not None:
             shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed here
