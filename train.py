@@ -2,8 +2,8 @@
 
 from functools import partial
 
-from grow.command import entry_point
-from grow.config import RunConfig, resolved
+from grow.cli.command import entry_point
+from grow.cli.config import RunConfig, resolved
 from grow.training.plan import PLANNED, plan_run
 from grow.training.run_directory import RunDirectory
 
@@ -19,16 +19,16 @@ def main(run: RunConfig) -> None:
         return
     # Heavy imports wait until here, so that help and configuration errors answer at once.
     from grow.data.corpus import open_data
-    from grow.data.module import TokenDataModule
+    from grow.data.data_module import TokenDataModule
     from grow.evaluation.in_run import plan_evaluation
     from grow.families.registry import stock_config
     from grow.growth.run import find_source
-    from grow.training.export import announce, export_run
+    from grow.training.announce import announce
+    from grow.training.export import export_run
     from grow.training.fit import fit
-    from grow.training.processes import device_of
-    from grow.training.session import session
+    from grow.training.loop.weight_probe import plan_analysis
+    from grow.training.session import device_of, session
     from grow.training.start import choose_start
-    from grow.training.weight_probe import plan_analysis
 
     device = device_of(plan)
     with session(plan, device, directory, run.logger) as views:

@@ -9,8 +9,8 @@ RUN/analysis/forgetting.json    drop and recovery of each score against the sour
 
 from pathlib import Path
 
-from grow.command import entry_point
-from grow.config import AnalyzeConfig
+from grow.cli.command import entry_point
+from grow.cli.config import AnalyzeConfig
 
 
 @entry_point("analyze", AnalyzeConfig)
@@ -18,7 +18,7 @@ def main(config: AnalyzeConfig) -> None:
     """Analyze every checkpoint there is, and write rows, spectra and forgetting."""
     from rich.console import Console  # here, so that help and mistakes answer at once
 
-    from grow.analysis.run import analyze_run, summary_table
+    from grow.analysis.analyze_run import analyze_run, summary_table
 
     rows, dips = analyze_run(Path(config.run), config.layers, config.source)
     console = Console()

@@ -9,7 +9,7 @@ python scripts/average_checkpoints.py checkpoints='[epoch_1.pt,epoch_2.pt]' aver
 from pathlib import Path
 
 from grow.averaging.settings import AverageCheckpointsConfig
-from grow.command import entry_point
+from grow.cli.command import entry_point
 
 
 @entry_point("average_checkpoints", AverageCheckpointsConfig)

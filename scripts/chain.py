@@ -10,9 +10,9 @@ from hydra.core.hydra_config import HydraConfig
 
 from grow.chains.links import check, links_of
 from grow.chains.walk import walk
-from grow.command import entry_point
-from grow.config import ChainConfig, ReportConfig
-from grow.training.ranks import Ranks
+from grow.cli.command import entry_point
+from grow.cli.config import ChainConfig, ReportConfig
+from grow.distributed.ranks import Ranks
 
 
 @entry_point("chain", ChainConfig)
@@ -29,7 +29,7 @@ def main(config: ChainConfig) -> None:
     if code := walk(links):
         sys.exit(code)
     if Ranks.found().is_first:
-        from grow.report.chain import report_chain  # imported here: (mistakes answer before matplotlib is there)
+        from grow.report.chain_report import report_chain  # imported here: (mistakes answer before matplotlib is there)
 
         paths = report_chain(config.chain.name, report)
         print("\n" + Path(report.output, "chain.md").read_text().partition("![]")[0].strip())

@@ -8,13 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from grow.command import entry_point
+from grow.cli.command import entry_point
+from grow.cli.config import EstimateConfig
 from grow.common.errors import ConfigError
+from grow.common.gpus import GPUS, gpu_memory_bytes, peak_flops
 from grow.common.provenance import write_json
-from grow.config import EstimateConfig
-from grow.training.estimate import Counts, Memory, disk, hours, memory_table
-from grow.training.metrics import GPUS, gpu_memory_bytes, peak_flops
-from grow.training.settings import EstimateSettings
+from grow.estimate.closed_form import Counts, Memory, disk, hours, memory_table
+from grow.estimate.settings import EstimateSettings
 
 GB = 1e9
 
@@ -24,8 +24,8 @@ def main(config: EstimateConfig) -> None:
     """Count the model on the meta device and reckon; the same overrides as train.py."""
     memory_bytes, peak = _gpu(config.estimate)
 
-    from grow.training.counts import count  # imported here: mistakes answer before torch is there
-    from grow.training.objective import chosen_rows
+    from grow.estimate.counts import count  # imported here: mistakes answer before torch is there
+    from grow.training.step.objective import chosen_rows
 
     counts = count(config.model, config.data.sequence_length)
     tokens = config.trainer.micro_batch * config.data.sequence_length

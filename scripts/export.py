@@ -5,14 +5,14 @@ python scripts/export.py source=RUN/checkpoints/step-00000500 output=DIR
 
 from pathlib import Path
 
-from grow.command import entry_point
+from grow.cli.command import entry_point
 from grow.training.settings import ExportConfig
 
 
 @entry_point("export", ExportConfig)
 def main(config: ExportConfig) -> None:
     """Export, compare, and say what was found."""
-    from grow.training.export_checkpoint import export_checkpoint
+    from grow.training.checkpoints.engine_export import export_checkpoint
 
     checked = export_checkpoint(Path(config.source), Path(config.output))
     print(

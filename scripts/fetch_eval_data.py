@@ -6,8 +6,8 @@ python scripts/fetch_eval_data.py output=data/eval origin=hub tasks='[logiqa,log
 
 from pathlib import Path
 
-from grow.command import entry_point
-from grow.config import FetchEvalDataConfig
+from grow.cli.command import entry_point
+from grow.cli.config import FetchEvalDataConfig
 
 
 @entry_point("fetch_eval_data", FetchEvalDataConfig)

@@ -10,8 +10,9 @@ python scripts/grow_checkpoint.py --list
 import sys
 from pathlib import Path
 
-from grow.command import entry_point
-from grow.config import CONFIG_DIR, GrowCheckpointConfig
+from grow.cli.command import entry_point
+from grow.cli.config import GrowCheckpointConfig
+from grow.common.places import CONFIG_DIR
 from grow.growth.gallery import table
 
 

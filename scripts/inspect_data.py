@@ -6,8 +6,8 @@ python scripts/inspect_data.py decontaminate=data/eval corpus=data/english outpu
 from dataclasses import asdict
 from pathlib import Path
 
-from grow.command import entry_point
-from grow.config import InspectDataConfig
+from grow.cli.command import entry_point
+from grow.cli.config import InspectDataConfig
 
 
 @entry_point("inspect_data", InspectDataConfig)

@@ -7,7 +7,7 @@ python scripts/prepare_data.py adopt=data/dolma tokenizer=DIRECTORY_OR_HUB_ID dt
 
 from pathlib import Path
 
-from grow.command import entry_point
+from grow.cli.command import entry_point
 from grow.data.settings import PrepareDataConfig
 
 

@@ -5,8 +5,8 @@ python scripts/report.py runs='[DIR,DIR]' baseline=DIR continued=DIR output=DIR
 
 from pathlib import Path
 
-from grow.command import entry_point
-from grow.config import ReportConfig
+from grow.cli.command import entry_point
+from grow.cli.config import ReportConfig
 
 
 @entry_point("report", ReportConfig)

@@ -7,7 +7,7 @@ python scripts/sweep_averages.py run=RUN output=DIR k='[3,5,10]' every_steps='[2
 from pathlib import Path
 
 from grow.averaging.settings import SweepAveragesConfig
-from grow.command import entry_point
+from grow.cli.command import entry_point
 
 
 @entry_point("sweep_averages", SweepAveragesConfig)
@@ -16,8 +16,8 @@ def main(config: SweepAveragesConfig) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from grow.averaging.figure import draw_curves
-    from grow.averaging.sweep import as_json, as_table, sweep
+    from grow.averaging.window_figure import draw_curves
+    from grow.averaging.window_sweep import as_json, as_table, sweep
     from grow.common.provenance import write_json
 
     curves = sweep(config)

@@ -7,10 +7,10 @@ python scripts/wandb_report.py ... publish=true entity=TEAM                     
 from pathlib import Path
 from typing import Any
 
-from grow.command import entry_point
+from grow.cli.command import entry_point
+from grow.cli.config import WandbReportConfig
 from grow.common.errors import ConfigError
 from grow.common.provenance import write_json
-from grow.config import WandbReportConfig
 
 
 @entry_point("wandb_report", WandbReportConfig)

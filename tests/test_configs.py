@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from grow.cli.config import ChainConfig, GrowCheckpointConfig, RunConfig, compose
 from grow.common.errors import ConfigError
-from grow.config import CONFIG_DIR, ChainConfig, GrowCheckpointConfig, RunConfig, compose
+from grow.common.places import CONFIG_DIR
 from grow.families.build import model_on_meta, parameter_count
 from grow.families.experts import stored_tensors
 from grow.families.registry import FAMILIES, stock_config

@@ -9,7 +9,7 @@ import pytest
 
 from grow.common.errors import DataError
 from grow.data.markup import html_text, man_text, rst_text, txt_text
-from scripts import fetch_debian_docs as docs
+from studies import fetch_debian_docs as docs
 
 PROSE = "The kernel is the part of an operating system that talks to the machine, and it is loaded at the start of it."
 

@@ -1,4 +1,4 @@
-"""scripts/measure_presets.sh: which runs it makes, seen by a stand-in for python that only notes them."""
+"""studies/measure_presets.sh: which runs it makes, seen by a stand-in for python that only notes them."""
 
 import os
 import subprocess
@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from grow.config import CONFIG_DIR, compose
+from grow.cli.config import compose
+from grow.common.places import CONFIG_DIR
 from grow.growth.gallery import presets
 
 STAND_IN = """#!/usr/bin/env bash
-if [ "$1" = scripts/report_presets.py ]; then
+if [ "$1" = studies/report_presets.py ]; then
     if [[ $* == *best=* ]]; then echo layers_2x g_stack; fi
     exit
 fi
@@ -31,7 +32,7 @@ def measured(tmp_path_factory):
     def measure():
         (folder / "notes").write_text("")
         path = {"PATH": f"{folder}:{os.environ['PATH']}", "OUT": str(folder / "runs"), "NOTES": str(folder / "notes")}
-        script = CONFIG_DIR.parent / "scripts" / "measure_presets.sh"
+        script = CONFIG_DIR.parent / "studies" / "measure_presets.sh"
         subprocess.run(["bash", str(script)], env=os.environ | path, check=True, capture_output=True)
         return [dict(word.split("=", 1) for word in line.split()) for line in (folder / "notes").open()]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from grow import requeue as requeueing
 from grow.common.errors import ConfigError, DataError
-from grow.sweep import Outcome, Sweep, as_table, run_process, worst
+from grow.sweeps import requeue as requeueing
+from grow.sweeps.sweep import RunOutcome, Sweep, as_table, run_process, worst
 from tests.training.tiny import command_line, make_shards
 
 ROOT = Path(__file__).parents[1]
@@ -94,8 +94,8 @@ def test_the_worst_run_decides_unless_the_sweep_was_stopped(codes, code):
 
 def test_the_table_names_runs_by_what_differs():
     shared = ["model=tiny", "growth=none"]
-    finished = Outcome(number=0, overrides=[*shared, "seed=1"], state="finished", note="outputs/a")
-    failed = Outcome(number=1, overrides=[*shared, "seed=20"], state="failed", exit_code=1, note="E: x")
+    finished = RunOutcome(number=0, overrides=[*shared, "seed=1"], state="finished", note="outputs/a")
+    failed = RunOutcome(number=1, overrides=[*shared, "seed=20"], state="failed", exit_code=1, note="E: x")
     assert as_table([finished, failed]).splitlines() == [
         "seed=1   finished     outputs/a",
         "seed=20  failed       E: x",

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from grow.averaging.weights import Weighting
+from grow.averaging.weighting import Weighting
 
 CHUNK = 2**17  # elements: 1 MB of float64, so that the total and what is added to it stay in a core's cache
 

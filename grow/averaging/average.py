@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from grow.averaging.arithmetic import chunks, finite, rounded
-from grow.averaging.memory import DiskWindow, HostWindow, Items, Memory, Running, stored_dtype
-from grow.averaging.plan import AveragingPlan
+from grow.averaging.cadence import AveragingPlan
+from grow.averaging.memory import DiskWindow, HostWindow, Items, Running, SnapshotMemory, stored_dtype
 from grow.averaging.staging import Staging
 from grow.common.errors import CheckpointError
 from grow.families.weights import TensorInfo
@@ -39,7 +39,7 @@ class Average:
             its own: a logical and. Called once a snapshot.
     """
 
-    def __init__(self, plan: AveragingPlan, memory: Memory, agree: Callable[[bool], bool] = bool) -> None:
+    def __init__(self, plan: AveragingPlan, memory: SnapshotMemory, agree: Callable[[bool], bool] = bool) -> None:
         self.plan = plan
         self._memory, self._agree = memory, agree
         self._staging = Staging()

@@ -9,14 +9,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from grow.averaging.arithmetic import chunks, combine, fold
-from grow.averaging.plan import AveragingPlan
+from grow.averaging.cadence import AveragingPlan
 from grow.families.weights import WeightReader
 
 Snapshot = dict[str, Tensor]
 Items = Iterable[tuple[str, Tensor]]
 
 
-class Memory(ABC):
+class SnapshotMemory(ABC):
     """The snapshots that were put in, as far as their average needs them."""
 
     steps: list[int]
@@ -50,7 +50,7 @@ class Memory(ABC):
         """Forget everything."""
 
 
-class Window(Memory):
+class Window(SnapshotMemory):
     """The k latest snapshots; one more pushes the oldest out."""
 
     def __init__(self, plan: AveragingPlan) -> None:
@@ -166,7 +166,7 @@ class DiskWindow(Window):
         return self._directory / f"snapshot-{step:08}.safetensors"
 
 
-class Running(Memory):
+class Running(SnapshotMemory):
     """One float64 total, whatever the number of snapshots: exponential, or the sum of all.
 
     The total is folded oldest first, as an average of files is: the two agree bit for bit.

@@ -18,7 +18,7 @@ from grow.averaging.arithmetic import chunks, combine, finite, rounded
 from grow.averaging.beside import carry
 from grow.averaging.settings import WINDOWS, AveragingSettings
 from grow.averaging.sources import Source, files_of, find_sources
-from grow.averaging.weights import Weighting, weighting
+from grow.averaging.weighting import Weighting, weighting
 from grow.common.errors import CheckpointError, ConfigError
 from grow.common.files import new_directory
 from grow.common.provenance import digest_files, spent_on, write_json, write_lineage

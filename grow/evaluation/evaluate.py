@@ -11,23 +11,23 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from grow.common.errors import ConfigError, DataError
 from grow.common.provenance import digest_files, digest_json, git_commit, versions, write_json
 from grow.data.shards import TokenShards
-from grow.evaluation.checkpoints import (
-    Checkpoint,
+from grow.distributed.processes import from_first, is_first
+from grow.evaluation.data import EvaluationData
+from grow.evaluation.harness import Finished, Watch, run_tasks
+from grow.evaluation.heldout import measure_heldout
+from grow.evaluation.results import RESULTS_FILE, Scores, append_row
+from grow.evaluation.scored_checkpoint import (
+    ScoredCheckpoint,
     check_same_vocabulary,
     data_dir,
     find_checkpoint,
     find_tokenizer,
     tokenizer_digest,
 )
-from grow.evaluation.data import EvaluationData
-from grow.evaluation.harness import Finished, Watch, run_tasks
-from grow.evaluation.heldout import measure_heldout
-from grow.evaluation.results import RESULTS_FILE, Scores, append_row
 from grow.evaluation.scoring import Look, Scorer, without_gradients
 from grow.evaluation.settings import EvalConfig, EvaluationSettings
 from grow.families.build import load_config, load_model
 from grow.families.weights import weight_files
-from grow.training.processes import from_first, is_first
 
 OUTSIDE_A_RUN = Path("outputs/eval")
 BATCH_TOKENS = {"cpu": 4096, "cuda": 32_768}
@@ -91,7 +91,7 @@ def evaluate_model(
 class Planned:
     """One checkpoint with all it needs, found and checked before anything is computed."""
 
-    checkpoint: Checkpoint
+    checkpoint: ScoredCheckpoint
     tokenizer: PreTrainedTokenizerFast
     items: EvaluationData | None
     shards: TokenShards | None
@@ -119,7 +119,7 @@ def plan_evaluations(config: EvalConfig) -> list[Planned]:
     return planned
 
 
-def _plan(checkpoint: Checkpoint, config: EvalConfig, items: EvaluationData | None) -> Planned:
+def _plan(checkpoint: ScoredCheckpoint, config: EvalConfig, items: EvaluationData | None) -> Planned:
     tokenizer = find_tokenizer(checkpoint, config.tokenizer)
     path = Path(config.heldout) if config.heldout is not None else data_dir(checkpoint)
     shards = None

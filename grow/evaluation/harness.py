@@ -24,11 +24,11 @@ from lm_eval.tasks import TaskManager
 
 from grow.common.errors import CheckpointError
 from grow.common.provenance import digest_json, read_json, write_json
+from grow.distributed.processes import from_first, is_first
 from grow.evaluation.data import EvaluationData
 from grow.evaluation.harness_model import HarnessModel
 from grow.evaluation.scoring import Scorer
 from grow.evaluation.settings import EvaluationSettings
-from grow.training.processes import from_first, is_first
 
 FEWSHOT_SEED = 1234  # the harness's own default
 Watch = Callable[[str, int, int], None]

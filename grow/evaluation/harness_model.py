@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from grow.common.errors import ConfigError
 from grow.evaluation.packing import Request, make_batches, pack
-from grow.evaluation.processes import deal
+from grow.evaluation.parallel import deal
 from grow.evaluation.scoring import Answer, Scorer
 
 Progress = Callable[[int, int], None]

@@ -20,7 +20,7 @@ from grow.data.order import order
 from grow.data.shards import TokenShards, Windows
 from grow.data.tokenizer import bytes_per_token
 from grow.evaluation.packing import Request, make_batches, pack
-from grow.evaluation.processes import deal
+from grow.evaluation.parallel import deal
 from grow.evaluation.scoring import Scorer
 
 WINDOW_SEED = 0  # of which windows are read; not a run's, so that all runs read the same

@@ -9,12 +9,12 @@ from grow.data.shards import TokenShards
 from grow.data.tokenizer import load_tokenizer
 from grow.evaluation.data import EvaluationData
 from grow.evaluation.settings import EvaluationSettings
-from grow.training.module import PretrainModule
+from grow.training.step.module import PretrainModule
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationProbe:
-    """Scores tasks and held-out text; a `grow.training.probe.Probe`.
+    """Scores tasks and held-out text; a `grow.training.loop.probe.Probe`.
 
     Batches are dealt to the ranks as in eval.py, and every number is the one that eval.py finds on the same weights in
     the same precision: here the one that the model trains in.

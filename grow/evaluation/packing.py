@@ -38,7 +38,7 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PackedRow:
     """Sequences that share a trunk."""
 
     tokens: tuple[int, ...]
@@ -51,7 +51,7 @@ class Row:
         return len(self.lengths) > 1
 
 
-def pack(requests: Sequence[Request], items: Sequence[object]) -> list[Row]:
+def pack(requests: Sequence[Request], items: Sequence[object]) -> list[PackedRow]:
     """One row for each run of requests of the same item.
 
     Args:
@@ -62,7 +62,7 @@ def pack(requests: Sequence[Request], items: Sequence[object]) -> list[Row]:
     return [_row([(index, requests[index]) for index in indices]) for _, indices in groups]
 
 
-def _row(members: list[tuple[int, Request]]) -> Row:
+def _row(members: list[tuple[int, Request]]) -> PackedRow:
     trunk = _common_beginning([request.inputs for _, request in members])
     tokens = list(members[0][1].inputs[:trunk])
     lengths, scored = [trunk], []
@@ -75,7 +75,7 @@ def _row(members: list[tuple[int, Request]]) -> Row:
         end = len(request.inputs)
         places = tuple(place if place < trunk else place + shift for place in range(end - len(request.targets), end))
         scored.append(Scored(index, places, request.targets))
-    return Row(tuple(tokens), tuple(lengths), tuple(scored))
+    return PackedRow(tuple(tokens), tuple(lengths), tuple(scored))
 
 
 def _common_beginning(sequences: Iterable[tuple[int, ...]]) -> int:
@@ -83,9 +83,9 @@ def _common_beginning(sequences: Iterable[tuple[int, ...]]) -> int:
     return sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, columns))
 
 
-def make_batches(rows: Sequence[Row], batch_tokens: int) -> list[list[Row]]:
+def make_batches(rows: Sequence[PackedRow], batch_tokens: int) -> list[list[PackedRow]]:
     """Rows of similar length together, longest first; a batch has at most `batch_tokens` places, or one row."""
-    batches: list[list[Row]] = []
+    batches: list[list[PackedRow]] = []
     for row in sorted(rows, key=lambda row: (-len(row.tokens), row.scored[0].request)):
         if batches and (len(batches[-1]) + 1) * len(batches[-1][0].tokens) <= batch_tokens:
             batches[-1].append(row)

@@ -13,7 +13,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from grow.common.errors import ConfigError
-from grow.evaluation.packing import Row
+from grow.evaluation.packing import PackedRow
 
 LOGIT_BYTES = 256 * 2**20  # of float32 logits that exist at one time
 
@@ -52,7 +52,7 @@ class Scorer:
     device: torch.device
     look: Look = without_gradients
 
-    def score(self, rows: Sequence[Row]) -> dict[int, Answer]:
+    def score(self, rows: Sequence[PackedRow]) -> dict[int, Answer]:
         """The answer to each request of a batch of rows.
 
         Raises:
@@ -66,7 +66,7 @@ class Scorer:
                 f"evaluation.batch_tokens: a batch of {places:,} tokens does not fit {self.device}. Set it lower."
             ) from None
 
-    def _score(self, rows: Sequence[Row]) -> dict[int, Answer]:
+    def _score(self, rows: Sequence[PackedRow]) -> dict[int, Answer]:
         hidden = self.model.base_model(**self._inputs(rows), use_cache=False).last_hidden_state  # (B, T, D)
         scored = [(number, part) for number, row in enumerate(rows) for part in row.scored]
         width = hidden.shape[1]
@@ -82,7 +82,7 @@ class Scorer:
             for (_, part), total, first in zip(scored, sums, greedy, strict=True)
         }
 
-    def _inputs(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+    def _inputs(self, rows: Sequence[PackedRow]) -> dict[str, Tensor]:
         """Tokens padded on the right, which no earlier token sees; positions and a mask only where rows branch."""
         width = max(len(row.tokens) for row in rows)
         tokens = np.zeros((len(rows), width), np.int64)
@@ -120,7 +120,7 @@ class Scorer:
         return torch.cat(logprobs).numpy()[back], torch.cat(firsts).numpy()[back]
 
 
-def _places(rows: Sequence[Row], width: int) -> tuple[np.ndarray, np.ndarray]:
+def _places(rows: Sequence[PackedRow], width: int) -> tuple[np.ndarray, np.ndarray]:
     """Position of each token in its own sequence, and its branch: 0 the trunk, -1 padding. Both int64 (B, T)."""
     positions, branches = np.zeros((len(rows), width), np.int64), np.full((len(rows), width), -1, np.int64)
     for position, branch, row in zip(positions, branches, rows, strict=True):

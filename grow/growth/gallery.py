@@ -36,7 +36,7 @@ def table(directory: Path, measured: Path) -> str:
 
     Args:
         directory: of the presets.
-        measured: what scripts/report_presets.py wrote; of a preset that it has twice, the first row is shown.
+        measured: what studies/report_presets.py wrote; of a preset that it has twice, the first row is shown.
     """
     with measured.open() as file:
         found = {row["preset"]: row for row in reversed(list(csv.DictReader(file)))}

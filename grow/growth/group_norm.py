@@ -3,7 +3,7 @@
     x = [x_1 | x_2]      group(x) = [norm(x_1) | norm(x_2)]      joint(x) = norm(x)
     y = ((1 - a) group(x) + a joint(x)) * gain + bias            a from 0 to 1 over a few thousand steps
 
-Invariant: with a = 0 a model joined by `grow.growth.join` computes sum_m w_m logits_m exactly; with a = 1 it is the
+Invariant: with a = 0 a model joined by `grow.growth.joined` computes sum_m w_m logits_m exactly; with a = 1 it is the
 stock model. No stock class holds these norms, so a model that has them refuses to be saved before a = 1.
 
 Source: derived; the masked statistics of MSG, arXiv 2305.02869, are the same anneal for new units.

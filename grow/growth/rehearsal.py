@@ -9,10 +9,10 @@ from grow.families.build import model_on_meta
 from grow.families.experts import stored_tensors
 from grow.families.registry import family_of
 from grow.families.weights import TensorInfo, WeightReader
-from grow.growth.experts import plan_upcycled, upcycles
-from grow.growth.plan import GrowthPlan
-from grow.growth.planner import plan_growth
+from grow.growth.made_tensors import GrowthPlan
+from grow.growth.one_source import plan_growth
 from grow.growth.settings import GrowthSettings
+from grow.growth.upcycled import plan_upcycled, upcycles
 
 
 def rehearse(source: PreTrainedConfig, target: PreTrainedConfig, growth: GrowthSettings) -> GrowthPlan:

@@ -26,15 +26,15 @@ from grow.common.provenance import (
 from grow.families.build import load_config, model_on_meta
 from grow.families.registry import family_of
 from grow.families.weights import MAX_SHARD_BYTES, WeightReader, copy_tokenizer
-from grow.growth.engine import write_grown_weights
-from grow.growth.experts import plan_upcycled, upcycles
 from grow.growth.group_norm import stream_size
-from grow.growth.join import joined_target, plan_joined
-from grow.growth.plan import GrowthPlan, TensorPlan
-from grow.growth.planner import plan_growth
-from grow.growth.progress import open_progress
+from grow.growth.joined import joined_target, plan_joined
+from grow.growth.ledger import open_progress
+from grow.growth.made_tensors import GrowthPlan, TensorPlan
+from grow.growth.one_source import plan_growth
 from grow.growth.settings import GrowthSettings, ScaleSettings
 from grow.growth.target import scaled_target
+from grow.growth.tensor_writer import write_grown_weights
+from grow.growth.upcycled import plan_upcycled, upcycles
 from grow.growth.verify import Verification, verify_mean
 
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]

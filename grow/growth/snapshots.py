@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from grow.common.errors import ConfigError
-from grow.growth.engine import grow_tensor
-from grow.growth.plan import GrowthPlan, TensorPlan
+from grow.growth.made_tensors import GrowthPlan, TensorPlan
+from grow.growth.tensor_writer import grow_tensor
 
 Read = Callable[[str], Tensor]
 """A tensor of one model, by its checkpoint name."""

@@ -17,7 +17,7 @@ from grow.common.errors import CheckpointError
 from grow.families.build import load_config
 from grow.families.registry import family_of
 from grow.families.weights import WeightReader
-from grow.growth.planner import find_source_tensor
+from grow.growth.one_source import find_source_tensor
 
 
 def streamed_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from grow.loggers.views import Row
+from grow.common.rows import Row
 
 
 class CsvView:

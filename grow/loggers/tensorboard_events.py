@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from grow.common.errors import ConfigError
-from grow.loggers.views import Row
+from grow.common.rows import Row
 
 
 class TensorBoardView:

@@ -1,15 +1,14 @@
 """Hands a run's rows to its views. A view that fails is left behind with one warning; training goes on."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from grow.common import metrics as names
+from grow.common import metric_names as names
 from grow.common.provenance import METRICS_FILE, RUN_FILE, read_json
+from grow.common.rows import Row
 from grow.loggers.settings import LoggerSettings
-
-Row = Mapping[str, Any]
 
 
 class View(Protocol):

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from grow.common.errors import ConfigError
-from grow.common.metrics import TRAIN_TOKENS
+from grow.common.metric_names import TRAIN_TOKENS
 from grow.common.provenance import WANDB_FILE, read_json, write_json
 from grow.common.redact import redacted, redacted_config
+from grow.common.rows import Row
 from grow.loggers.settings import LoggerSettings
-from grow.loggers.views import Row
 
 _INIT_TIMEOUT_S = 60.0
 _FINISH_TIMEOUT_S = 300.0

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from grow.common.errors import ConfigError
-from grow.report.curves import Axis, Curve, mean_curve
+from grow.report.curves import CostAxis, Curve, mean_curve
 from grow.report.runs import Run, read_run
 
 _NOT_THE_RECIPE = (
@@ -29,7 +29,7 @@ class Arm:
     def curves(self) -> list[Curve]:
         return [run.curve for run in self.runs]
 
-    def source_cost(self, axis: Axis) -> float | None:
+    def source_cost(self, axis: CostAxis) -> float | None:
         """Mean cost of the sources, 0 from noise; None where any of them is unknown."""
         costs = [0.0 if run.lineage is None else getattr(run.lineage, axis) for run in self.runs]
         return None if None in costs else sum(costs) / len(costs)

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Axis = Literal["tokens", "flops", "seconds"]
-AXES: tuple[Axis, ...] = ("tokens", "flops", "seconds")
+CostAxis = Literal["tokens", "flops", "seconds"]
+AXES: tuple[CostAxis, ...] = ("tokens", "flops", "seconds")
 SEEDS_FOR_INTERVAL = 3
 _COLUMNS = (*AXES, "loss", "averaged")
 _RESAMPLES = 1000
@@ -35,11 +35,11 @@ class Curve:
             setattr(self, name, np.asarray(getattr(self, name), dtype=np.float64))
         self.averaged = np.broadcast_to(self.averaged, self.loss.shape)
 
-    def along(self, axis: Axis) -> Numbers:
+    def along(self, axis: CostAxis) -> Numbers:
         """What was spent at each point, in tokens, FLOPs or seconds."""
         return {"tokens": self.tokens, "flops": self.flops, "seconds": self.seconds}[axis]
 
-    def loss_at(self, cost: float, axis: Axis) -> float:
+    def loss_at(self, cost: float, axis: CostAxis) -> float:
         """Loss in nats after spending `cost`, by linear interpolation between the points around it."""
         return float(np.interp(cost, self.along(axis), self.loss))
 

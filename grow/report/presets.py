@@ -1,4 +1,4 @@
-"""Measured growth presets: the runs of scripts/measure_presets.sh, each judged against its own shape from noise.
+"""Measured growth presets: the runs of studies/measure_presets.sh, each judged against its own shape from noise.
 
     RUNS/SHAPE/PRESET-SEED    a target of that shape, grown by that preset
     RUNS/SHAPE/noise-SEED     the shape's baseline; the source trained on, RUNS/source/identity-SEED, has none
@@ -28,7 +28,7 @@ _HEADER = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class PresetRow:
     """One preset on one shape, means over its seeds. Losses in nats a token; None: not reached, or nothing to say."""
 
     preset: str
@@ -61,7 +61,7 @@ def read_shapes(runs: Path, seed: int | None = None) -> dict[str, Verdict]:
     """Every shape's finished runs, judged.
 
     Args:
-        runs: directory that scripts/measure_presets.sh filled.
+        runs: directory that studies/measure_presets.sh filled.
         seed: reads this one's grown runs alone, against all of the baselines; None reads all.
 
     Raises:
@@ -73,7 +73,7 @@ def read_shapes(runs: Path, seed: int | None = None) -> dict[str, Verdict]:
         if seed is None or directory.name.startswith("noise-") or directory.name.endswith(f"-{seed}"):
             found.setdefault(directory.parent.name, []).append(directory)
     if not found:
-        raise DataError(f"{runs}: expected SHAPE/PRESET-SEED, finished runs of scripts/measure_presets.sh, found none.")
+        raise DataError(f"{runs}: expected SHAPE/PRESET-SEED, finished runs of studies/measure_presets.sh, found none.")
     return {shape: _judge(directories) for shape, directories in found.items()}
 
 
@@ -83,7 +83,7 @@ def _judge(directories: list[Path]) -> Verdict:
     return judge([str(directory) for directory in grown], baseline=[str(directory) for directory in noise])
 
 
-def rows(shapes: dict[str, Verdict]) -> list[Row]:
+def rows(shapes: dict[str, Verdict]) -> list[PresetRow]:
     """A row for every arm: by shape, the largest speed-up first, the shape's baseline last."""
     found = []
     for shape, verdict in shapes.items():
@@ -92,16 +92,16 @@ def rows(shapes: dict[str, Verdict]) -> list[Row]:
     return found
 
 
-def best(found: Iterable[Row], count: int) -> list[Row]:
+def best(found: Iterable[PresetRow], count: int) -> list[PresetRow]:
     """The rows with the largest speed-ups, source free; of equal ones those that gain most."""
     return sorted((row for row in found if row.speedup is not None), key=_rank)[:count]
 
 
-def _rank(row: Row) -> tuple[float, float]:
+def _rank(row: PresetRow) -> tuple[float, float]:
     return -(row.speedup or 0.0), -(row.gain or 0.0)
 
 
-def _grown(shape: str, judged: ArmVerdict, baseline: Arm | None) -> Row:
+def _grown(shape: str, judged: ArmVerdict, baseline: Arm | None) -> PresetRow:
     preset = judged.arm.runs[0].config["growth"]["name"]
     if baseline is None or judged.speedups is None:
         return _row(shape, preset, judged.arm)
@@ -122,9 +122,9 @@ def _grown(shape: str, judged: ArmVerdict, baseline: Arm | None) -> Row:
     )
 
 
-def _row(shape: str, preset: str, arm: Arm, **measured: float | None) -> Row:
+def _row(shape: str, preset: str, arm: Arm, **measured: float | None) -> PresetRow:
     model = arm.runs[0].model
-    return Row(
+    return PresetRow(
         preset=preset,
         shape=shape,
         seeds=len(arm.runs),
@@ -137,10 +137,10 @@ def _row(shape: str, preset: str, arm: Arm, **measured: float | None) -> Row:
     )
 
 
-def as_csv(found: Iterable[Row]) -> str:
+def as_csv(found: Iterable[PresetRow]) -> str:
     """The rows under a header, numbers to four digits after the point; None is an empty cell."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+    writer = csv.DictWriter(text, [field.name for field in fields(PresetRow)], lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: _number(value) for name, value in asdict(row).items()} for row in found)
     return text.getvalue()
@@ -150,12 +150,12 @@ def _number(value: Any) -> Any:
     return f"{value:.4f}".removesuffix(".0000") if isinstance(value, float) else value
 
 
-def as_markdown(found: Iterable[Row]) -> str:
+def as_markdown(found: Iterable[PresetRow]) -> str:
     """The rows as a table, one a line."""
     return markdown_table(_HEADER, map(_cells, found))
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: PresetRow) -> list[str]:
     spent = ""
     if row.tokens_to_target is not None and row.flops_to_target is not None:
         spent = f"{cost('tokens', row.tokens_to_target)}, {cost('flops', row.flops_to_target)}"

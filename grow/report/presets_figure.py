@@ -7,7 +7,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from grow.common.figure_style import STYLE
-from grow.report.figure import draw_arm, loss_range, styled
+from grow.report.speedup_figure import draw_arm, loss_range, styled
 from grow.report.verdict import Verdict
 
 _COLUMNS = 4

@@ -15,14 +15,14 @@ from rich.text import Text
 
 from grow.common.errors import ConfigError
 from grow.common.markdown import markdown_table
-from grow.common.metrics import TOKENS_TO_TARGET
+from grow.common.metric_names import TOKENS_TO_TARGET
 from grow.common.provenance import write_json
 from grow.report import wording
 from grow.report.arms import Arm
-from grow.report.figure import draw
 from grow.report.measured import read_measured
 from grow.report.measured_figures import draw_measured
-from grow.report.verdict import Advantage, ArmVerdict, Measured, Verdict
+from grow.report.speedup_figure import draw
+from grow.report.verdict import Advantage, ArmVerdict, MeasuredSpeedup, Verdict
 
 
 def publish(verdict: Verdict, output: Path) -> list[Path]:
@@ -78,7 +78,7 @@ def _judged_json(judged: ArmVerdict) -> dict[str, Any]:
     }
 
 
-def _measured_json(measured: Measured) -> dict[str, Any]:
+def _measured_json(measured: MeasuredSpeedup) -> dict[str, Any]:
     return {**asdict(measured.speedup), "interval": _ends(measured.interval)}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from grow.common.errors import CheckpointError, DataError
-from grow.common.metrics import VAL_AVG_LOSS, VAL_LOSS
+from grow.common.metric_names import VAL_AVG_LOSS, VAL_LOSS
 from grow.common.provenance import GROWTH_FILE, METRICS_FILE, RUN_FILE, Lineage, read_json
 from grow.report.curves import AXES, Curve
 

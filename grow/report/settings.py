@@ -57,7 +57,7 @@ class WandbReportConfig(ReportConfig):
 
 @dataclass(kw_only=True, slots=True)
 class ReportPresetsConfig:
-    """scripts/report_presets.py: the runs of scripts/measure_presets.sh in, table and figure of the presets out."""
+    """studies/report_presets.py: the runs of studies/measure_presets.sh in, table and figure of the presets out."""
 
     runs: str
     """Directory that holds SHAPE/PRESET-SEED."""

@@ -21,13 +21,13 @@ from enum import StrEnum
 import numpy as np
 
 from grow.common.errors import DataError
-from grow.report.curves import Axis, Curve
+from grow.report.curves import CostAxis, Curve
 
 ACCOUNTINGS = ("F", "I", "A")
 """Source free, source included, source amortised over m targets."""
 
 
-class Outcome(StrEnum):
+class SpeedupOutcome(StrEnum):
     """How a run met the baseline's final loss."""
 
     REACHED = "reached"
@@ -40,7 +40,7 @@ class Outcome(StrEnum):
 class Speedup:
     """A verdict on one run, axis and accounting. Costs are in the axis' unit, losses in nats."""
 
-    outcome: Outcome
+    outcome: SpeedupOutcome
     target_loss: float
     cost_baseline: float
     cost_run: float | None = None
@@ -54,7 +54,7 @@ class Speedup:
     @property
     def as_ratio(self) -> float:
         """The speed-up as a number that orders any two outcomes: 0 never reached, infinite at no cost."""
-        if self.outcome is Outcome.UNKNOWN:
+        if self.outcome is SpeedupOutcome.UNKNOWN:
             return math.nan
         return 0.0 if self.cost_run is None else self.speedup or math.inf
 
@@ -68,7 +68,7 @@ def source_share(accounting: str, source_cost: float | None, amortised_over: int
     return source_cost if accounting == "I" else source_cost / amortised_over
 
 
-def speedup(run: Curve, baseline: Curve, *, axis: Axis, source_cost: float | None = 0.0) -> Speedup:
+def speedup(run: Curve, baseline: Curve, *, axis: CostAxis, source_cost: float | None = 0.0) -> Speedup:
     """How much less a run spent than its baseline to get to the baseline's final loss; see the top of this file.
 
     Args:
@@ -90,12 +90,12 @@ def speedup(run: Curve, baseline: Curve, *, axis: Axis, source_cost: float | Non
     cost_run = _cost_to(target, run, axis)
     if cost_run is None:
         gap = run.final_loss - target
-        return Speedup(outcome=Outcome.NEVER_REACHED, target_loss=target, cost_baseline=cost_baseline, gap=gap)
+        return Speedup(outcome=SpeedupOutcome.NEVER_REACHED, target_loss=target, cost_baseline=cost_baseline, gap=gap)
     if source_cost is None:
-        return Speedup(outcome=Outcome.UNKNOWN, target_loss=target, cost_baseline=cost_baseline)
+        return Speedup(outcome=SpeedupOutcome.UNKNOWN, target_loss=target, cost_baseline=cost_baseline)
     total = cost_run + source_cost
     return Speedup(
-        outcome=Outcome.REACHED if run.loss[0] > target else Outcome.ALREADY_THERE,
+        outcome=SpeedupOutcome.REACHED if run.loss[0] > target else SpeedupOutcome.ALREADY_THERE,
         target_loss=target,
         cost_baseline=cost_baseline,
         cost_run=total,
@@ -104,7 +104,7 @@ def speedup(run: Curve, baseline: Curve, *, axis: Axis, source_cost: float | Non
     )
 
 
-def _cost_to(target: float, curve: Curve, axis: Axis) -> float | None:
+def _cost_to(target: float, curve: Curve, axis: CostAxis) -> float | None:
     """Cost of the first crossing; 0 where the curve starts at or below the target, None where it stays above."""
     reached = np.flatnonzero(curve.loss <= target)
     if not reached.size:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from grow.report.arms import Arm, differences, read_arms, read_baseline
-from grow.report.curves import AXES, SEEDS_FOR_INTERVAL, Axis, Curve, Interval, interval
+from grow.report.curves import AXES, SEEDS_FOR_INTERVAL, CostAxis, Curve, Interval, interval
 from grow.report.runs import FROM_NOISE, SOURCE_TRAINED_ON
 from grow.report.speedup import ACCOUNTINGS, Speedup, source_share, speedup
 
@@ -14,7 +14,7 @@ _SAME_LOSS_KEYS = ("model", "data", "trainer.val_tokens")
 
 
 @dataclass(kw_only=True, slots=True)
-class Measured:
+class MeasuredSpeedup:
     """The speed-up of an arm's mean curve, and how sure its seeds make it."""
 
     speedup: Speedup
@@ -26,7 +26,7 @@ class Measured:
 class Advantage:
     """An arm against the source trained on, after spending the same in this run alone."""
 
-    axis: Axis
+    axis: CostAxis
     cost: float
     """Where they are compared: the end of the arm, or of the source trained on where that ended earlier."""
     nats: float
@@ -40,7 +40,7 @@ class ArmVerdict:
     """All that the report says about one arm. None stands for a baseline that was not given."""
 
     arm: Arm
-    speedups: dict[tuple[Axis, str], Measured] | None
+    speedups: dict[tuple[CostAxis, str], MeasuredSpeedup] | None
     """By axis and accounting (F, I, A)."""
     advantages: list[Advantage] | None
     notes: list[str]
@@ -90,7 +90,7 @@ def judge(
     )
 
 
-def _speedups(arm: Arm, baseline: Arm, amortised_over: int) -> dict[tuple[Axis, str], Measured]:
+def _speedups(arm: Arm, baseline: Arm, amortised_over: int) -> dict[tuple[CostAxis, str], MeasuredSpeedup]:
     found = {}
     for axis in AXES:
         for accounting in ACCOUNTINGS:
@@ -99,17 +99,17 @@ def _speedups(arm: Arm, baseline: Arm, amortised_over: int) -> dict[tuple[Axis, 
     return found
 
 
-def _measure(arm: Arm, baseline: Arm, axis: Axis, source_cost: float | None) -> Measured:
+def _measure(arm: Arm, baseline: Arm, axis: CostAxis, source_cost: float | None) -> MeasuredSpeedup:
     def ratio(run: Curve, noise: Curve) -> float:
         return speedup(run, noise, axis=axis, source_cost=source_cost).as_ratio
 
-    return Measured(
+    return MeasuredSpeedup(
         speedup=speedup(arm.curve, baseline.curve, axis=axis, source_cost=source_cost),
         interval=None if source_cost is None else interval(ratio, arm.curves, baseline.curves),
     )
 
 
-def _advantage(arm: Arm, continued: Arm, axis: Axis) -> Advantage:
+def _advantage(arm: Arm, continued: Arm, axis: CostAxis) -> Advantage:
     end = arm.curve.along(axis)[-1]
     cost = float(min(end, continued.curve.along(axis)[-1]))
 

@@ -6,13 +6,13 @@ Built with W&B's own package wandb-workspaces. Without an entity nothing here us
 import json
 from typing import Any
 
-from grow.common import metrics as names
+from grow.common import metric_names as names
 from grow.common.errors import ConfigError
 from grow.common.provenance import WANDB_FILE, read_json
 from grow.report import wording
 from grow.report.arms import Arm
-from grow.report.figure import loss_range, styled
 from grow.report.publish import as_markdown
+from grow.report.speedup_figure import loss_range, styled
 from grow.report.verdict import Verdict
 
 _PANELS = [  # metric, x-axis, its title

@@ -3,15 +3,15 @@
 import math
 
 from grow.report.arms import Arm
-from grow.report.curves import AXES, SEEDS_FOR_INTERVAL, Axis, Interval
-from grow.report.speedup import ACCOUNTINGS, Outcome, Speedup
-from grow.report.verdict import Advantage, ArmVerdict, Measured, Verdict
+from grow.report.curves import AXES, SEEDS_FOR_INTERVAL, CostAxis, Interval
+from grow.report.speedup import ACCOUNTINGS, Speedup, SpeedupOutcome
+from grow.report.verdict import Advantage, ArmVerdict, MeasuredSpeedup, Verdict
 
 NO_BASELINE = "baseline missing (baseline=DIR)"
 NO_CONTINUED = "missing (continued=DIR)"
-AXIS_NAMES: dict[Axis, str] = {"tokens": "tokens", "flops": "FLOPs", "seconds": "seconds"}
+AXIS_NAMES: dict[CostAxis, str] = {"tokens": "tokens", "flops": "FLOPs", "seconds": "seconds"}
 
-_SCALES: dict[Axis, list[tuple[float, str]]] = {
+_SCALES: dict[CostAxis, list[tuple[float, str]]] = {
     "tokens": [(1e12, "T tokens"), (1e9, "B tokens"), (1e6, "M tokens"), (1e3, "k tokens"), (1, "tokens")],
     "flops": [(10.0 ** (3 * power), f"e{3 * power} FLOPs") for power in range(9, -1, -1)],
     "seconds": [(3600, "h"), (60, "min"), (1, "s")],
@@ -27,30 +27,30 @@ def accounting_names(amortised_over: int) -> dict[str, str]:
     }
 
 
-def scale(axis: Axis, largest: float) -> tuple[float, str]:
+def scale(axis: CostAxis, largest: float) -> tuple[float, str]:
     """The unit in which numbers up to `largest` read best, as what to divide by and its name."""
     return next((unit for unit in _SCALES[axis] if largest >= unit[0]), _SCALES[axis][-1])
 
 
-def cost(axis: Axis, value: float) -> str:
+def cost(axis: CostAxis, value: float) -> str:
     """A cost with its unit: `1.31M tokens`, `2.40e15 FLOPs`, `3.5 min`."""
     divisor, name = scale(axis, value)
     separator = "" if name[0] in "TBMke" and axis != "seconds" else " "
     return f"{value / divisor:.3g}{separator}{name}"
 
 
-def speedup_cell(measured: Measured | None) -> str:
+def speedup_cell(measured: MeasuredSpeedup | None) -> str:
     """One cell: `2.10x [1.90, 2.31], saves 52 %`, or why there is no number."""
     if measured is None:
         return NO_BASELINE
     found = measured.speedup
-    if found.outcome is Outcome.UNKNOWN:
+    if found.outcome is SpeedupOutcome.UNKNOWN:
         return "unknown: nobody recorded the source's cost"
-    if found.outcome is Outcome.NEVER_REACHED:
+    if found.outcome is SpeedupOutcome.NEVER_REACHED:
         return f"never reached, {found.gap:.3f} nats short{_ratio_interval(measured.interval)}"
     if found.speedup is None:
         return f"{found.outcome}, at no cost{_ratio_interval(measured.interval)}"
-    there = f", {found.outcome}" if found.outcome is Outcome.ALREADY_THERE else ""
+    there = f", {found.outcome}" if found.outcome is SpeedupOutcome.ALREADY_THERE else ""
     return f"{found.speedup:.2f}x{_ratio_interval(measured.interval)}, {_saving(found)}{there}"
 
 

@@ -2,11 +2,9 @@
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -14,71 +12,11 @@ from grow.common.clock import Clock
 from grow.common.files import new_directory
 from grow.common.provenance import Lineage, digest_files, write_lineage
 from grow.data.shards import TokenShards
-from grow.families.build import parameter_count, training_flops_per_token
 from grow.families.weights import copy_tokenizer, weight_files
-from grow.training.checkpoint_writer import save_model
+from grow.training.checkpoints.checkpoint_writer import save_model
 from grow.training.fit import Trained
-from grow.training.plan import Plan
-from grow.training.processes import is_first
 from grow.training.run_directory import RunDirectory
 from grow.training.start import Start
-
-
-def announce(
-    start: Start,
-    plan: Plan,
-    device: torch.device,
-    run: RunDirectory,
-    shards: TokenShards,
-    config: dict[str, Any],
-    changes: list[str],
-) -> None:
-    """Write run.json and say in one block what is about to happen, and what has changed since the run was started."""
-    if not is_first():
-        return
-    model, batch = start.model, plan.batch
-    flops = training_flops_per_token(model, batch.sequence_length)
-    run.start(
-        config,
-        changes,
-        model={
-            "parameters": parameter_count(model),
-            "flops_per_token": flops,
-            "sequence_length": batch.sequence_length,
-        },
-        lineage=None if start.lineage is None else asdict(start.lineage),
-        data={"path": str(shards.path), "digest": shards.digest, "train_tokens": shards.tokens("train")},
-    )
-    lines = {
-        "model": f"{model.config.model_type}, {parameter_count(model):,} parameters, {flops / 1e6:,.1f} MFLOP a token",
-        "start": start.described,
-        **({"trains": plan.trainable.described} if plan.trainable.kind != "all" else {}),
-        "data": f"{shards.path}, {shards.tokens('train'):,} training tokens",
-        "step": str(batch),
-        "length": _length(start, plan),
-        "compute": f"{device}, {plan.trainer.precision}, {_strategy(plan)}, compile={plan.trainer.compile}",
-        **({"average": str(plan.averaging)} if plan.averaging is not None else {}),
-        "run": str(run.path),
-        **({"changed": "; ".join(changes)} if changes else {}),
-    }
-    print("\n".join(f"{name:<8} {value}" for name, value in lines.items()), flush=True)
-    if start.warning is not None:
-        print(start.warning, flush=True)
-
-
-def _length(start: Start, plan: Plan) -> str:
-    state = start.checkpoint.state if start.checkpoint else None
-    left = plan.steps_from(state.tokens if state else 0)
-    before = f"{state.step:,} of them done, " if state else ""
-    tokens = left * plan.batch.tokens + (state.tokens if state else 0)
-    return f"{left + (state.step if state else 0):,} steps, {before}{tokens:,} tokens"
-
-
-def _strategy(plan: Plan) -> str:
-    kind = plan.strategy.kind
-    if kind != "single" and not plan.is_distributed:
-        return f"one process ({kind} has nobody to share with: the plain strategy is used)"
-    return kind
 
 
 def export_run(start: Start, trained: Trained, run: RunDirectory, shards: TokenShards) -> None:

@@ -7,27 +7,28 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor
 
-from grow.analysis.run import forget_after
+from grow.analysis.analyze_run import forget_after
 from grow.averaging.average import new_average
-from grow.common import metrics as names
+from grow.common import metric_names as names
 from grow.common.clock import Clock
+from grow.common.gpus import peak_flops
 from grow.families.build import parameter_count
 from grow.loggers.views import Views
-from grow.training.checkpoint_writer import CheckpointWriter
-from grow.training.fragments import Fragment
-from grow.training.metrics import MetricsFile, peak_flops
-from grow.training.milestones import Milestones
+from grow.training.checkpoints.checkpoint_writer import CheckpointWriter
+from grow.training.checkpoints.fragments import Fragment
+from grow.training.engine.trainer import build_module, build_trainer
+from grow.training.loop.callback import LoopCallback
+from grow.training.loop.metrics import MetricsFile
+from grow.training.loop.preemption import Preemption
+from grow.training.loop.probe import Probe
+from grow.training.loop.progress import ProgressDisplay
+from grow.training.loop.restore import Resume
+from grow.training.loop.skipped import SkippedSteps
+from grow.training.loop.watchdog import Watchdog
 from grow.training.plan import Plan
-from grow.training.preemption import Preemption
-from grow.training.probe import Probe
-from grow.training.progress import ProgressDisplay
-from grow.training.resume import Resume
 from grow.training.run_directory import RunDirectory
-from grow.training.skipped import SkippedSteps
 from grow.training.start import Start
-from grow.training.trainable import TrainableSet
-from grow.training.trainer import build_module, build_trainer
-from grow.training.watchdog import Watchdog
+from grow.training.step.trainable import TrainableSet
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,15 +86,15 @@ def fit(
     if plan.ranks.is_first:
         forget_after(run.path, clock.tokens)
     torch.manual_seed(plan.seed * 1_000_003 + plan.ranks.rank)  # for dropout; weights and data order have their own
-    milestones = _milestones(start, plan, clock, device, run, views, probes)
+    loop = _loop_callback(start, plan, clock, device, run, views, probes)
     parameters = parameter_count(start.model)
-    trainer = build_trainer(plan, device, parameters=parameters, steps=steps, callbacks=[milestones, *callbacks])
+    trainer = build_trainer(plan, device, parameters=parameters, steps=steps, callbacks=[loop, *callbacks])
     module = build_module(start.model, plan, clock, start.input_copies, trainable)
     try:
         trainer.fit(module, datamodule=data(start_sequence=clock.tokens // plan.batch.sequence_length))
     except SystemExit:  # Lightning turns an interrupt into an exit of its own
         raise KeyboardInterrupt from None
-    return Trained(clock=clock, weights=milestones.weights, averaged=milestones.averaged_weights)
+    return Trained(clock=clock, weights=loop.weights, averaged=loop.averaged_weights)
 
 
 def _as_saved(start: Start, plan: Plan, clock: Clock, run: RunDirectory) -> Trained:
@@ -124,7 +125,7 @@ def start_clock(start: Start, plan: Plan, trainable: TrainableSet) -> Clock:
     )
 
 
-def _milestones(
+def _loop_callback(
     start: Start,
     plan: Plan,
     clock: Clock,
@@ -132,11 +133,11 @@ def _milestones(
     run: RunDirectory,
     views: Views | None,
     probes: Sequence[Probe],
-) -> Milestones:
+) -> LoopCallback:
     state = start.checkpoint.state if start.checkpoint else None
     knows_peak = device.type == "cuda" and plan.trainer.precision != "fp32"
     rank, timeout_s = plan.ranks.rank, plan.strategy.timeout_s
-    return Milestones(
+    return LoopCallback(
         plan=plan,
         resume=Resume(start, rank, keep_masters=plan.keeps_bf16_weights),
         checkpoints=CheckpointWriter(

@@ -3,17 +3,16 @@
 import math
 from dataclasses import dataclass
 
-from grow.averaging.plan import AveragingPlan, resolve
+from grow.averaging.cadence import AveragingPlan, resolve
 from grow.averaging.settings import AveragingSettings
 from grow.common.errors import ConfigError
-from grow.training.ranks import Ranks
+from grow.distributed.ranks import Ranks
+from grow.distributed.settings import SHARDED, StrategySettings
 from grow.training.settings import (
-    SHARDED,
     CheckpointSettings,
     ObjectiveSettings,
     OptimizerSettings,
     ScheduleSettings,
-    StrategySettings,
     TrainableSettings,
     TrainerSettings,
 )

@@ -6,8 +6,6 @@ from grow.common.checks import one_of, positive
 from grow.common.errors import ConfigError
 
 SCHEDULES = ("paper", "cosine", "wsd")
-STRATEGIES = ("single", "ddp", "zero1", "zero2", "zero3", "fsdp2")
-SHARDED = ("zero1", "zero2", "zero3", "fsdp2")
 PRECISIONS = ("fp32", "bf16", "bf16_weights")
 TRAINABLE = ("all", "new_layers", "submodel")
 COMPILE_MODES = ("none", "block", "model")
@@ -88,29 +86,8 @@ class ObjectiveSettings:
 
 
 @dataclass(kw_only=True, slots=True)
-class StrategySettings:
-    """How a run is spread over processes. Ranks are started from outside, by torchrun or srun."""
-
-    name: str
-    kind: str
-    """single; ddp; zero1, zero2, zero3 (DeepSpeed: optimizer state, and gradients, and weights in shards); fsdp2."""
-    devices: int | None = None
-    """Processes, one a device, that the run expects; null takes those that were started."""
-    insist: bool = False
-    """Shard even with one process, where it is pure cost."""
-    timeout_s: float = 1800.0
-    """Seconds that ranks wait for one another before the run is given up."""
-
-    def __post_init__(self) -> None:
-        one_of("strategy.kind", self.kind, STRATEGIES)
-        positive("strategy.timeout_s", self.timeout_s)
-        if self.devices is not None:
-            positive("strategy.devices", self.devices)
-
-
-@dataclass(kw_only=True, slots=True)
 class TrainableSettings:
-    """Which layers a step trains beside the final norm and the head; grow/training/trainable.py draws them."""
+    """Which layers a step trains beside the final norm and the head; grow/training/step/trainable.py draws them."""
 
     name: str
     kind: str
@@ -212,27 +189,3 @@ class ExportConfig:
     source: str
     """RUN/checkpoints/step-..."""
     output: str
-
-
-@dataclass(kw_only=True, slots=True)
-class EstimateSettings:
-    """The machine that scripts/estimate.py reckons with."""
-
-    gpu: str = "H100"
-    """Name of a GPU in the table of peaks; memory and peak follow from it."""
-    mfu: float = 0.4
-    """Share of the peak that training reaches; `perf/mfu` of an earlier run tells."""
-    memory_gb: float | None = None
-    """Memory of one GPU in GB (1e9 bytes); null takes the table's."""
-    peak_tflops: float | None = None
-    """Dense bfloat16 TFLOP/s of one GPU; null takes the table's."""
-    reserve: float = 0.1
-    """Share of the memory left to CUDA, NCCL and fragmentation."""
-
-    def __post_init__(self) -> None:
-        for name in ("mfu", "reserve"):
-            if not 0 < getattr(self, name) < 1:
-                raise ConfigError(f"estimate.{name}={getattr(self, name)}: expected a share between 0 and 1.")
-        for name in ("memory_gb", "peak_tflops"):
-            if getattr(self, name) is not None:
-                positive(f"estimate.{name}", getattr(self, name))

@@ -10,15 +10,15 @@ import lightning.pytorch as L
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from grow.common.provenance import Lineage, read_json, read_lineage, write_json
+from grow.distributed.processes import barrier, from_first, is_first
 from grow.families.build import load_model, model_from_noise
 from grow.growth.depth import repeated_layers
 from grow.growth.run import find_source, grow
 from grow.growth.settings import GrowthSettings
-from grow.training.checkpoint import Checkpoint, newest_checkpoint
-from grow.training.grown_state import grow_moments
-from grow.training.grown_window import grow_window
+from grow.training.checkpoints.checkpoint_reader import Checkpoint, newest_checkpoint
+from grow.training.checkpoints.grown_moments import grow_moments
+from grow.training.checkpoints.grown_window import grow_window
 from grow.training.plan import Plan
-from grow.training.processes import barrier, from_first, is_first
 from grow.training.run_directory import RunDirectory
 
 _VERIFIED_SEQUENCES = 4

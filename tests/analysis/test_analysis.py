@@ -5,13 +5,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grow.analysis.experts import expert_overlap, group_experts
+from grow.analysis.expert_overlap import expert_overlap, group_experts
 from grow.analysis.forgetting import forgetting
 from grow.analysis.rank import effective_rank, numerical_rank, singular_values
 from grow.analysis.symmetry import symmetry
-from grow.analysis.weights import analyze_weights
+from grow.analysis.weight_analysis import analyze_weights
+from grow.cli.config import compose
 from grow.common.provenance import read_json
-from grow.config import compose
 from grow.growth.run import grow
 from grow.growth.settings import ScaleSettings
 from grow.growth.target import scaled_target

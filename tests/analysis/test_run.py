@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from grow.analysis.run import analyze_run, forget_after
+from grow.analysis.analyze_run import analyze_run, forget_after
+from grow.cli.config import compose
 from grow.common.errors import CheckpointError
-from grow.config import compose
 from grow.growth.run import grow
 from grow.growth.settings import ScaleSettings
 from grow.growth.target import scaled_target

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from grow.averaging.plan import AveragingPlan, resolve
+from grow.averaging.cadence import AveragingPlan, resolve
 from grow.averaging.settings import AveragingSettings
 
 

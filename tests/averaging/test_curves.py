@@ -1,12 +1,12 @@
 """What a sweep says of its curves."""
 
-from grow.averaging.figure import draw_curves
-from grow.averaging.sweep import Curve, as_table
+from grow.averaging.window_figure import draw_curves
+from grow.averaging.window_sweep import WindowCurve, as_table
 
 
 def test_a_gain_is_the_live_loss_less_the_averages_at_the_same_steps():
-    live = Curve(k=1, every_steps=1, steps=[1, 2, 3], losses=[5.0, 4.0, 3.0])
-    mean = Curve(k=2, every_steps=1, steps=[2, 3], losses=[3.5, 3.1])
+    live = WindowCurve(k=1, every_steps=1, steps=[1, 2, 3], losses=[5.0, 4.0, 3.0])
+    mean = WindowCurve(k=2, every_steps=1, steps=[2, 3], losses=[3.5, 3.1])
     row = as_table([live, mean])[1][1]
     assert row == ["k=2, every 1 steps", "1", "2", "3.1000", "3", "3.1000", "+0.2000", "-0.1000"]
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from scripts import lawa_images
+from studies import lawa_images
 
 
 @pytest.mark.slow

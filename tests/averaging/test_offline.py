@@ -12,8 +12,8 @@ from grow.averaging.average import new_average
 from grow.averaging.offline import average_checkpoints
 from grow.averaging.settings import AverageCheckpointsConfig, AveragingSettings
 from grow.averaging.sources import find_sources
+from grow.cli.config import compose
 from grow.common.errors import CheckpointError, ConfigError
-from grow.config import compose
 from grow.families.build import load_model
 from grow.families.registry import stock_config
 from grow.families.weights import INDEX_FILE, TensorInfo, write_weights

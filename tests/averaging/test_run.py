@@ -11,9 +11,9 @@ import train as entry
 from grow.averaging.offline import average_checkpoints
 from grow.averaging.settings import AveragingSettings, SweepAveragesConfig
 from grow.averaging.sources import find_sources
-from grow.averaging.sweep import as_table, sweep
+from grow.averaging.window_sweep import as_table, sweep
+from grow.cli.config import compose
 from grow.common.errors import CheckpointError, ConfigError
-from grow.config import compose
 from grow.families.build import load_model
 from tests.averaging.conftest import reference_mean, same
 from tests.training.tiny import command_line, make_shards

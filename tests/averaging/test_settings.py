@@ -6,11 +6,11 @@ from dataclasses import fields, replace
 import pytest
 import yaml
 
-from grow.averaging.plan import resolve
+from grow.averaging.cadence import resolve
 from grow.averaging.settings import AverageCheckpointsConfig, AveragingSettings
-from grow.averaging.weights import emulated_decay, exponential, uniform, weighting
+from grow.averaging.weighting import emulated_decay, exponential, uniform, weighting
+from grow.cli.config import compose
 from grow.common.errors import ConfigError
-from grow.config import compose
 
 
 @functools.cache

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from grow.averaging.average import new_average
-from grow.averaging.weights import emulated_decay
+from grow.averaging.weighting import emulated_decay
 from tests.averaging.conftest import make_plan, reference_mean, same, walk
 
 STORES = ["host", "disk"]

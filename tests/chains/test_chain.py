@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from grow.chains.links import links_of
-from grow.config import ChainConfig, compose
+from grow.cli.config import ChainConfig, compose
 from tests.training.tiny import command_line, make_shards
 
 pytestmark = pytest.mark.slow

@@ -8,9 +8,10 @@ import pytest
 from grow.chains import walk as walking
 from grow.chains.links import check, links_of
 from grow.chains.walk import walk
+from grow.cli.config import ChainConfig, compose
 from grow.common.errors import ConfigError, GrowthError
-from grow.config import CONFIG_DIR, ChainConfig, compose
-from grow.sweep import Ended
+from grow.common.places import CONFIG_DIR
+from grow.sweeps.sweep import Ended
 
 CHAINS = sorted(path.stem for path in (CONFIG_DIR / "chain").glob("*.yaml"))
 TARGET = ("model=tiny_2x", "run_dir=out")

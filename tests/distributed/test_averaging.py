@@ -9,11 +9,11 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
-from grow.common import metrics as names
+from grow.common import metric_names as names
 from grow.common.errors import CheckpointError
 from grow.common.provenance import read_json
-from grow.training.fragments import kept_in_shards
-from grow.training.run_average import RunAverage
+from grow.training.checkpoints.fragments import kept_in_shards
+from grow.training.checkpoints.run_average import RunAverage
 from grow.training.run_directory import RunDirectory
 
 pytestmark = pytest.mark.slow
@@ -127,7 +127,7 @@ def test_training_is_the_same_to_the_bit_with_and_without(
 
 
 def test_the_averages_loss_is_the_loss_of_the_exported_average(averaged, rows):
-    from grow.data.module import TokenDataModule
+    from grow.data.data_module import TokenDataModule
     from grow.data.shards import TokenShards
     from grow.families.build import load_model
 
@@ -174,7 +174,7 @@ def test_a_lost_export_brings_its_average_back(train, averaged, tmp_path):
 
 
 def test_another_kind_of_average_is_refused(launch, averaged, tmp_path):
-    from scripts.chaos import wait
+    from benchmarks.chaos import wait
 
     run = shutil.copytree(averaged("single", 1, "fp32"), tmp_path / "run")
     shutil.rmtree(run / "model")

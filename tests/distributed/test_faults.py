@@ -8,9 +8,9 @@ import pytest
 import torch.distributed as dist
 from safetensors.torch import load_file
 
-from grow.common import metrics as names
-from grow.training.module import PretrainModule
-from scripts.chaos import wait
+from benchmarks.chaos import wait
+from grow.common import metric_names as names
+from grow.training.step.module import PretrainModule
 
 pytestmark = pytest.mark.slow
 

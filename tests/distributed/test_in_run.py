@@ -5,9 +5,9 @@ import json
 import pytest
 
 import grow.evaluation.evaluate  # noqa: F401  (imported here, so that no forked rank has to)
-from grow.analysis.weights import analyze_weights
-from grow.config import EvalConfig, compose
-from scripts.chaos import import_everything
+from benchmarks.chaos import import_everything
+from grow.analysis.weight_analysis import analyze_weights
+from grow.cli.config import EvalConfig, compose
 from tests.evaluation.made import VOCABULARY, evaluating, make_place
 
 pytestmark = pytest.mark.slow

@@ -8,9 +8,9 @@ import pytest
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from grow.common import metrics as names
-from grow.training.checkpoint import Checkpoint, newest_checkpoint
-from scripts.chaos import kill, torment, wait
+from benchmarks.chaos import kill, torment, wait
+from grow.common import metric_names as names
+from grow.training.checkpoints.checkpoint_reader import Checkpoint, newest_checkpoint
 from tests.training.tiny import command_line
 
 pytestmark = pytest.mark.slow

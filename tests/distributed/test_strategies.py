@@ -4,7 +4,7 @@ import pytest
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from grow.common import metrics as names
+from grow.common import metric_names as names
 
 pytestmark = pytest.mark.slow
 
@@ -108,8 +108,8 @@ def test_one_process_that_insists_shards_and_trains_the_same(train, rows, tmp_pa
 
 
 def test_an_engine_that_was_set_up_otherwise_stops_the_run(launch, tmp_path, monkeypatch):
-    from grow.training import zero
-    from scripts.chaos import wait
+    from benchmarks.chaos import wait
+    from grow.training.engine import zero
 
     original = zero.build_zero
 
@@ -118,7 +118,7 @@ def test_an_engine_that_was_set_up_otherwise_stops_the_run(launch, tmp_path, mon
         strategy.config["gradient_clipping"] = 0.0  # a value here wins over the trainer's, without a word
         return strategy
 
-    monkeypatch.setattr("grow.training.strategy.build_zero", without_clipping)
+    monkeypatch.setattr("grow.training.engine.strategy.build_zero", without_clipping)
     codes = wait(launch(tmp_path / "run", 2, "strategy=zero2"))
     assert set(codes) == {2}
     log = (tmp_path / "log").read_text()

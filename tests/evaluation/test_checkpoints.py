@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from grow.common.errors import CheckpointError, DataError, GrowthError
-from grow.evaluation.checkpoints import find_checkpoint, find_tokenizer, tokenizer_digest
 from grow.evaluation.harness import TaskResult
 from grow.evaluation.results import Scores, append_row
+from grow.evaluation.scored_checkpoint import find_checkpoint, find_tokenizer, tokenizer_digest
 from grow.evaluation.settings import EvaluationSettings
 from tests.data.conftest import make_sentences, prepare_files_small, write_json_lines
 from tests.evaluation.made import make_model, make_tokenizer

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from grow.config import EvalConfig, compose
+from grow.cli.config import EvalConfig, compose
 from grow.evaluation.catalogue import TASKS
 from tests.data.conftest import make_sentences, write_json_lines
 from tests.evaluation.made import make_items, make_model, make_tokenizer

@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from grow.analysis.run import analyze_run
+from grow.analysis.analyze_run import analyze_run
+from grow.cli.config import EvalConfig, compose
 from grow.common.errors import ConfigError, DataError
-from grow.config import EvalConfig, compose
 from grow.report.measured import read_measured
-from grow.training.module import PretrainModule
+from grow.training.step.module import PretrainModule
 from tests.evaluation.made import VOCABULARY, evaluating, make_place
 from tests.training.tiny import command_line
 

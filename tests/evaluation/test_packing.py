@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grow.evaluation.packing import Request, Row, make_batches, pack
+from grow.evaluation.packing import PackedRow, Request, make_batches, pack
 
 IDS = st.lists(st.integers(0, 3), min_size=1, max_size=8)
 
@@ -12,7 +12,7 @@ def request(inputs, targets=(9,)) -> Request:
     return Request(tuple(inputs), tuple(targets))
 
 
-def sequences(row: Row) -> list[tuple[int, ...]]:
+def sequences(row: PackedRow) -> list[tuple[int, ...]]:
     """What each branch of a row reads, trunk first."""
     trunk, start, found = row.tokens[: row.lengths[0]], row.lengths[0], []
     for length in row.lengths[1:]:

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from grow.config import compose
+from grow.cli.config import compose
 from grow.families.build import load_config
 from grow.families.registry import family_of, stock_config
 from grow.growth.axes import axis_maps
-from grow.growth.fit import check_growable
+from grow.growth.compatible import check_growable
 from grow.growth.settings import GrowthSettings
 
 PYTHIA_410M = {

@@ -18,11 +18,11 @@ from transformers import (
 
 from grow.families.registry import family_of
 from grow.families.weights import WeightReader
-from grow.growth.engine import made_tensor
-from grow.growth.plan import GrowthPlan
-from grow.growth.planner import plan_growth
+from grow.growth.made_tensors import GrowthPlan
+from grow.growth.one_source import plan_growth
 from grow.growth.settings import GrowthSettings, ScaleSettings
 from grow.growth.target import scaled_target
+from grow.growth.tensor_writer import made_tensor
 
 VOCABULARY = 32
 _SIZES = {

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.growth.test_experts import mixture
 
 from grow.common.errors import CheckpointError
 from grow.families.build import load_model
 from grow.families.weights import weight_files
-from grow.growth import engine
+from grow.growth import tensor_writer
 from grow.growth.run import grow
 from grow.growth.settings import GrowthSettings, ScaleSettings
 from grow.growth.streamed import streamed_model
 from grow.growth.target import scaled_target
 from tests.growth.cases import CONFIGS, PRESETS, make_source, some_tokens
-from tests.growth.test_experts import mixture
 
 SHARD = 40_000
 NOISY = PRESETS["hyperclone_diagonal_noisy"]
@@ -58,7 +58,7 @@ def stopped(source, tmp_path, monkeypatch):
     """(files): what a growth leaves that was stopped after so many files."""
 
     def after(files, **options):
-        write, done = engine.write_file, []
+        write, done = tensor_writer.write_file, []
 
         def stop(*arguments):
             if len(done) == files:
@@ -67,7 +67,7 @@ def stopped(source, tmp_path, monkeypatch):
             return write(*arguments)
 
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(engine, "write_file", stop)
+            patch.setattr(tensor_writer, "write_file", stop)
             grown(source, tmp_path / "grown", workers=1, **options)
         assert not (tmp_path / "grown").exists()
         return tmp_path / ".grown.partial"
@@ -101,8 +101,8 @@ def test_a_stopped_growth_keeps_its_finished_files_and_ends_with_the_same_bits(
     (partial / "model-00009-of-00099.safetensors").write_bytes(b"half")
     damaged, *kept = finished
     (partial / damaged).write_bytes((partial / damaged).read_bytes()[:-1] + b"\x7f")
-    write, made = engine.write_file, []
-    monkeypatch.setattr(engine, "write_file", lambda path, *more: made.append(path.name) or write(path, *more))
+    write, made = tensor_writer.write_file, []
+    monkeypatch.setattr(tensor_writer, "write_file", lambda path, *more: made.append(path.name) or write(path, *more))
     record = grown(source, tmp_path / "grown", workers=2)
     assert damaged in made and not set(kept) & set(made)
     assert record.continued == "An earlier try was stopped after 4 of its weight files; those that are whole were kept."
@@ -127,27 +127,27 @@ def test_another_source_starts_anew_and_is_named(source, quiet, tmp_path, stoppe
 
 
 def test_one_process_at_a_time_makes_an_output(source, tmp_path, monkeypatch):
-    write = engine.write_file
+    write = tensor_writer.write_file
 
     def twice(*arguments):
         with pytest.raises(CheckpointError, match="another process is making it"):
             grown(source, tmp_path / "grown")
-        monkeypatch.setattr(engine, "write_file", write)
+        monkeypatch.setattr(tensor_writer, "write_file", write)
         return write(*arguments)
 
-    monkeypatch.setattr(engine, "write_file", twice)
+    monkeypatch.setattr(tensor_writer, "write_file", twice)
     grown(source, tmp_path / "grown", workers=1)
 
 
 def test_a_disk_that_fills_up_under_a_worker_is_one_clear_error(source, tmp_path, monkeypatch):
-    write = engine.write_file
+    write = tensor_writer.write_file
 
     def full(path, *arguments):
         if path.name.startswith("model-00003"):
             raise OSError(errno.ENOSPC, "No space left on device")
         return write(path, *arguments)
 
-    monkeypatch.setattr(engine, "write_file", full)
+    monkeypatch.setattr(tensor_writer, "write_file", full)
     with pytest.raises(CheckpointError, match="No space left on device"):
         grown(source, tmp_path / "grown", workers=2)
     assert not list(tmp_path.iterdir())

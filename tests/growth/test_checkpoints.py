@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from grow.common.errors import CheckpointError, DataError, GrowthError
 from grow.families import weights
 from grow.families.build import load_config
-from grow.growth import engine, run
+from grow.growth import run, tensor_writer
 from grow.growth.run import find_source, grow, random_tokens
 from grow.growth.settings import GrowthSettings, ScaleSettings
 from grow.growth.target import scaled_target
@@ -91,7 +91,7 @@ def test_sharded_and_single_files_hold_the_same_tensors_and_both_can_be_sources(
 
 def test_blocks_of_rows_do_not_change_what_is_written_without_noise(sources, tmp_path, monkeypatch):
     _grow(sources("pythia"), tmp_path / "whole", preset())
-    monkeypatch.setattr(engine, "BLOCK_BYTES", 700)
+    monkeypatch.setattr(tensor_writer, "BLOCK_BYTES", 700)
     _grow(sources("pythia"), tmp_path / "blocks", preset())
     files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "blocks")]
     assert files[0] == files[1]

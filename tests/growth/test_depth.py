@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from grow.common.errors import GrowthError
-from grow.growth import planner
+from grow.growth import one_source
 from grow.growth.depth import layer_map, repeated_layers
 from grow.growth.settings import GrowthSettings, ScaleSettings
 from tests.growth.cases import CONFIGS, grown_model, grown_tensors, plan, relative_difference, some_tokens
@@ -117,7 +117,7 @@ def test_zeroed_projections_instead_of_gains_would_give_a_normed_branch_a_slope_
 
 
 def test_without_the_zeros_an_inserted_layer_changes_the_function(sources, monkeypatch):
-    monkeypatch.setattr(planner, "ends_branch", lambda table, line: False)
+    monkeypatch.setattr(one_source, "ends_branch", lambda table, line: False)
     source = sources("llama-gqa")
     assert relative_difference(source.model, grown_model(source, depth("stack", "identity"), DEEPER)) > 1e-3
 

@@ -5,24 +5,24 @@ from functools import partial
 
 import pytest
 import torch
+from tests.growth.test_experts import dense, mixture
+from tests.growth.test_join import beside, joined, pairs  # noqa: F401 (a fixture)
+from tests.growth.test_optimizer_state import EXACT, ToyAdamW, apart, exact_model, trained
 
 from grow.common.errors import ConfigError
 from grow.families.build import model_on_meta
 from grow.families.experts import module_places
 from grow.families.registry import family_of
 from grow.families.weights import WeightReader
-from grow.growth.engine import made_tensor
-from grow.growth.experts import plan_upcycled
 from grow.growth.group_norm import use_group_norms
-from grow.growth.optimizer_state import adam_factors, grow_adam_state
-from grow.growth.plan import ExpertTensor, RouterTensor
-from grow.growth.planner import plan_growth
+from grow.growth.made_tensors import ExpertTensor, RouterTensor
+from grow.growth.moments import adam_factors, grow_adam_state
+from grow.growth.one_source import plan_growth
 from grow.growth.run import GrowthRecord
 from grow.growth.settings import GrowthSettings
+from grow.growth.tensor_writer import made_tensor
+from grow.growth.upcycled import plan_upcycled
 from tests.growth.cases import VOCABULARY, make_source, some_tokens
-from tests.growth.test_experts import dense, mixture
-from tests.growth.test_join import beside, joined, pairs  # noqa: F401 (a fixture)
-from tests.growth.test_optimizer_state import EXACT, ToyAdamW, apart, exact_model, trained
 
 PLAIN = GrowthSettings(name="plain")
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from grow.config import CONFIG_DIR, compose
+from grow.cli.config import compose
+from grow.common.places import CONFIG_DIR
 from grow.growth.gallery import presets, table
 from grow.growth.settings import ScaleSettings
 from tests.growth.cases import grown_model, plan, relative_difference

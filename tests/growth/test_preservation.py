@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from grow.common.errors import GrowthError
-from grow.growth import axes, maps, planner
+from grow.growth import axes, maps, one_source
 from grow.growth.settings import ScaleSettings
 from tests.growth.cases import CONFIGS, PRESETS, grown_model, preset, relative_difference
 
@@ -97,14 +97,14 @@ def test_without_the_tied_head_correction_logits_are_too_large(sources, name, mo
 
 def test_scaling_the_head_of_opt_350m_again_breaks_it(sources, monkeypatch):
     # its project_out already absorbs the factor; the authors' code divides once more (reference 5)
-    real = planner.axis_maps
+    real = one_source.axis_maps
 
     def scaled_twice(*arguments):
         axes = real(*arguments)
         axes["head_in"] = replace(axes["head_in"], expand=axes["head_in"].expand / 2)
         return axes
 
-    monkeypatch.setattr(planner, "axis_maps", scaled_twice)
+    monkeypatch.setattr(one_source, "axis_maps", scaled_twice)
     assert _broken(sources("opt-350m"))
 
 
@@ -153,7 +153,7 @@ def test_olmo_cannot_stay_tied_and_says_what_to_do(sources):
     from grow.families.weights import WeightReader
 
     with pytest.raises(GrowthError, match=r"model\.tied_head=false"):
-        planner.plan_growth(WeightReader(source.directory), source.config, target, preset())
+        one_source.plan_growth(WeightReader(source.directory), source.config, target, preset())
 
 
 def test_a_tied_olmo_is_untied_when_no_target_is_named(sources):

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from grow.cli.config import compose
 from grow.common.errors import ConfigError
-from grow.config import compose
 from grow.families.weights import WeightReader
-from grow.growth.plan import GrowthPlan, RouterTensor
+from grow.growth.made_tensors import GrowthPlan, RouterTensor
 from grow.growth.settings import ScaleSettings
 from grow.growth.snapshots import grow_snapshots
 from tests.growth.cases import Source, make_source, model_of, plan, relative_difference, tensors_of

@@ -10,7 +10,7 @@ from transformers import GPTNeoXConfig, LlamaConfig, Olmo2Config, OlmoConfig, OP
 
 from grow.common.errors import GrowthError
 from grow.families.registry import family_of
-from grow.growth import axes, claim, engine, maps, values
+from grow.growth import axes, claim, maps, tensor_writer, values
 from grow.growth.settings import GrowthSettings, ScaleSettings
 from tests.growth.cases import (
     CONFIGS,
@@ -270,7 +270,7 @@ def test_whoever_writes_the_stream_shares_one_map_with_whoever_reads_it(sources)
 
 
 def test_a_fresh_map_for_each_writer_of_the_stream_breaks(sources, monkeypatch):
-    real = engine.made_tensor
+    real = tensor_writer.made_tensor
 
     def reshuffled(tensor, readers, seed):
         if tensor.target.name.endswith("o_proj.weight"):

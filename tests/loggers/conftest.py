@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from grow.config import compose
-from grow.training.module import PretrainModule
+from grow.cli.config import compose
+from grow.training.step.module import PretrainModule
 from tests.training.tiny import command_line, make_shards
 
 

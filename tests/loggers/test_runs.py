@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from grow.common import metrics as names
+from grow.common import metric_names as names
 
 ALL = ("logger.views=[csv,tensorboard,wandb]", "logger.mode=offline", "logger.tags=[mine]")
 SECRETS = ("hush-hush", "whisper")

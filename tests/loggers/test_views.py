@@ -5,14 +5,14 @@ import json
 
 import pytest
 
+from grow.cli.config import compose
 from grow.common.clock import Clock
 from grow.common.errors import ConfigError
 from grow.common.redact import redacted, redacted_config
-from grow.config import compose
 from grow.loggers.settings import LoggerSettings
 from grow.loggers.views import Views, open_views
 from grow.loggers.wandb_run import Told
-from grow.training.metrics import MetricsFile
+from grow.training.loop.metrics import MetricsFile
 
 
 class Recorder:

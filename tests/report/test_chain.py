@@ -5,7 +5,7 @@ import json
 import pytest
 
 from grow.common.errors import CheckpointError
-from grow.report.chain import report_chain
+from grow.report.chain_report import report_chain
 from grow.report.settings import ReportConfig
 
 TRAINS = {"trainable": {"name": "all"}}

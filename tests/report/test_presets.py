@@ -5,7 +5,7 @@ import csv
 import pytest
 
 from grow.common.errors import DataError
-from grow.config import CONFIG_DIR
+from grow.common.places import CONFIG_DIR
 from grow.growth.gallery import presets, table
 from grow.report.presets import as_csv, best, read_shapes, rows, with_table
 from grow.report.presets_figure import draw_shapes

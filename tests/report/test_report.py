@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 
 from grow.common.errors import ConfigError
 from grow.report import wording
-from grow.report.figure import draw_arm, loss_range
 from grow.report.publish import as_html, as_json, as_markdown, publish
 from grow.report.settings import ReportConfig
-from grow.report.speedup import Outcome
+from grow.report.speedup import SpeedupOutcome
+from grow.report.speedup_figure import draw_arm, loss_range
 from grow.report.verdict import judge
 
 ROOT = Path(__file__).parents[2]
@@ -52,7 +52,7 @@ def test_three_seeds_carry_an_interval(three_roles, make_run, source):
 def test_an_unknown_source_is_called_unknown_and_never_free(three_roles, make_run, unknown_source):
     run = make_run("hub", [5.0, 4.5, 4.0], growth="hyperclone", source=unknown_source)
     verdict = judge(**three_roles | {"runs": [run]})
-    assert verdict.arms[0].speedups["flops", "I"].speedup.outcome is Outcome.UNKNOWN
+    assert verdict.arms[0].speedups["flops", "I"].speedup.outcome is SpeedupOutcome.UNKNOWN
     assert [cells(verdict, row)[5] for row in range(3)] == [
         "2.00x, saves 50%",
         "unknown: nobody recorded the source's cost",

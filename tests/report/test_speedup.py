@@ -4,7 +4,7 @@ import pytest
 
 from grow.common.errors import DataError
 from grow.report.curves import Curve, interval, mean_curve
-from grow.report.speedup import Outcome, source_share, speedup
+from grow.report.speedup import SpeedupOutcome, source_share, speedup
 
 
 def curve(*losses, every=100.0, flops_per_token=6.0, seconds_per_token=0.5):
@@ -22,7 +22,7 @@ BASELINE = curve(8, 6, 5, 4)  # reaches its final loss, 4, after 300 tokens
 
 def test_a_run_that_meets_the_target_on_a_validation_costs_what_it_had_spent_there():
     found = speedup(curve(5, 4, 3), BASELINE, axis="tokens")
-    assert (found.outcome, found.cost_run, found.cost_baseline) == (Outcome.REACHED, 100, 300)
+    assert (found.outcome, found.cost_run, found.cost_baseline) == (SpeedupOutcome.REACHED, 100, 300)
     assert (found.speedup, found.saving, found.target_loss) == (3, pytest.approx(2 / 3), 4)
 
 
@@ -50,23 +50,23 @@ def test_the_baseline_against_itself_has_speedup_one():
 
 def test_a_run_that_stays_above_the_target_never_reaches_it_and_says_how_much_is_left():
     found = speedup(curve(8, 7, 4.25), BASELINE, axis="tokens")
-    assert (found.outcome, found.gap) == (Outcome.NEVER_REACHED, 0.25)
+    assert (found.outcome, found.gap) == (SpeedupOutcome.NEVER_REACHED, 0.25)
     assert (found.cost_run, found.speedup, found.saving) == (None, None, None)
 
 
 def test_a_run_already_there_has_no_cost_and_no_ratio():
     found = speedup(curve(3.9, 3.5), BASELINE, axis="tokens")
-    assert (found.outcome, found.cost_run) == (Outcome.ALREADY_THERE, 0)
+    assert (found.outcome, found.cost_run) == (SpeedupOutcome.ALREADY_THERE, 0)
     assert (found.speedup, found.saving) == (None, 1)
 
 
 def test_a_run_already_there_costs_its_source_when_that_is_included():
     found = speedup(curve(3.9, 3.5), BASELINE, axis="tokens", source_cost=150)
-    assert (found.outcome, found.cost_run, found.speedup) == (Outcome.ALREADY_THERE, 150, 2)
+    assert (found.outcome, found.cost_run, found.speedup) == (SpeedupOutcome.ALREADY_THERE, 150, 2)
 
 
 def test_a_run_that_starts_exactly_at_the_target_is_already_there():
-    assert speedup(curve(4, 5, 3), BASELINE, axis="tokens").outcome is Outcome.ALREADY_THERE
+    assert speedup(curve(4, 5, 3), BASELINE, axis="tokens").outcome is SpeedupOutcome.ALREADY_THERE
 
 
 def test_the_sources_cost_is_added_to_the_run_and_not_to_the_baseline():
@@ -87,11 +87,11 @@ def test_an_unknown_source_is_free_only_where_sources_are_free(accounting, share
 
 def test_an_unknown_source_cost_gives_unknown_and_no_number():
     found = speedup(curve(5, 4, 3), BASELINE, axis="tokens", source_cost=None)
-    assert (found.outcome, found.cost_run, found.speedup, found.saving) == (Outcome.UNKNOWN, None, None, None)
+    assert (found.outcome, found.cost_run, found.speedup, found.saving) == (SpeedupOutcome.UNKNOWN, None, None, None)
 
 
 def test_never_reached_is_known_whatever_the_source_cost():
-    assert speedup(curve(8, 7), BASELINE, axis="tokens", source_cost=None).outcome is Outcome.NEVER_REACHED
+    assert speedup(curve(8, 7), BASELINE, axis="tokens", source_cost=None).outcome is SpeedupOutcome.NEVER_REACHED
 
 
 def test_the_first_crossing_counts_where_a_curve_rises_again():

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from grow.cli.config import compose
 from grow.common.errors import ConfigError
-from grow.config import compose
 from grow.report.publish import as_markdown
 from grow.report.settings import WandbReportConfig
 from grow.report.verdict import judge

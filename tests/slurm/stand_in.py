@@ -4,9 +4,9 @@ import os
 import signal
 import time
 
-from grow.command import entry_point
+from grow.cli.command import entry_point
+from grow.cli.config import RunConfig
 from grow.common.errors import DivergedError, PreemptedError
-from grow.config import RunConfig
 
 
 @entry_point("train", RunConfig)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from grow.config import compose
+from grow.cli.config import compose
 from grow.data.shards import TokenShards
 from tests.training.tiny import command_line, make_shards
 

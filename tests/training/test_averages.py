@@ -9,21 +9,21 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 from grow.averaging.average import new_average
-from grow.averaging.plan import resolve
+from grow.averaging.cadence import resolve
 from grow.averaging.settings import AveragingSettings
 from grow.averaging.swap import averaged
-from grow.common import metrics as names
+from grow.cli.config import compose
+from grow.common import metric_names as names
 from grow.common.errors import CheckpointError, ConfigError, GrowthError
 from grow.common.provenance import read_json
-from grow.config import compose
+from grow.distributed.ranks import Ranks
 from grow.families.registry import stock_config
 from grow.growth.run import grow
-from grow.training.checkpoint import AVERAGE_FILES, Checkpoint, SavedFragments, newest_checkpoint
-from grow.training.checkpoint_writer import CheckpointWriter
-from grow.training.grown_window import grow_window
-from grow.training.module import PretrainModule
-from grow.training.ranks import Ranks
-from grow.training.run_average import RunAverage
+from grow.training.checkpoints.checkpoint_reader import AVERAGE_FILES, Checkpoint, SavedFragments, newest_checkpoint
+from grow.training.checkpoints.checkpoint_writer import CheckpointWriter
+from grow.training.checkpoints.grown_window import grow_window
+from grow.training.checkpoints.run_average import RunAverage
+from grow.training.step.module import PretrainModule
 from tests.training.tiny import command_line, cut_in_two
 
 LAWA = ("averaging=lawa", "averaging.k=3", "averaging.every_steps=2", "averaging.start_tokens=0")

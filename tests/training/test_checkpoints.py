@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from grow.common import metrics as names
+from grow.common import metric_names as names
 from grow.common.errors import CheckpointError, ConfigError
 from grow.common.files import writing
-from grow.training.checkpoint import (
+from grow.training.checkpoints.checkpoint_reader import (
     OPTIMIZER_FILES,
     STARTS,
     Checkpoint,
@@ -19,14 +19,14 @@ from grow.training.checkpoint import (
     newest_checkpoint,
     require_complete,
 )
-from grow.training.export_checkpoint import export_checkpoint
+from grow.training.checkpoints.engine_export import export_checkpoint
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, shards_dir):
     """A run with checkpoints at steps 3, 6, 9 and 10."""
     import train as entry
-    from grow.config import compose
+    from grow.cli.config import compose
     from tests.training.tiny import command_line
 
     run = tmp_path_factory.mktemp("trained") / "run"
@@ -115,7 +115,7 @@ def test_background_writing_changes_nothing(train, tmp_path, trained):
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_the_run_and_leaves_the_ones_before(train, tmp_path, monkeypatch):
-    from grow.training import checkpoint_writer
+    from grow.training.checkpoints import checkpoint_writer
 
     original = checkpoint_writer.save_model
 

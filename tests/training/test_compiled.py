@@ -6,7 +6,7 @@ import pytest
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from grow.common import metrics as names
+from grow.common import metric_names as names
 
 
 @pytest.mark.slow

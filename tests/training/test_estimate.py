@@ -11,13 +11,12 @@ import pytest
 import torch
 import yaml
 
+from grow.cli.config import EstimateConfig, compose
 from grow.common.errors import ConfigError
-from grow.config import CONFIG_DIR, EstimateConfig, compose
-from grow.families.build import model_from_noise
-from grow.families.registry import stock_config
-from grow.training.checkpoint_writer import _BYTES_A_PARAMETER
-from grow.training.counts import count
-from grow.training.estimate import (
+from grow.common.gpus import GPUS, gpu_memory_bytes, peak_flops
+from grow.common.places import CONFIG_DIR
+from grow.distributed.settings import STRATEGIES
+from grow.estimate.closed_form import (
     CHECKPOINT_BYTES,
     Counts,
     StateBytes,
@@ -32,10 +31,13 @@ from grow.training.estimate import (
     model_states,
     state_bytes,
 )
-from grow.training.metrics import GPUS, gpu_memory_bytes, peak_flops
-from grow.training.objective import NextTokenLoss
-from grow.training.optimizer import build_optimizer
-from grow.training.settings import PRECISIONS, STRATEGIES, CheckpointSettings
+from grow.estimate.counts import count
+from grow.families.build import model_from_noise
+from grow.families.registry import stock_config
+from grow.training.checkpoints.checkpoint_writer import _BYTES_A_PARAMETER
+from grow.training.settings import PRECISIONS, CheckpointSettings
+from grow.training.step.objective import NextTokenLoss
+from grow.training.step.optimizer import build_optimizer
 from scripts import estimate
 
 ROOT = Path(__file__).parents[2]

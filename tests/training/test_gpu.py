@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional
 
-from grow.common import metrics as names
-from grow.training.objective import NextTokenLoss
+from grow.common import metric_names as names
+from grow.training.step.objective import NextTokenLoss
 
 pytestmark = pytest.mark.gpu
 DEVICE = os.environ.get("GROW_TEST_DEVICE", "cuda")

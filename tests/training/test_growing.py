@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from grow.common import metrics as names
+from grow.common import metric_names as names
 from grow.common.provenance import read_lineage
-from grow.training.milestones import Milestones
+from grow.training.loop.callback import LoopCallback
 
 TWICE = ("model.embed=32", "model.heads=4", "model.kv_heads=4", "model.ffn=48")
 
@@ -68,7 +68,7 @@ def test_copies_that_nothing_tells_apart_are_warned_of_in_one_line(train, tmp_pa
 
 def test_grown_weights_learn_slower_by_their_copies_also_after_resuming(grown, monkeypatch):
     groups = []
-    original = Milestones.on_train_start
+    original = LoopCallback.on_train_start
 
     def on_train_start(self, trainer, module):
         original(self, trainer, module)
@@ -76,7 +76,7 @@ def test_grown_weights_learn_slower_by_their_copies_also_after_resuming(grown, m
         if len(groups) == 2:
             raise RuntimeError("seen")
 
-    monkeypatch.setattr(Milestones, "on_train_start", on_train_start)
+    monkeypatch.setattr(LoopCallback, "on_train_start", on_train_start)
     more = ("growth=hyperclone_noisy", "optimizer.divide_grown_lr=true")
     run = grown(*more)
     shutil.rmtree(run / "model")

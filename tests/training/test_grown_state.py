@@ -5,13 +5,13 @@ import shutil
 
 import pytest
 
-from grow.common import metrics as names
+from grow.common import metric_names as names
 from grow.common.errors import GrowthError
 from grow.common.provenance import read_lineage
-from grow.training.checkpoint import OPTIMIZER_FILES, SavedFragments
+from grow.training.checkpoints.checkpoint_reader import OPTIMIZER_FILES, SavedFragments
 from tests.training.tiny import cut_in_two
 
-# What commutes with growth: see grow/growth/optimizer_state.py. A clip and AdamW's eps do not.
+# What commutes with growth: see grow/growth/moments.py. A clip and AdamW's eps do not.
 COMMUTES = (
     *("optimizer.max_grad_norm=0", "optimizer.eps=1e-30", "optimizer.divide_grown_lr=true", "optimizer.lr=0.003"),
     *("trainer.log_every_steps=1", "trainer.max_tokens=640", "schedule.warmup_tokens=0"),
@@ -23,7 +23,7 @@ TWICE = ("model.embed=32", "model.heads=4", "model.kv_heads=4", "model.ffn=48", 
 def checkpoint(tmp_path_factory, shards_dir):
     """A run's checkpoint after 6 steps."""
     import train as entry
-    from grow.config import compose
+    from grow.cli.config import compose
     from tests.training.tiny import command_line
 
     run = tmp_path_factory.mktemp("source") / "run"

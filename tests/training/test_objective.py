@@ -6,7 +6,7 @@ from torch.nn import functional
 from transformers import GPTNeoXConfig, LlamaConfig, Olmo2Config, OlmoConfig, OPTConfig
 
 from grow.families.build import model_from_noise
-from grow.training.objective import NextTokenLoss, chosen_rows
+from grow.training.step.objective import NextTokenLoss, chosen_rows
 
 SIZES = {
     "vocab_size": 40,

@@ -6,8 +6,8 @@ from torch import nn
 from transformers import LlamaConfig, OPTConfig
 
 from grow.families.build import model_from_noise
-from grow.training.optimizer import build_optimizer, parameter_groups, set_learning_rates
 from grow.training.settings import OptimizerSettings
+from grow.training.step.optimizer import build_optimizer, parameter_groups, set_learning_rates
 
 SETTINGS = OptimizerSettings(name="test", lr=1e-2, weight_decay=0.1)
 SIZES = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}

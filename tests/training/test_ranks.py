@@ -6,8 +6,8 @@ import socket
 import pytest
 
 from grow.common.errors import ConfigError
-from grow.training.ranks import Ranks
-from grow.training.settings import StrategySettings
+from grow.distributed.ranks import Ranks
+from grow.distributed.settings import StrategySettings
 
 SINGLE, DDP = (StrategySettings(name=kind, kind=kind) for kind in ("single", "ddp"))
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "there"}
@@ -145,7 +145,7 @@ def test_a_given_meeting_point_is_kept(environment):
     ],
 )
 def test_the_first_host_of_a_node_list_is_the_meeting_point(environment, monkeypatch, nodes, first):
-    monkeypatch.setattr("grow.training.ranks.socket.getaddrinfo", lambda host, port: [])
+    monkeypatch.setattr("grow.distributed.ranks.socket.getaddrinfo", lambda host, port: [])
     environment({**TWO_NODES, "SLURM_STEP_NODELIST": nodes})
     Ranks.from_environment(DDP)
     assert os.environ["MASTER_ADDR"] == first
@@ -175,7 +175,7 @@ def test_a_first_node_without_an_address_is_refused_instead_of_waited_for(enviro
     def unknown(host, port):
         raise socket.gaierror(f"{host} is unknown")
 
-    monkeypatch.setattr("grow.training.ranks.socket.getaddrinfo", unknown)
+    monkeypatch.setattr("grow.distributed.ranks.socket.getaddrinfo", unknown)
     environment({**TWO_NODES, "SLURM_STEP_NODELIST": "n[1-2]"})
     with pytest.raises(ConfigError, match=r"'n1' has none\. Set MASTER_ADDR"):
         Ranks.from_environment(DDP)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from grow.common import metrics as names
+from grow.common import metric_names as names
 from grow.common.errors import ConfigError, DivergedError
-from grow.training import milestones
-from grow.training.module import PretrainModule
+from grow.training.loop import callback
+from grow.training.step.module import PretrainModule
 
 DROPOUT = ("model=tiny_opt", "model.dropout=0.2")
 
@@ -236,7 +236,7 @@ def test_a_start_that_is_not_finite_stops_before_the_first_step(train, tmp_path,
 
 
 def test_validation_loss_is_the_mean_over_all_validation_tokens(train, tmp_path, rows, shards):
-    from grow.data.module import TokenDataModule
+    from grow.data.data_module import TokenDataModule
     from grow.families.build import load_model
 
     run = train(tmp_path / "run")
@@ -270,8 +270,8 @@ def test_training_never_waits_for_the_device_between_rows(train, tmp_path, monke
 
 def test_pauses_do_not_count_as_training_time(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("grow.training.metrics.time.perf_counter", lambda: now[0])
-    lap = milestones.Lap(0)
+    monkeypatch.setattr("grow.training.loop.metrics.time.perf_counter", lambda: now[0])
+    lap = callback.Lap(0)
     now[0] = 10.0
     lap.leave_out(8.0)
     assert lap.tokens_per_second(100) == pytest.approx(50)

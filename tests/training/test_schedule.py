@@ -5,8 +5,8 @@ import math
 import pytest
 
 from grow.common.errors import ConfigError
-from grow.training.schedule import multiplier
 from grow.training.settings import ScheduleSettings
+from grow.training.step.schedule import multiplier
 
 
 def schedule(kind: str, **settings) -> ScheduleSettings:

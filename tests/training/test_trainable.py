@@ -11,13 +11,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from grow.common import metrics as names
+from grow.cli.config import compose
+from grow.common import metric_names as names
 from grow.common.errors import ConfigError, GrowthError
-from grow.config import compose
 from grow.families.build import model_from_noise, training_flops_per_token
-from grow.training.optimizer import build_optimizer
 from grow.training.settings import OptimizerSettings, TrainableSettings
-from grow.training.trainable import TrainableSet, part_of_step, parts_of
+from grow.training.step.optimizer import build_optimizer
+from grow.training.step.trainable import TrainableSet, part_of_step, parts_of
 from tests.growth.cases import CONFIGS
 
 ALL = TrainableSettings(name="all", kind="all")

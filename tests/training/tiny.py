@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from grow.common.provenance import sha256
 from grow.data.shards import Shard, write_manifest
-from grow.training.checkpoint import STARTS
+from grow.training.checkpoints.checkpoint_reader import STARTS
 
 VOCAB, LENGTH = 64, 16
 TINY = [

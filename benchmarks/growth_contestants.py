@@ -1,0 +1,118 @@
+"""What benchmarks/growth.py times, each in a process of its own: copying, Grow, and peers under their own Python.
+
+    python -m benchmarks.growth_contestants NAME SOURCE OUTPUT '{"option": ...}'
+
+Imports first, then "ready" on a line, then the work, flushed to the disk, then its figures as JSON on a line. Only what
+a contestant needs is imported, so that a peer's environment need not have Grow's.
+"""
+
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Work = Callable[[], dict[str, float] | None]
+
+
+def main() -> None:
+    """Prepare one contestant, say so, run it, and print its figures."""
+    name, source, output, options = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), json.loads(sys.argv[4])
+    work = CONTESTANTS[name](source, output, options)
+    before = peak_bytes()
+    print("ready", flush=True)
+    start = time.perf_counter()
+    figures = work() or {}
+    for path in output.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    seconds = time.perf_counter() - start
+    size = sum(path.stat().st_size for path in output.iterdir())
+    print(json.dumps({"seconds": seconds, "bytes": size, "peak": peak_bytes() - before, **figures}), flush=True)
+
+
+def peak_bytes() -> float:
+    """Most memory this program ever had; getrusage would count what the parent had when it started this process."""
+    status = Path("/proc/self/status").read_text()
+    return float(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
+
+
+def copy(source: Path, output: Path, options: dict[str, Any]) -> Work:
+    """The files of a directory into another one."""
+
+    def work() -> None:
+        output.mkdir()
+        for path in source.iterdir():
+            shutil.copyfile(path, output / path.name)
+
+    return work
+
+
+def grow(source: Path, output: Path, options: dict[str, Any]) -> Work:
+    """All that scripts/grow_checkpoint.py does: digests of the source, the weights, the proof."""
+    from grow.families.build import load_config
+    from grow.growth import run
+    from grow.growth.settings import GrowthSettings, ScaleSettings
+    from grow.growth.target import scaled_target
+
+    growth = GrowthSettings(**options["growth"])
+    target = scaled_target(load_config(source), ScaleSettings(**options["scale"]))
+    writing = run.write_grown_weights
+    figures = {}
+
+    def timed(plan, *arguments, **named) -> None:
+        start = time.perf_counter()
+        writing(plan, *arguments, **named)
+        figures["writing"] = time.perf_counter() - start
+        figures["largest"] = max(tensor.target.bytes for tensor in plan.tensors)
+
+    def work() -> dict[str, float]:
+        run.write_grown_weights = timed
+        bytes_of_file = round(options["shard_gb"] * 1e9)
+        run.grow(str(source), output, growth, target, max_shard_bytes=bytes_of_file, workers=options["workers"])
+        return figures
+
+    return work
+
+
+def mergekit(source: Path, output: Path, options: dict[str, Any]) -> Work:
+    """mergekit's passthrough of whole copies of the layers, one above the other."""
+    from mergekit.config import MergeConfiguration
+    from mergekit.merge import run_merge
+    from mergekit.options import MergeOptions
+
+    layers = json.loads((source / "config.json").read_text())["num_hidden_layers"]
+    part = {"sources": [{"model": str(source), "layer_range": [0, layers]}]}
+    recipe = {"slices": [part] * round(options["scale"]["layers"]), "merge_method": "passthrough", "dtype": "bfloat16"}
+    settings = MergeOptions(copy_tokenizer=False, quiet=True, num_threads=options["workers"])
+    return lambda: run_merge(MergeConfiguration.model_validate(recipe), str(output), options=settings)
+
+
+def hypercloning(source: Path, output: Path, options: dict[str, Any]) -> Work:
+    """apple/ml-hypercloning's cloneModel between from_pretrained and save_pretrained."""
+    sys.path.insert(0, options["code"])
+    import torch
+    from hypercloning import cloneModel
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(options["workers"])
+    scale = options["scale"]
+
+    def work() -> None:
+        model = AutoModelForCausalLM.from_pretrained(source, torch_dtype=torch.bfloat16)
+        cloned = cloneModel(
+            model, embedding_dim_multiplier=round(scale["embed"]), up_project_multiplier=round(scale["ffn"])
+        )
+        cloned.save_pretrained(output)
+
+    return work
+
+
+CONTESTANTS = {"copy": copy, "grow": grow, "mergekit": mergekit, "hypercloning": hypercloning}
+
+if __name__ == "__main__":
+    main()

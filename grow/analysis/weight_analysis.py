@@ -1,0 +1,107 @@
+"""Everything the analyses say of one checkpoint's weights, tensor by tensor: memory is a few tensors."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+
+from grow.analysis.copies import column_copies, find_line
+from grow.analysis.expert_overlap import expert_overlap, group_experts
+from grow.analysis.rank import effective_rank, numerical_rank, singular_values
+from grow.analysis.symmetry import symmetry
+from grow.families.build import load_config
+from grow.families.family import Family
+from grow.families.registry import family_of
+from grow.families.weights import WeightReader
+
+
+@dataclass(kw_only=True, slots=True)
+class WeightAnalysis:
+    """Numbers by matrix, under the checkpoint's own names."""
+
+    symmetry: dict[str, float] = field(default_factory=dict)
+    effective_rank: dict[str, float] = field(default_factory=dict)
+    numerical_rank: dict[str, int] = field(default_factory=dict)
+    expert_overlap: dict[str, float] = field(default_factory=dict)
+    spectra: dict[str, list[float]] = field(default_factory=dict)
+    """Singular values, largest first."""
+
+    def metrics(self) -> dict[str, float]:
+        """analysis/symmetry/MATRIX, analysis/effective_rank/MATRIX, analysis/expert_overlap/MATRIX; /mean over them."""
+        kinds = {name: getattr(self, name) for name in ("symmetry", "effective_rank", "expert_overlap")}
+        means = {f"analysis/{kind}/mean": mean(found.values()) for kind, found in kinds.items() if found}
+        every = {f"analysis/{kind}/{matrix}": value for kind, found in kinds.items() for matrix, value in found.items()}
+        return means | every
+
+
+def analyze_weights(
+    directory: Path,
+    growth: Mapping[str, Any] | None,
+    layers: list[int] | None = None,
+    *,
+    part: int = 0,
+    parts: int = 1,
+    hear: Callable[[str], None] = lambda name: None,
+) -> WeightAnalysis:
+    """Analyze a stock model directory.
+
+    Args:
+        directory: of the weights.
+        growth: content of growth.json; None for a model that was not grown, whose matrices have no copies.
+        layers: whose spectra are taken; None takes the first, quarter, middle and last.
+        part: takes every `parts`-th matrix from this one on: what several processes find is put together by `merged`.
+        parts: processes that share the matrices.
+        hear: told the name of each matrix before it is looked at.
+
+    Raises:
+        CheckpointError: the directory holds no complete model.
+        GrowthError: it is of a family Grow does not know.
+    """
+    reader, config = WeightReader(directory), load_config(directory)
+    family = family_of(config.model_type)
+    chosen = _paper_layers(family.sizes(config)["layers"]) if layers is None else layers
+    names = sorted(reader.names)
+    copies = {} if growth is None else column_copies(config, growth, names)
+    found = WeightAnalysis()
+    for name in names[part::parts]:
+        spectral = _is_linear_of(family, name, chosen)
+        if name not in copies and not spectral:
+            continue
+        hear(name)
+        weight = reader.read(name)
+        if name in copies:
+            found.symmetry[name] = symmetry(weight, copies[name])
+        if spectral:
+            values = singular_values(weight)
+            found.effective_rank[name] = effective_rank(values)
+            found.numerical_rank[name] = numerical_rank(values, max(weight.shape))
+            found.spectra[name] = [float(f"{value:.4g}") for value in values.tolist()]
+    for matrix, members in list(group_experts(names).items())[part::parts]:
+        hear(matrix)
+        found.expert_overlap[matrix] = expert_overlap(torch.stack([reader.read(name) for name in members]))
+    return found
+
+
+def merged(analyses: Sequence[WeightAnalysis]) -> WeightAnalysis:
+    """One analysis out of those of some of the matrices each."""
+    found = WeightAnalysis()
+    for kind in fields(WeightAnalysis):
+        every = [pair for analysis in analyses for pair in getattr(analysis, kind.name).items()]
+        setattr(found, kind.name, dict(sorted(every)))
+    return found
+
+
+def _paper_layers(layers: int) -> list[int]:
+    """Layers 1, 6, 13 and 24 of 24, counted from 0; 1, 4, 8 and 16 of 16 come near it."""
+    return sorted({0, layers // 4, layers // 2, layers - 1})
+
+
+def _is_linear_of(family: Family, name: str, layers: list[int]) -> bool:
+    line = find_line(family, name)
+    match = None if line is None else line.pattern.fullmatch(name)
+    if line is None or line.reads is None or match is None:
+        return False
+    return "layer" in match.groupdict() and int(match["layer"]) in layers

@@ -1,0 +1,1 @@
+"""The command line: the one typed configuration, the commands that take it, and mistakes explained."""

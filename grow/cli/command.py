@@ -1,0 +1,89 @@
+"""Commands: compose, parse, run a task, and turn a user's mistakes into one paragraph and an exit code."""
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from grow.cli.aliases import spelled
+from grow.cli.config import Config, RunConfig, parse, register
+from grow.cli.explain import explain, is_full_disk, raised_in
+from grow.common.errors import CheckpointError, ConfigError, GrowError
+from grow.common.places import CONFIG_DIR
+from grow.sweeps.sweep import Sweep
+
+
+def entry_point(config_name: str, schema: type[Config]) -> Callable[[Callable[[Config], None]], Callable[[], None]]:
+    """Make a command out of a task: compose, parse, run, and turn a user's mistakes into one paragraph.
+
+    Exit codes are those of `grow.common.errors`; 130 is an interrupt from the keyboard. With -m every run is a process
+    of its own, and the command ends with a table of them.
+    """
+
+    def decorate(task: Callable[[Config], None]) -> Callable[[], None]:
+        def command() -> None:
+            register()
+            sys.argv[1:] = spelled(config_name, sys.argv[1:])
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of exiting with its own code
+            # Spinning OpenMP threads make a CPU run 3 to 5 times slower as soon as anything else wants a core.
+            os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+            launch = hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)
+            sweep = Sweep(sys.argv[0])
+            try:
+                launch(lambda cfg: _attempt(task, cfg, schema, sweep))()
+                if code := sweep.close():
+                    sys.exit(code)
+            except (HydraException, OmegaConfBaseException) as error:
+                _fail(explain(error))
+            except KeyboardInterrupt:
+                print("\nInterrupted. The same command continues from the last checkpoint.", file=sys.stderr)
+                sys.exit(130)
+            except Exception as error:
+                if raised_in(error, "submitit"):
+                    sweep.close()
+                    _fail(GrowError(f"{error} Jobs that were submitted go on; give the same command again after them."))
+                if not (isinstance(error, AssertionError) and raised_in(error, "omegaconf")):
+                    raise
+                _fail(
+                    ConfigError(
+                        "growth.*: growth=none takes no settings. Choose a preset too, e.g. growth=hyperclone_noisy; "
+                        "for a sweep that has both, name the source as model.grown_from=DIRECTORY_OR_HUB_ID."
+                    )
+                )
+
+        return functools.wraps(task)(command)
+
+    return decorate
+
+
+def _attempt(task: Callable[[Config], None], cfg: DictConfig, schema: type[Config], sweep: Sweep) -> None:
+    hydra_config = HydraConfig.get()
+    try:
+        if hydra_config.mode == RunMode.MULTIRUN:
+            sweep.run(hydra_config.job.num, list(hydra_config.overrides.task), lambda: _directory(parse(cfg, schema)))
+        else:
+            task(parse(cfg, schema))
+    except GrowError as error:  # caught inside Hydra, which would print a line of its own above ours
+        _fail(error)
+    except Exception as error:
+        if not is_full_disk(error):
+            raise
+        _fail(CheckpointError(f"the disk is full: {error}. Free some space and give the same command again."))
+
+
+def _directory(config: Any) -> Path | None:
+    return config.directory if isinstance(config, RunConfig) else None
+
+
+def _fail(error: GrowError) -> None:
+    print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    sys.exit(error.exit_code)

@@ -1,0 +1,222 @@
+"""What a run will need before it starts: memory of a GPU by part, hours, disk. Arithmetic only; counts come in.
+
+    model states     Rajbhandari et al., "ZeRO", arXiv 1910.02054, sections 3.1 and 5: of w + g + m + o bytes a
+                     parameter (weights, gradients, float32 masters, Adam's moments), stage 1 divides m + o by the
+                     number of GPUs, stage 2 also g, stage 3 also w
+    activations      Korthikanti et al., arXiv 2205.05198, section 4.1, count s b h (34 + 5 a s / h) bytes a layer for
+                     GPT in 16 bit. Here no attention matrix is kept (flash attention keeps 4 bytes a head instead of
+                     5 a s), and what is kept depends on family and precision: the table below
+    loss             never full logits: see `grow.training.step.objective`
+    hours            FLOPs / (GPUs x peak x MFU)
+
+P parameters, h width, b sequences of s tokens a micro-batch, a heads, V vocabulary, N GPUs.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from grow.distributed.settings import STRATEGIES
+from grow.training.settings import PRECISIONS, ZERO_BUCKET_ELEMENTS, CheckpointSettings
+
+CHECKPOINT_BYTES = 12
+"""A parameter's on disk: a float32 weight and two float32 moments."""
+_LIVE_ELEMENTS_ZERO3 = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters: gathered at one time at most
+
+# Bytes that autograd keeps for a token and a layer, without compilation, which keeps less: for each element of the
+# width, of the queries, of the keys (values included), of the feed-forward. Each line is a sum over kept tensors (norm
+# inputs, norm outputs, what each Linear reads, queries, keys, values, attention's output, gate, up and their product);
+# autocast keeps one bfloat16 copy a Linear of what it reads. tests/training/test_estimate.py counts them again.
+_KEPT = {
+    "llama": {"fp32": (24, 8, 8, 16), "bf16": (26, 4, 4, 8), "bf16_weights": (16, 4, 4, 8)},
+    "olmo": {"fp32": (16, 8, 8, 16), "bf16": (18, 4, 4, 8), "bf16_weights": (12, 4, 4, 8)},
+    "olmo2": {"fp32": (24, 16, 16, 16), "bf16": (26, 12, 12, 8), "bf16_weights": (20, 12, 12, 8)},
+    "gpt_neox": {"fp32": (24, 8, 8, 8), "bf16": (14, 4, 4, 4), "bf16_weights": (12, 4, 4, 4)},
+    "opt": {"fp32": (16, 8, 8, 4), "bf16": (16, 4, 4, 2), "bf16_weights": (8, 4, 4, 2)},
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Counts:
+    """What an architecture consists of. A tied head counts with the embedding."""
+
+    family: str
+    parameters: int
+    embedding: int
+    """Tables of tokens and positions."""
+    head: int
+    block: int
+    """Parameters of the largest decoder block."""
+    linear: int
+    """Weights inside the blocks that activations are multiplied with."""
+    flops_per_token: int
+    layers: int
+    embed: int
+    queries: int
+    """heads x head_dim."""
+    keys: int
+    """kv_heads x head_dim."""
+    heads: int
+    ffn: int
+    vocabulary: int
+    dropout: bool = False
+
+    @property
+    def body(self) -> int:
+        return self.parameters - self.embedding - self.head
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StateBytes:
+    """Bytes a parameter before anything is divided among GPUs; ZeRO's w, g, m and o."""
+
+    weights: int
+    gradients: int
+    masters: int
+    moments: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Memory:
+    """Bytes on one GPU, by part."""
+
+    weights: float
+    gradients: float
+    masters: float
+    moments: float
+    activations: float = 0.0
+    autocast_copies: float = 0.0
+    loss: float = 0.0
+    communication: float = 0.0
+
+    @property
+    def total(self) -> float:
+        return sum(asdict(self).values())
+
+
+def allowed(kind: str, precision: str) -> bool:
+    """Whether train.py runs this precision under this strategy: bfloat16 weights need ZeRO's masters."""
+    return precision != "bf16_weights" or kind.startswith("zero")
+
+
+def state_bytes(kind: str, precision: str) -> StateBytes:
+    """What Grow keeps a parameter; DeepSpeed keeps masters even of float32 weights, and sums gradients in float32."""
+    return StateBytes(
+        weights=2 if precision == "bf16_weights" else 4,
+        gradients=4,
+        masters=4 if kind.startswith("zero") else 0,
+        moments=8,
+    )
+
+
+def model_states(parameters: int, kind: str, gpus: int, each: StateBytes) -> Memory:
+    """Weights, gradients and optimizer state on one of `gpus` GPUs (ZeRO, figure 1); FSDP2 divides like stage 3."""
+    stage = {"single": 0, "ddp": 0, "zero1": 1, "zero2": 2, "zero3": 3, "fsdp2": 3}[kind]
+    return Memory(
+        weights=parameters * each.weights / (gpus if stage >= 3 else 1),
+        gradients=parameters * each.gradients / (gpus if stage >= 2 else 1),
+        masters=parameters * each.masters / (gpus if stage >= 1 else 1),
+        moments=parameters * each.moments / (gpus if stage >= 1 else 1),
+    )
+
+
+def activation_bytes(counts: Counts, precision: str, tokens: int) -> int:
+    """What the blocks keep for the backward pass of one micro-batch of `tokens` = b s tokens."""
+    width, queries, keys, ffn = _KEPT[counts.family][precision]
+    a_token = width * counts.embed + queries * counts.queries + keys * counts.keys + ffn * counts.ffn
+    a_token += 4 * counts.heads  # flash attention's log-sum-exp
+    a_token += 2 * counts.embed * counts.dropout  # two masks of one byte
+    return counts.layers * a_token * tokens
+
+
+def loss_bytes(counts: Counts, precision: str, tokens: int, rows: int) -> int:
+    """Peak of the loss: one chunk's logits and float32 softmax, the gradients of hidden states and head.
+
+    Args:
+        counts: of the model.
+        precision: of the run.
+        tokens: of a micro-batch.
+        rows: of a chunk; 0 for plain full logits, with their copy, softmax and gradient.
+    """
+    product = 4 if precision == "fp32" else 2
+    if rows == 0:
+        return tokens * counts.vocabulary * (12 if product == 4 else 16)
+    wide = 2 if precision == "bf16_weights" else 4  # bytes of hidden states and head
+    head = counts.vocabulary * counts.embed * (wide + (product if product != wide else 0))
+    return rows * counts.vocabulary * (product + 4) + head + tokens * counts.embed * wide
+
+
+def communication_bytes(counts: Counts, kind: str, each: StateBytes) -> int:
+    """Buckets that gradients travel in, and weights gathered for the moment.
+
+    DDP's buckets are the gradients themselves. ZeRO-1 and -2 fill one bucket while another travels. ZeRO-3 has one,
+    and weights gathered up to DeepSpeed's limit. FSDP2 gathers what is around the blocks, a block and the next one.
+    """
+    bucket = min(ZERO_BUCKET_ELEMENTS, counts.parameters)
+    around = counts.parameters - counts.layers * counts.block
+    if kind == "zero1":
+        return 2 * bucket * each.gradients
+    if kind == "zero2":
+        return 2 * bucket * each.weights
+    if kind == "zero3":
+        return (bucket + min(_LIVE_ELEMENTS_ZERO3, counts.parameters)) * each.weights
+    if kind == "fsdp2":
+        return (around + 2 * counts.block) * each.weights + (around + counts.block) * each.gradients
+    return 0
+
+
+def memory(counts: Counts, kind: str, precision: str, *, gpus: int, tokens: int, rows: int) -> Memory:
+    """Everything on one GPU. On one GPU nothing is shared, whatever the strategy: train.py uses the plain one.
+
+    Args:
+        counts: of the model.
+        kind: of the strategy.
+        precision: of the run.
+        gpus: N.
+        tokens: b s, of one micro-batch.
+        rows: of a chunk of the loss.
+    """
+    kind = "single" if gpus == 1 else kind
+    each = state_bytes(kind, precision)
+    states = model_states(counts.parameters, kind, 1 if kind == "single" else gpus, each)
+    return Memory(
+        weights=states.weights,
+        gradients=states.gradients,
+        masters=states.masters,
+        moments=states.moments,
+        activations=activation_bytes(counts, precision, tokens),
+        autocast_copies=2 * counts.linear if precision == "bf16" else 0,
+        loss=loss_bytes(counts, precision, tokens, rows),
+        communication=communication_bytes(counts, kind, each),
+    )
+
+
+def memory_table(counts: Counts, *, gpus: int, tokens: int, rows: int) -> dict[str, dict[str, Memory | None]]:
+    """Memory for every strategy and precision; None where train.py refuses the pair."""
+    return {
+        kind: {
+            precision: memory(counts, kind, precision, gpus=gpus, tokens=tokens, rows=rows)
+            if allowed(kind, precision)
+            else None
+            for precision in PRECISIONS
+        }
+        for kind in STRATEGIES
+    }
+
+
+def hours(flops: float, *, gpus: int, peak_flops: float, mfu: float) -> float:
+    """Time of that many FLOPs at a share `mfu` of the peak of each GPU."""
+    return flops / (gpus * peak_flops * mfu) / 3600
+
+
+def disk(parameters: int, settings: CheckpointSettings, max_tokens: int) -> dict[str, Any]:
+    """Bytes of one checkpoint, of those kept at one time while the next is written, and of all that are written."""
+    one = CHECKPOINT_BYTES * parameters
+    if settings.every_tokens is None:
+        return {"checkpoint": one, "at_most_kept": 0, "written": 0, "model": 4 * parameters}
+    permanent = max_tokens // settings.permanent_every_tokens if settings.permanent_every_tokens else 0
+    written = math.ceil(max_tokens / settings.every_tokens)
+    if settings.permanent_every_tokens:  # those that do not fall together with another
+        written += permanent - max_tokens // math.lcm(settings.permanent_every_tokens, settings.every_tokens)
+    kept = min(written, permanent + settings.keep_last + 1)
+    return {"checkpoint": one, "at_most_kept": one * kept, "written": one * written, "model": 4 * parameters}

@@ -1,0 +1,45 @@
+"""Counts what an architecture consists of, on the meta device: nothing is allocated."""
+
+from torch import nn
+
+from grow.estimate.closed_form import Counts
+from grow.families.build import model_on_meta, parameter_count, training_flops_per_token
+from grow.families.registry import family_of, stock_config
+from grow.families.settings import ModelSettings
+
+
+def count(settings: ModelSettings, sequence_length: int) -> Counts:
+    """The counts of a configured model.
+
+    Args:
+        settings: of the model.
+        sequence_length: tokens a sequence, on which the FLOPs of attention depend.
+
+    Raises:
+        ConfigError: transformers refuses the sizes.
+    """
+    model = model_on_meta(stock_config(settings))
+    sizes = family_of(settings.family).sizes(model.config)
+    blocks = model.get_decoder().layers
+    head, tables = model.get_output_embeddings().weight, _weights(model, nn.Embedding)
+    return Counts(
+        family=settings.family,
+        parameters=parameter_count(model),
+        embedding=sum(table.numel() for table in tables),
+        head=0 if any(table is head for table in tables) else head.numel(),
+        block=max(parameter_count(block) for block in blocks),
+        linear=sum(weight.numel() for weight in _weights(blocks, nn.Linear)),
+        flops_per_token=training_flops_per_token(model, sequence_length),
+        layers=sizes["layers"],
+        embed=sizes["embed"],
+        queries=sizes["heads"] * sizes["head_dim"],
+        keys=sizes["kv_heads"] * sizes["head_dim"],
+        heads=sizes["heads"],
+        ffn=sizes["ffn"],
+        vocabulary=sizes["vocab"],
+        dropout=getattr(settings, "dropout", 0) > 0,
+    )
+
+
+def _weights(module: nn.Module, kind: type[nn.Module]) -> list[nn.Parameter]:
+    return [part.weight for part in module.modules() if isinstance(part, kind)]

@@ -1,0 +1,259 @@
+"""Several sources into one model: beside each other in width, or one above the other in depth.
+
+    beside    W_1  0      E = [E_1 E_2]      logits = [w_1 H_1  w_2 H_2] [x_1; x_2] = w_1 logits_1 + w_2 logits_2
+              0   W_2                        heads, hidden units and norms side by side; vocabulary and positions shared
+    above     layers of source 2, grown to the target's width
+              layers of source 1, likewise                       tables of the first, final norm and head of the last
+
+`beside` is exactly the weighted mean of the logits if every norm sees one source at a time (`grow.growth.group_norm`,
+which no stock class can hold). Under the stock norm over all of them it is an approximation, exact only for copies of
+one model; `growth.balance` scales the sources' streams to equal size first, so that one norm fits each on average.
+Sources with fewer layers get identities. The mean of logits is a product of experts, not the mean of probabilities.
+`above` changes the function.
+
+Source: derived; relatives are Deep Fusion, arXiv 2306.11903 (T5), and the last step of staged training, arXiv
+2203.06211.
+Deviation: both of those train the blocks between the sources from small values; here they start as zeros.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from transformers import PreTrainedConfig
+
+from grow.common.errors import GrowthError
+from grow.families.build import model_on_meta
+from grow.families.experts import stored_tensors
+from grow.families.family import Family
+from grow.families.registry import family_of
+from grow.families.table import Axis, find_parameter, in_layer, layer_of
+from grow.families.weights import TensorInfo, WeightReader
+from grow.growth import maps
+from grow.growth.axes import axis_maps, head_input
+from grow.growth.compatible import check_growable, check_head
+from grow.growth.depth import layer_map
+from grow.growth.made_tensors import GrowthPlan, JoinedTensor, TensorPart, TensorPlan
+from grow.growth.maps import AxisMap
+from grow.growth.one_source import NEVER_GROWN, Planner
+from grow.growth.settings import GrowthSettings
+from grow.growth.target import writes_head_input
+
+_HEAD_INPUT: Axis = (("head_in",),)
+_ADDED = ("embed", "word", "heads", "kv_heads", "ffn")
+
+
+def joined_target(configs: Sequence[PreTrainedConfig], growth: GrowthSettings) -> PreTrainedConfig:
+    """The architecture that holds all sources: widths added and the most layers, or the widest and all layers.
+
+    Raises:
+        GrowthError: the sources are of different families, or theirs cannot have these sizes together.
+    """
+    family = family_of(configs[0].model_type)
+    others = {config.model_type for config in configs} - {family.model_type}
+    if others:
+        raise GrowthError(f"sources of different families ({family.model_type}, {', '.join(others)}) cannot be joined.")
+    sizes = [family.sizes(config) for config in configs]
+    if growth.join == "beside":
+        together = {size: sum(each[size] for each in sizes) for size in _ADDED}
+        joined = {**sizes[0], **together, "layers": max(each["layers"] for each in sizes)}
+    else:
+        widest = {size: max(each[size] for each in sizes) for size in _ADDED}
+        joined = {**sizes[0], **widest, "layers": sum(each["layers"] for each in sizes)}
+    target = family.resize(configs[0], joined)
+    tied = growth.join == "beside" and all(config.tie_word_embeddings for config in configs)
+    target.tie_word_embeddings = tied and writes_head_input(family, configs[0])
+    return target
+
+
+def plan_joined(
+    readers: Sequence[WeightReader],
+    configs: Sequence[PreTrainedConfig],
+    target: PreTrainedConfig,
+    growth: GrowthSettings,
+    stream_sizes: Sequence[float] | None = None,
+) -> GrowthPlan:
+    """Plan one model out of several.
+
+    Args:
+        readers: one for each source.
+        configs: theirs.
+        target: the architecture that holds them all.
+        growth: names the sources, how they are joined and what each counts.
+        stream_sizes: root mean square of each source's residual stream, to balance them; None leaves them as they are.
+
+    Raises:
+        GrowthError: the sources are of different kinds, or their sizes do not add up to the target's.
+        CheckpointError: a source lacks a tensor or has one of an unexpected shape.
+    """
+    family = family_of(configs[0].model_type)
+    for config in configs:
+        check_growable(family, config, target)
+    join = _Join(family=family, readers=readers, configs=configs, target=target, growth=growth)
+    tensors, reasons = _plan_beside(join, stream_sizes) if growth.join == "beside" else _plan_above(join)
+    first, after = family.sizes(configs[0]), family.sizes(target)
+    factors = {size: after[size] / first[size] for size in after}
+    return GrowthPlan(tensors=tensors, factors=factors, layers=[], reasons=reasons)
+
+
+Planned = tuple[Sequence[TensorPlan | JoinedTensor], tuple[str, ...]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Join:
+    """What is joined, and into what."""
+
+    family: Family
+    readers: Sequence[WeightReader]
+    configs: Sequence[PreTrainedConfig]
+    target: PreTrainedConfig
+    growth: GrowthSettings
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the target's tensors, as they are stored."""
+        return stored_tensors(self.family, model_on_meta(self.target))
+
+
+def _plan_beside(join: _Join, stream_sizes: Sequence[float] | None) -> Planned:
+    family, target, growth = join.family, join.target, join.growth
+    _check_beside(family, join.configs, target)
+    check_head(family, target, len(join.configs))
+    whole = replace(growth, width="tile", share="symmetric", snr_db=None, next_layer=False, new_layers="identity")
+    planners = []
+    for number, (reader, config) in enumerate(zip(join.readers, join.configs, strict=True)):
+        scale = 1.0 if stream_sizes is None else stream_sizes[0] / stream_sizes[number]
+        axes = _own_axes(
+            family, config, whole, growth.shares_of_sources[number], scale, bool(target.tie_word_embeddings)
+        )
+        layers = layer_map("interpose", family.sizes(config)["layers"], family.sizes(target)["layers"])
+        planners.append(
+            Planner(
+                family=family,
+                reader=reader,
+                axes=axes,
+                seen={**axes, "embed": axes["normed"]},
+                growth=whole,
+                layers=layers,
+                reader_number=number,
+            )
+        )
+    same = len({reader.directory.resolve() for reader in join.readers}) == 1
+    kind = "a LayerNorm" if family.centred else "an RMSNorm"
+    reasons = () if same else (f"{kind} over the widths of {len(join.configs)} sources sees them all together",)
+    weights = growth.shares_of_sources
+    return [_placed(family, planners, name, shape, weights) for name, shape in join.shapes.items()], reasons
+
+
+def _own_axes(
+    family: Family, config: PreTrainedConfig, growth: GrowthSettings, weight: float, scale: float, tied: bool
+) -> dict[str, AxisMap]:
+    """The axes of one source, unchanged in length: its stream scaled, its logits weighted."""
+    axes = axis_maps(family, config, config, growth)
+    stream = axes["embed"]
+    scaled = replace(stream, expand=stream.expand * scale, read=stream.read / scale)
+    own_table = axes["word"] is not axes["embed"]
+    word = axes["word"] if own_table else scaled
+    if tied:
+        head = head_input(word, tied=True)
+        weighted = replace(head, expand=head.expand * weight)
+    else:
+        plain = head_input(axes["word"], tied=False)
+        weighted = replace(plain, read=plain.read * weight)
+    return {**axes, "embed": scaled, "normed": stream, "word": word, "head_in": weighted}
+
+
+def _placed(
+    family: Family, planners: Sequence[Planner], name: str, shape: tuple[int, ...], weights: Sequence[float]
+) -> JoinedTensor:
+    line = find_parameter(family.table, name)
+    if line is None:
+        raise GrowthError(f"{name}: the axis table of {family.model_type} has no line for this parameter.")
+    dims = [*line.writes, *([line.reads] if line.reads else [])]
+    shared = [axis in NEVER_GROWN for axis in dims]
+    starts, parts = [0] * len(dims), []
+    for planner in planners:
+        lengths = [
+            size if fixed else len(maps.axis_of(axis, planner.axes).index)
+            for axis, size, fixed in zip(dims, shape, shared, strict=True)
+        ]
+        tensor = planner.plan(name, tuple(lengths))
+        if not any(axis == _HEAD_INPUT for axis in dims):
+            tensor = replace(tensor, gradient_share=weights[planner.reader_number])
+        parts.append(TensorPart(tensor=tensor, row=starts[0], column=starts[-1] if len(dims) == 2 else 0))
+        starts = [
+            start if fixed else start + length for start, length, fixed in zip(starts, lengths, shared, strict=True)
+        ]
+    info = TensorInfo(name=name, shape=shape, dtype=_widest(part.tensor.target.dtype for part in parts))
+    return JoinedTensor(target=info, parts=tuple(parts))
+
+
+def _widest(dtypes: Iterable[torch.dtype]) -> torch.dtype:
+    joined, *others = dtypes
+    for dtype in others:
+        joined = torch.promote_types(joined, dtype)
+    return joined
+
+
+def _check_beside(family: Family, configs: Sequence[PreTrainedConfig], target: PreTrainedConfig) -> None:
+    sizes, after = [family.sizes(config) for config in configs], family.sizes(target)
+    for size in _ADDED:
+        if sum(each[size] for each in sizes) != after[size]:
+            raise GrowthError(
+                f"{size}: {' + '.join(str(each[size]) for each in sizes)} in the sources, {after[size]} in the target. "
+                "Sources beside each other add up; choose such a target, or name none and get one."
+            )
+    for name, values in {
+        "head_dim": {each["head_dim"] for each in (*sizes, after)},
+        "query heads for each key-value head": {each["heads"] // each["kv_heads"] for each in (*sizes, after)},
+    }.items():
+        if len(values) > 1:
+            raise GrowthError(
+                f"{name}: {sorted(values)}. Sources beside each other have the same; grow one of them first "
+                "(scripts/grow_checkpoint.py with scale.head_dim or scale.kv_heads)."
+            )
+    if after["layers"] < max(each["layers"] for each in sizes):
+        raise GrowthError(
+            f"layers: {[each['layers'] for each in sizes]} in the sources, {after['layers']} in the target. "
+            "Choose a target with at least as many as the deepest."
+        )
+
+
+def _plan_above(join: _Join) -> Planned:
+    family, target, growth = join.family, join.target, join.growth
+    counts = [family.sizes(config)["layers"] for config in join.configs]
+    layers = family.sizes(target)["layers"]
+    if sum(counts) != layers:
+        raise GrowthError(
+            f"layers: {' + '.join(map(str, counts))} in the sources, {layers} in the target. Sources above each other "
+            f"add up; choose a target with layers={sum(counts)}, or name none and get one."
+        )
+    planners = [
+        Planner(
+            family=family,
+            reader=reader,
+            axes=axis_maps(family, config, target, growth),
+            growth=growth,
+            layers=list(range(count)),
+            reader_number=number,
+        )
+        for number, (reader, config, count) in enumerate(zip(join.readers, join.configs, counts, strict=True))
+    ]
+    places = [(number, layer) for number, count in enumerate(counts) for layer in range(count)]
+    tensors: list[TensorPlan | JoinedTensor] = [
+        _from_one(family, planners, places, name, shape) for name, shape in join.shapes.items()
+    ]
+    return tensors, (f"the layers of {len(join.configs)} sources follow each other (growth.join=above)",)
+
+
+def _from_one(
+    family: Family, planners: Sequence[Planner], places: list[tuple[int, int]], name: str, shape: tuple[int, ...]
+) -> TensorPlan:
+    line = find_parameter(family.table, name)
+    layer = None if line is None else layer_of(line, name)
+    if line is None or layer is None:
+        enters = line is not None and ((line.reads is None and len(line.writes) == 2) or line.reads == (("word",),))
+        return planners[0 if enters else -1].plan(name, shape)
+    number, own = places[layer]
+    planned = planners[number].plan(in_layer(line, name, own), shape)
+    return replace(planned, target=replace(planned.target, name=name))

@@ -1,0 +1,197 @@
+"""Experts from dense models: every expert starts as the feed-forward block, whole, as a shard, or partly redrawn.
+
+    FFN  ->  router(x) picks k of  FFN  FFN  FFN  FFN            y = sum of p_i FFN(x), sum of p_i = 1   =>   y = FFN(x)
+    FFN = [A | B]  ->  A  B  A  B      router rows r1 r1 r2 r2: a virtual group is picked whole, with p / G each,
+                                       so that its down projections carry G:  sum of p/G * G * (A(x) + B(x)) = FFN(x)
+
+Exact where the k chosen probabilities add up to one (top-k before softmax, or renormalised) and k is a multiple of the
+shards G. Not exact, and says so: a fraction of each expert's hidden units redrawn from a normal with the replaced
+weights' mean and deviation (drop-upcycling), noise on experts, and experts from different sources, whose other weights
+are averaged. The router is drawn with deviation 0.02 and without bias; a zero router would tie every token to the same
+experts.
+
+Sources: sparse upcycling, arXiv 2212.05055; virtual groups, arXiv 2410.07524 (whose cube roots on all three matrices of
+a gated block are not exact, since silu is not homogeneous: the scale is on the last one here); drop-upcycling, arXiv
+2502.19261; branch-train-mix, arXiv 2403.07816; 1 % noise, arXiv 2510.08008.
+Deviations: hidden units are redrawn once for all three matrices (the released script draws them for each); they are not
+permuted, which changes nothing. Every block becomes experts, not every other one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from transformers import PreTrainedConfig
+
+from grow.common.errors import GrowthError
+from grow.families.build import model_on_meta
+from grow.families.experts import stored_tensors
+from grow.families.family import Family
+from grow.families.registry import family_of
+from grow.families.table import Axis, Parameter, expert_of, find_parameter, layer_of
+from grow.families.weights import TensorInfo, WeightReader
+from grow.growth.axes import axis_maps
+from grow.growth.claim import changed_experts, reasons_against
+from grow.growth.compatible import check_head
+from grow.growth.depth import layer_map
+from grow.growth.made_tensors import GrowthPlan, JoinedTensor, MadeTensor, RouterTensor, TensorPart, TensorPlan
+from grow.growth.maps import AxisMap
+from grow.growth.one_source import HIDDEN, Planner, as_expert
+from grow.growth.settings import GrowthSettings
+
+_EXPERTS: Axis = (("experts",),)
+
+
+def upcycles(source: PreTrainedConfig, target: PreTrainedConfig) -> bool:
+    """Whether the target is a mixture of experts that the source is a dense model of."""
+    return family_of(target.model_type).dense == source.model_type
+
+
+def plan_upcycled(
+    readers: Sequence[WeightReader],
+    configs: Sequence[PreTrainedConfig],
+    target: PreTrainedConfig,
+    growth: GrowthSettings,
+) -> GrowthPlan:
+    """Plan a mixture of experts out of one dense model, or of several with a common ancestor.
+
+    Args:
+        readers: one for each source; expert groups take them in turn.
+        configs: theirs, all of one shape.
+        target: a mixture of experts of the sources' kind.
+        growth: may also widen and deepen.
+
+    Raises:
+        GrowthError: the sizes do not fit, or the target computes something else whatever its weights.
+    """
+    mixture, dense, source = family_of(target.model_type), family_of(configs[0].model_type), configs[0]
+    _check_alike(dense, configs, target)
+    before, after = dense.sizes(source), mixture.sizes(target)
+    shards = _shards(before["ffn"], after)
+    whole = {**{size: after[size] for size in before}, "ffn": after["ffn"] * shards}
+    grown = dense.resize(source, whole)
+    grown.tie_word_embeddings = target.tie_word_embeddings
+    axes = axis_maps(dense, source, grown, growth)
+    check_head(dense, grown, axes["head_in"].copies)
+    layers = layer_map(growth.depth, before["layers"], after["layers"])
+    planners = [
+        Planner(family=dense, reader=reader, axes=axes, growth=growth, layers=layers, reader_number=number)
+        for number, reader in enumerate(readers)
+    ]
+    shapes = stored_tensors(mixture, model_on_meta(target))
+    return GrowthPlan(
+        tensors=[_made(mixture, planners, name, shape, shards, after["experts"]) for name, shape in shapes.items()],
+        factors={size: after[size] / before.get(size, 1) for size in after if size != "active_experts"},
+        layers=layers,
+        reasons=(
+            *reasons_against(dense, source, grown, axes, growth, layers),
+            *_reasons(readers, target, growth, after["active_experts"], shards),
+        ),
+    )
+
+
+def _made(
+    mixture: Family, planners: Sequence[Planner], name: str, shape: tuple[int, ...], shards: int, experts: int
+) -> MadeTensor:
+    line = find_parameter(mixture.table, name)
+    if line is None:
+        raise GrowthError(f"{name}: the axis table of {mixture.model_type} has no line for this parameter.")
+    if line.writes[0] == _EXPERTS:
+        dtype = planners[0].plan(_beside_router(planners[0].family, name, line), shape[1:]).target.dtype
+        info = TensorInfo(name=name, shape=shape, dtype=dtype)
+        return RouterTensor(target=info, deviation=planners[0].growth.router_std, repeats=shards)
+    expert = expert_of(line, name)
+    if expert is None:
+        return _averaged([planner.plan(name, shape) for planner in planners])
+    planner = planners[expert // shards % len(planners)]
+    tensor = planner.plan(_dense_name(mixture, name, expert), shape)
+    sliced = _shard(tensor, line, shape, expert % shards, shards)
+    sliced = replace(
+        sliced,
+        target=replace(sliced.target, name=name, shape=shape),
+        gradient_share=(1 if line.reads == HIDDEN else shards) / experts,  # of a router that is even-handed
+        new_expert=expert >= shards * len(planners),
+    )
+    return as_expert(line, sliced, planner.growth)
+
+
+def _dense_name(mixture: Family, name: str, expert: int) -> str:
+    for pattern, plain in mixture.dense_names.items():
+        name = name.replace(pattern.replace("{expert}", str(expert)), plain)
+    return name
+
+
+def _beside_router(dense: Family, name: str, line: Parameter) -> str:
+    """A dense parameter of the router's layer, for its dtype."""
+    layered = (other for other in dense.table if other.is_layered and other.normalises is not None)
+    pattern = next(layered).pattern.pattern.replace("\\", "")
+    return pattern.replace("(?P<layer>d+)", str(layer_of(line, name)))
+
+
+def _shard(tensor: TensorPlan, line: Parameter, shape: tuple[int, ...], shard: int, shards: int) -> TensorPlan:
+    """The rows or columns of one shard of the hidden units; who reads them makes up for the weights p / G."""
+    if shards == 1:
+        return tensor
+    width = shape[0] if line.reads != HIDDEN else shape[1]
+    part = slice(shard * width, (shard + 1) * width)
+    if line.reads == HIDDEN:
+        assert tensor.columns is not None
+        columns = _cut(tensor.columns, part)
+        return replace(tensor, columns=replace(columns, read=columns.read * shards))
+    return replace(tensor, rows=_cut(tensor.rows, part))
+
+
+def _cut(axis_map: AxisMap, part: slice) -> AxisMap:
+    fields = {name: getattr(axis_map, name)[part] for name in ("index", "expand", "read", "part", "filler")}
+    return replace(axis_map, **fields)
+
+
+def _averaged(tensors: list[TensorPlan]) -> MadeTensor:
+    if len(tensors) == 1:
+        return tensors[0]
+    shares = [replace(each, rows=replace(each.rows, expand=each.rows.expand / len(tensors))) for each in tensors]
+    parts = tuple(TensorPart(tensor=each, row=0, column=0) for each in shares)
+    return JoinedTensor(target=tensors[0].target, parts=parts)
+
+
+def _shards(ffn: int, after: dict[str, int]) -> int:
+    """Into how many experts one block is cut: a narrower expert is a shard, a wider one a grown block."""
+    if after["ffn"] >= ffn:
+        return 1
+    shards = ffn // after["ffn"]
+    if ffn % after["ffn"] or after["experts"] % shards:
+        raise GrowthError(
+            f"ffn: {ffn} in the source, {after['ffn']} in each of {after['experts']} experts. An expert is the whole "
+            "block, a wider one, or one of a whole number of shards that the experts are a multiple of."
+        )
+    return shards
+
+
+def _reasons(
+    readers: Sequence[WeightReader], target: PreTrainedConfig, growth: GrowthSettings, active: int, shards: int
+) -> tuple[str, ...]:
+    found = []
+    if not getattr(target, "norm_topk_prob", True):
+        found.append("the router's weights of the chosen experts do not add up to one (norm_topk_prob)")
+    if active % shards:
+        found.append(f"{active} active experts are no whole number of groups of {shards} shards")
+    found += changed_experts(growth)
+    if len({reader.directory.resolve() for reader in readers}) > 1:
+        found.append(f"experts come from {len(readers)} sources, and what they share is averaged")
+    return tuple(found)
+
+
+def _check_alike(dense: Family, configs: Sequence[PreTrainedConfig], target: PreTrainedConfig) -> None:
+    for config in configs:
+        shared = type(config)().to_dict().keys() & type(target)().to_dict().keys()
+        differences = {k: pair for k, pair in dense.differences(config, target).items() if k in shared - {"model_type"}}
+        biases = [name for name in ("attention_bias", "mlp_bias") if getattr(config, name, False)]
+        if differences or biases or dense.sizes(config) != dense.sizes(configs[0]):
+            listed = ", ".join(f"{name}: {old!r} -> {new!r}" for name, (old, new) in differences.items())
+            raise GrowthError(
+                f"source and target compute different functions whatever their weights ({listed or biases or 'sizes'})."
+                " Experts come from dense models of one shape without biases that agree with the target in all else."
+            )
+    if dense.sizes(configs[0])["vocab"] != target.vocab_size:
+        raise GrowthError(
+            f"vocab: {dense.sizes(configs[0])['vocab']} in the source, {target.vocab_size} in the target."
+        )

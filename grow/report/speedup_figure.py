@@ -1,0 +1,115 @@
+"""Draws the curves: held-out loss against tokens, FLOPs and seconds, and where each arm meets the baseline's end."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+
+from grow.common.figure_style import COLOURS, STYLE
+from grow.report.arms import Arm
+from grow.report.curves import AXES, CostAxis
+from grow.report.verdict import Verdict
+from grow.report.wording import scale
+
+_BASELINE = ("#000000", "o")
+_CONTINUED = ("#7F7F7F", "s")
+_ARMS = list(zip((*COLOURS, "#8C510A"), "D^vPXh*", strict=True))  # markers tell them apart in print
+_AXIS_TITLES: dict[CostAxis, str] = {"tokens": "{unit}", "flops": "1{unit}", "seconds": "training time ({unit})"}
+
+
+def draw(verdict: Verdict, path: Path) -> None:
+    """Write the figure as PNG: thin lines are seeds, thick ones their mean, dashed ones that of the averaged weights,
+    rings the crossings of the target.
+
+    In the FLOPs panel a faint copy of each mean is shifted by its source's FLOPs, where they are known.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(16, 5.6), layout="constrained")
+        panels = figure.subplots(1, len(AXES), sharey=True)
+        for panel, axis in zip(panels, AXES, strict=True):
+            _draw_panel(panel, axis, verdict)
+        panels[0].set_ylabel("validation loss (nats a token)")
+        panels[0].set_ylim(*loss_range(verdict))
+        handles, _ = panels[0].get_legend_handles_labels()
+        handles.append(Line2D([], [], color="grey", alpha=0.3, linewidth=2.4, label="faint: source's FLOPs added"))
+        if any(_has_average(arm) for arm, _, _ in styled(verdict)):
+            handles.append(Line2D([], [], color="grey", linestyle="--", label="dashed: of the averaged weights"))
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4), frameon=False)
+        figure.savefig(path, dpi=110)
+
+
+def styled(verdict: Verdict) -> Iterator[tuple[Arm, str, str]]:
+    """Every arm with its colour and marker, those on top last."""
+    if verdict.baseline is not None:
+        yield verdict.baseline, *_BASELINE
+    if verdict.continued is not None:
+        yield verdict.continued, *_CONTINUED
+    for index, judged in enumerate(verdict.arms):
+        yield judged.arm, *_ARMS[index % len(_ARMS)]
+
+
+def _draw_panel(panel: Any, axis: CostAxis, verdict: Verdict) -> None:
+    arms = list(styled(verdict))
+    divisor, unit = scale(axis, max(arm.curve.along(axis)[-1] for arm, _, _ in arms))
+    for arm, colour, marker in arms:
+        draw_arm(panel, axis, arm, divisor, {"color": colour, "marker": marker})
+    if verdict.baseline is not None:
+        target = verdict.baseline.curve.final_loss
+        panel.axhline(target, color="black", linestyle="--", linewidth=1.2, label="where training from noise ended")
+        _mark_crossings(panel, axis, verdict, divisor)
+    panel.set_xlabel(_AXIS_TITLES[axis].format(unit=unit))
+    panel.set_xlim(left=0)
+
+
+def draw_arm(panel: Any, axis: CostAxis, arm: Arm, divisor: float, style: dict[str, str]) -> None:
+    """One arm in one panel: live weights solid, averaged ones dashed.
+
+    Args:
+        panel: matplotlib's axes.
+        axis: what is counted.
+        arm: whose curves.
+        divisor: of the axis' unit.
+        style: colour and marker.
+    """
+    for curve in arm.curves if len(arm.curves) > 1 else ():
+        panel.plot(curve.along(axis) / divisor, curve.loss, color=style["color"], linewidth=0.8, alpha=0.5)
+    costs, loss = arm.curve.along(axis) / divisor, arm.curve.loss
+    panel.plot(costs, loss, **style, linewidth=2.4, markersize=5, markevery=max(1, len(loss) // 10), label=arm.label)
+    if _has_average(arm):
+        panel.plot(costs, arm.curve.averaged, color=style["color"], linestyle="--", linewidth=1.8)
+    source = arm.source_cost(axis) if axis == "flops" else None
+    if source:
+        panel.plot(costs + source / divisor, loss, color=style["color"], linewidth=2.4, alpha=0.3)
+
+
+def _has_average(arm: Arm) -> bool:
+    return not np.isnan(arm.curve.averaged).all()
+
+
+def _mark_crossings(panel: Any, axis: CostAxis, verdict: Verdict, divisor: float) -> None:
+    colours = {arm.label: colour for arm, colour, _ in styled(verdict)}
+    for index, judged in enumerate(verdict.arms):
+        found = (judged.speedups or {})[axis, "F"].speedup
+        if found.cost_run is None:
+            continue
+        colour, place = colours[judged.arm.label], (found.cost_run / divisor, found.target_loss)
+        panel.plot(*place, marker="o", markersize=12, fillstyle="none", markeredgewidth=2, color=colour, clip_on=False)
+        panel.vlines(place[0], 0, place[1], color=colour, linestyle=":", linewidth=1.5)
+        text = f" {found.speedup:.2f}x" if found.speedup else " from the start"
+        height = 0.02 + 0.06 * (index % 3)
+        label = panel.text(place[0], height, text, transform=panel.get_xaxis_transform(), color=colour, weight="bold")
+        label.set_path_effects([withStroke(linewidth=3, foreground="white")])
+
+
+def loss_range(verdict: Verdict) -> tuple[float, float]:
+    """Room for everything after the first steep stretch: from noise, a loss starts far above all that matters."""
+    curves = [arm.curve for arm, _, _ in styled(verdict)]
+    top = max(curve.loss_at(0.1 * curve.tokens[-1], "tokens") for curve in curves)
+    bottom = min(float(np.nanmin([curve.loss, curve.averaged])) for curve in curves)
+    height = (top - bottom) or 1.0
+    return bottom - 0.2 * height, top + 0.05 * height

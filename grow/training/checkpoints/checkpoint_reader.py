@@ -1,0 +1,252 @@
+"""Checkpoints inside a run: what they consist of, and reading back only those whose every digest holds.
+
+checkpoints/step-00000500/
+    config.json, model.safetensors       a stock model directory, float32: it can be loaded, averaged or grown as it is
+    optimizer-00000-of-00002.safetensors one file a rank: PARAMETER/exp_avg and PARAMETER/exp_avg_sq, flat, from an
+                                         element on that the header names
+    average-00000-of-00002.safetensors   where weights are averaged: snapshot-STEP/PARAMETER, flat in the same way
+    rng.safetensors                      state of the random generators of every rank
+    state.json                           tokens, seconds, sequences read, length of metrics.jsonl, ...
+    COMPLETE.json                        SHA-256 of every other file; written last
+
+A parameter's moments are addressed by element, never by rank, so any strategy on any number of ranks can continue
+from any other. Nothing here is pickled, so nothing read here can run code.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.optim import Optimizer
+
+from grow.averaging.average import Average
+from grow.common.errors import CheckpointError
+from grow.common.provenance import COMPLETE_FILE, STATE_FILE, read_json, sha256
+from grow.training.checkpoints.fragments import Fragment
+
+RNG_FILE = "rng.safetensors"
+OPTIMIZER_FILES, AVERAGE_FILES = "optimizer-*.safetensors", "average-*.safetensors"
+STARTS = "starts"  # in a shard's header: first element of each parameter's fragment
+PERMANENT, ROLLING, PREEMPTION = "permanent", "rolling", "preemption"
+
+
+@dataclass(kw_only=True, slots=True)
+class RunState:
+    """Where a run stood, apart from its tensors."""
+
+    kind: str
+    """permanent: kept for good; rolling: until newer ones come; preemption: until the next one of any kind."""
+    step: int
+    tokens: int
+    seconds: float
+    flops: int
+    sequences: int
+    """Sequences that all ranks together have read."""
+    updates: int
+    """Steps the optimizer has taken: those that were skipped for a gradient that is not finite do not count."""
+    metrics_bytes: int
+    """Length of metrics.jsonl; what comes after it is cut when the run continues here."""
+    skipped: int = 0
+    """Steps skipped so far."""
+    updates_of_groups: list[int] = field(default_factory=list)
+    """Updates of each optimizer group where steps leave some out, else empty."""
+    input_copies: dict[str, float] = field(default_factory=dict)
+    """Weights whose inputs a growth repeated, and how often."""
+    average: dict[str, Any] | None = None
+    """What the average of the weights keeps beside its snapshots."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """One complete checkpoint."""
+
+    path: Path
+
+    @property
+    def state(self) -> RunState:
+        return RunState(**read_json(self.path / STATE_FILE))
+
+    def restore_optimizer(self, fragments: Sequence[Fragment], optimizer: Optimizer) -> None:
+        """Give this rank's fragments the moments that were saved of their elements, whoever saved them.
+
+        Args:
+            fragments: views to fill.
+            optimizer: whose count of updates is set.
+
+        Raises:
+            CheckpointError: some elements were never saved.
+        """
+        state = self.state
+        restore_moments(self.path, fragments, optimizer, state.updates)
+        for group, updates in zip(optimizer.param_groups, state.updates_of_groups, strict=False):
+            for parameter in group["params"]:
+                optimizer.state[parameter]["step"].fill_(updates)
+
+    def restore_average(self, average: Average, fragments: Sequence[Fragment]) -> None:
+        """Give an average the snapshots that were saved, as far as this rank owns them; without any it starts anew.
+
+        Raises:
+            CheckpointError: another kind of average was saved, or of other weights.
+        """
+        if self.state.average is not None:
+            restore_average(self.path, self.state.average, average, fragments)
+
+    def restore_rng(self, rank: int) -> None:
+        """Put this rank's random generators where they were; a rank that did not exist then keeps its own."""
+        tensors = load_file(self.path / RNG_FILE)
+        if f"{rank}.cpu" in tensors:
+            torch.set_rng_state(tensors[f"{rank}.cpu"])
+        if f"{rank}.cuda" in tensors and torch.cuda.is_available():
+            torch.cuda.set_rng_state(tensors[f"{rank}.cuda"])
+
+
+def restore_moments(directory: Path, fragments: Sequence[Fragment], optimizer: Optimizer, updates: int) -> None:
+    """Fill fragments with the moments that a directory's optimizer files hold of their elements.
+
+    Raises:
+        CheckpointError: they do not hold all of them.
+    """
+    moments = SavedFragments(directory, OPTIMIZER_FILES)
+    for fragment in fragments:
+        for moment, view in fragment.moments.items():
+            moments.read(f"{fragment.name}/{moment}", fragment.start, view)
+    for state in optimizer.state.values():
+        state["step"].fill_(updates)
+
+
+def restore_average(directory: Path, state: Mapping[str, Any], average: Average, fragments: Sequence[Fragment]) -> None:
+    """Fill an average with what a directory's average files hold of the fragments' elements.
+
+    Raises:
+        CheckpointError: they do not hold all of them, or another kind of average.
+    """
+    saved, owned = SavedFragments(directory, AVERAGE_FILES), {fragment.name: fragment for fragment in fragments}
+
+    def read(key: str) -> Tensor:
+        fragment = owned[key.partition("/")[2]]
+        part = saved.room(key, fragment.values.numel())
+        saved.read(key, fragment.start, part)
+        return part
+
+    average.load(state, owned, read)
+
+
+class SavedFragments:
+    """The shards of a checkpoint as one: any stretch of any parameter's moments or snapshots.
+
+    Args:
+        directory: of a checkpoint.
+        files: pattern of the shards. Their tensors are PARAMETER/KIND or KIND/PARAMETER; the header says from which
+            element of the parameter on.
+    """
+
+    def __init__(self, directory: Path, files: str) -> None:
+        self._directory = directory
+        self._pieces: dict[str, list[tuple[int, Path]]] = defaultdict(list)
+        self._float64: set[str] = set()
+        for path in sorted(directory.glob(files)):
+            with safe_open(path, framework="pt") as file:
+                starts = json.loads(file.metadata()[STARTS])
+                for key in file.keys():  # noqa: SIM118 (it is no mapping)
+                    name = next(part for part in (key.partition("/")[2], key.rpartition("/")[0]) if part in starts)
+                    self._pieces[key].append((starts[name], path))
+                    if file.get_slice(key).get_dtype() == "F64":
+                        self._float64.add(key)
+
+    def room(self, key: str, elements: int) -> Tensor:
+        """An empty flat tensor for some elements of a saved one, in its dtype."""
+        return torch.empty(elements, dtype=torch.float64 if key in self._float64 else torch.float32)
+
+    def whole(self, key: str) -> Tensor:
+        """A flat tensor with all elements that were saved.
+
+        Raises:
+            CheckpointError: some between the first and the last are missing, or nothing is there.
+        """
+        length = 0
+        for start, path in self._pieces.get(key, ()):
+            with safe_open(path, framework="pt") as file:
+                length = max(length, start + file.get_slice(key).get_shape()[0])
+        if length == 0:
+            raise CheckpointError(f"{self._directory}: expected {key} in its shards, found none of it.")
+        out = self.room(key, length)
+        self.read(key, 0, out)
+        return out
+
+    def read(self, key: str, start: int, out: Tensor) -> None:
+        """Fill a flat tensor with a tensor's elements [start, start + n).
+
+        Raises:
+            CheckpointError: the shards do not hold all of them.
+        """
+        stop, filled = start + out.numel(), 0
+        for piece_start, path in self._pieces.get(key, ()):
+            with safe_open(path, framework="pt") as file:
+                piece = file.get_slice(key)
+                first, last = max(start, piece_start), min(stop, piece_start + piece.get_shape()[0])
+                if first < last:
+                    out[first - start : last - start].copy_(piece[first - piece_start : last - piece_start])
+                    filled += last - first
+        if filled != out.numel():
+            raise CheckpointError(
+                f"{self._directory}: expected elements {start} to {stop} of {key}, found {filled} of {out.numel()}. "
+                "The checkpoint is of another model."
+            )
+
+
+def newest_checkpoint(directory: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint whose files are what was written, and a line about each newer one that is not."""
+    skipped = []
+    for path in reversed(checkpoint_directories(directory)):
+        wrong = _difference(path)
+        if wrong is None:
+            return Checkpoint(path), skipped
+        skipped.append(f"Skipped {path}: {wrong}.")
+    return None, skipped
+
+
+def require_complete(path: Path) -> Checkpoint:
+    """The checkpoint in a directory.
+
+    Raises:
+        CheckpointError: it is not one, or its files are not what was written.
+    """
+    wrong = _difference(path)
+    if wrong is None:
+        return Checkpoint(path)
+    raise CheckpointError(
+        f"{path}: expected a complete checkpoint such as RUN/checkpoints/step-00000500, but {wrong}. Choose another."
+    )
+
+
+def directory_name(step: int) -> str:
+    """What the checkpoint of a step is called."""
+    return f"step-{step:08}"
+
+
+def checkpoint_directories(directory: Path) -> list[Path]:
+    """What is or was meant to be a checkpoint of a run, in the order of steps."""
+    return sorted(directory.glob("step-*"))
+
+
+def _difference(path: Path) -> str | None:
+    """What keeps a checkpoint from being complete, if anything."""
+    if not (path / COMPLETE_FILE).exists():
+        return f"it has no {COMPLETE_FILE}, so it was never finished"
+    try:
+        expected = read_json(path / COMPLETE_FILE)
+    except CheckpointError as error:
+        return str(error).rstrip(".")
+    found = {file.name: sha256(file) for file in path.iterdir() if file.name != COMPLETE_FILE}
+    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if wrong:
+        return f"{', '.join(wrong)} is not what was written"
+    step = Checkpoint(path).state.step
+    return None if path.name == directory_name(step) else f"it holds step {step}"

@@ -1,0 +1,288 @@
+"""Writes a run's checkpoints: copied at a step edge, written while training goes on, whole or not at all.
+
+Every rank writes the moments it keeps; rank 0 writes the rest, waits for the others' files, writes COMPLETE.json and
+gives the directory its name. No rank talks to another while it writes: a file RANK.json says that a rank is done.
+"""
+
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.optim import Optimizer
+from transformers import PreTrainedModel
+
+from grow.averaging.swap import is_averaged
+from grow.common.clock import Clock
+from grow.common.errors import CheckpointError
+from grow.common.files import check_space, writing
+from grow.common.provenance import COMPLETE_FILE, STATE_FILE, sha256, write_json
+from grow.distributed.processes import barrier, gather
+from grow.distributed.ranks import Ranks
+from grow.training.checkpoints.checkpoint_reader import (
+    PERMANENT,
+    RNG_FILE,
+    ROLLING,
+    STARTS,
+    Checkpoint,
+    RunState,
+    checkpoint_directories,
+    directory_name,
+)
+from grow.training.checkpoints.fragments import Fragment, base_optimizer, full_weights, owned_fragments
+from grow.training.checkpoints.run_average import RunAverage
+
+_BYTES_A_PARAMETER = 12  # float32 weight and two moments
+
+
+@dataclass(kw_only=True, slots=True)
+class CheckpointWriter:
+    """Writes checkpoints and keeps those that are to be kept."""
+
+    directory: Path
+    ranks: Ranks
+    keep_last: int
+    background: bool
+    timeout_s: float
+    """How long rank 0 waits for another rank's file."""
+    sequence_length: int
+    input_copies: Mapping[str, float]
+    _writing: threading.Thread | None = field(default=None, repr=False)
+    _failure: BaseException | None = field(default=None, repr=False)
+
+    def save(
+        self,
+        kind: str,
+        model: PreTrainedModel,
+        optimizer: Any,
+        clock: Clock,
+        *,
+        metrics_bytes: int,
+        skipped: int,
+        average: RunAverage | None,
+    ) -> None:
+        """Copy the state of a step and start to write it; every rank calls this at the same step edge.
+
+        Args:
+            kind: permanent, rolling or preemption.
+            model: as it trains.
+            optimizer: as Lightning holds it.
+            clock: tokens, step and seconds.
+            metrics_bytes: length of metrics.jsonl.
+            skipped: steps skipped so far.
+            average: of the weights; its snapshots are not copied, so `wait` before the next one.
+
+        Raises:
+            CheckpointError: the disk is full or read-only, now or while the last checkpoint was written.
+            ValueError: the model holds averaged weights.
+        """
+        if is_averaged(model.parameters()):
+            raise ValueError("expected the live weights, found averaged weights: a run would continue from them")
+        self.wait()
+        partial = self.directory / f".{directory_name(clock.step)}.partial"
+        final = self.directory / directory_name(clock.step)
+        if self.ranks.is_first:
+            self._prepare(partial, final, sum(_elements(parameter) for parameter in model.parameters()))
+        rng = gather(_rng_state())  # nobody goes on before rank 0 has made the directory
+        weights, shard = full_weights(model), _Shard(owned_fragments(model, optimizer))
+        state = RunState(
+            kind=kind,
+            step=clock.step,
+            tokens=clock.tokens,
+            seconds=clock.seconds,
+            flops=clock.flops,
+            sequences=clock.tokens // self.sequence_length,
+            updates=_updates(base_optimizer(optimizer)),
+            updates_of_groups=_updates_of_groups(base_optimizer(optimizer)),
+            metrics_bytes=metrics_bytes,
+            skipped=skipped,
+            input_copies=dict(self.input_copies),
+            average=None if average is None else average.average.state(),
+        )
+        self._start(lambda: self._write(partial, final, state, model, weights, shard, average, _by_rank(rng)))
+
+    def wait(self) -> None:
+        """Until this rank's last checkpoint is written.
+
+        Raises:
+            CheckpointError: it could not be.
+        """
+        if self._writing is not None:
+            self._writing.join()
+            self._writing = None
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def finish(self) -> None:
+        """Until every rank's last checkpoint is written, so that processes may end."""
+        self.wait()
+        barrier()
+
+    def _prepare(self, partial: Path, final: Path, elements: int) -> None:
+        with writing(final):
+            self.directory.mkdir(parents=True, exist_ok=True)
+            for stale in self.directory.glob(".step-*.partial"):  # of a run that was killed while it saved
+                shutil.rmtree(stale)
+            if final.exists():  # a torn one of the same step
+                _remove(final)
+            check_space(self.directory, elements * _BYTES_A_PARAMETER, final)
+            partial.mkdir()
+
+    def _start(self, job: Callable[[], None]) -> None:
+        def run() -> None:
+            try:
+                job()
+            except BaseException as error:  # raised again where the run next looks
+                self._failure = error
+
+        self._writing = threading.Thread(target=run, name="checkpoint")
+        self._writing.start()
+        if not self.background:
+            self.wait()
+
+    def _write(
+        self,
+        partial: Path,
+        final: Path,
+        state: RunState,
+        model: PreTrainedModel,
+        weights: dict[str, Tensor] | None,
+        shard: "_Shard",
+        average: RunAverage | None,
+        rng: dict[str, Tensor],
+    ) -> None:
+        rank = f"{self.ranks.rank:05}-of-{self.ranks.world_size:05}.safetensors"
+        with writing(final):
+            shard.write(partial / f"optimizer-{rank}")
+            if average is not None:
+                _write_average(average, partial / f"average-{rank}")
+            if weights is None:  # not rank 0
+                _say_done(partial, self.ranks.rank)
+                return
+            save_model(model, weights, partial)
+            save_file(rng, partial / RNG_FILE)
+            write_json(partial / STATE_FILE, asdict(state))
+            self._wait_for_others(partial)
+            files = sorted(file for file in partial.iterdir())
+            write_json(partial / COMPLETE_FILE, {file.name: sha256(file) for file in files})
+            for file in (*files, partial / COMPLETE_FILE, partial):
+                _to_disk(file)
+            partial.replace(final)
+            _to_disk(self.directory)
+            self._retire(state)
+
+    def _wait_for_others(self, partial: Path) -> None:
+        deadline = time.monotonic() + self.timeout_s
+        for rank in range(1, self.ranks.world_size):
+            done = _done_file(partial, rank)
+            while not done.exists():
+                if time.monotonic() > deadline:
+                    raise CheckpointError(f"{partial}: rank {rank} has not written its part in {self.timeout_s:.0f} s.")
+                time.sleep(0.01)
+            done.unlink()
+
+    def _retire(self, newest: RunState) -> None:
+        """Remove the preemption saves before the newest checkpoint, and rolling ones beyond the last few."""
+        before = [path for path in checkpoint_directories(self.directory) if path.name < directory_name(newest.step)]
+        kinds = {path: _kind(path) for path in before}
+        rolling = [path for path in before if kinds[path] == ROLLING]
+        kept = rolling[-(self.keep_last - (newest.kind == ROLLING)) :] if self.keep_last > 1 else []
+        for path in before:
+            if kinds[path] != PERMANENT and path not in kept:
+                _remove(path)
+
+
+class _Shard:
+    """A copy, in the host's memory, of the moments this rank keeps."""
+
+    def __init__(self, fragments: Sequence[Fragment]) -> None:
+        self._starts = {fragment.name: fragment.start for fragment in fragments}
+        self._tensors = {
+            f"{fragment.name}/{moment}": view.to("cpu", copy=True)
+            for fragment in fragments
+            for moment, view in fragment.moments.items()
+        }
+
+    def write(self, path: Path) -> None:
+        save_file(self._tensors, path, metadata={STARTS: json.dumps(self._starts)})
+
+
+def _write_average(average: RunAverage, path: Path) -> None:
+    starts = {fragment.name: fragment.start for fragment in average.fragments}
+    save_file(dict(average.average.tensors()), path, metadata={STARTS: json.dumps(starts)})
+
+
+def save_model(model: PreTrainedModel, weights: Mapping[str, Tensor], directory: Path) -> None:
+    """Write a stock model directory with these values of the model's parameters."""
+    tied = {name: weights[first] for name, first in _tied_names(model).items()}
+    model.save_pretrained(directory, state_dict={**weights, **tied})
+
+
+def _tied_names(model: PreTrainedModel) -> dict[str, str]:
+    """Other names of parameters that the model holds twice -> the name they are listed by."""
+    listed = {id(parameter): name for name, parameter in model.named_parameters()}
+    every = model.named_parameters(remove_duplicate=False)
+    return {name: listed[id(parameter)] for name, parameter in every if listed[id(parameter)] != name}
+
+
+def _elements(parameter: Any) -> int:
+    return getattr(parameter, "ds_numel", parameter.numel())  # under ZeRO-3 the parameter itself is empty
+
+
+def _updates(optimizer: Optimizer) -> int:
+    return max((int(state["step"]) for state in optimizer.state.values()), default=0)
+
+
+def _updates_of_groups(optimizer: Optimizer) -> list[int]:
+    groups = optimizer.param_groups
+    if not any(group["block"] for group in groups):
+        return []
+    return [int(optimizer.state[group["params"][0]]["step"]) for group in groups]
+
+
+def _kind(path: Path) -> str:
+    try:
+        return Checkpoint(path).state.kind
+    except (CheckpointError, TypeError):  # torn: as good as a rolling one
+        return ROLLING
+
+
+def _done_file(partial: Path, rank: int) -> Path:
+    return partial / f"rank-{rank:05}.done"
+
+
+def _say_done(partial: Path, rank: int) -> None:
+    _done_file(partial, rank).touch()
+
+
+def _to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    (path / COMPLETE_FILE).unlink(missing_ok=True)  # first, so that a half-removed checkpoint is no checkpoint
+    shutil.rmtree(path)
+
+
+def _rng_state() -> dict[str, Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _by_rank(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {f"{rank}.{kind}": tensor for rank, state in enumerate(states) for kind, tensor in state.items()}

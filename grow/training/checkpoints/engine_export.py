@@ -1,0 +1,62 @@
+"""A run's checkpoint as a stock model directory, with its tokenizer and its cost, proven to compute the same."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from grow.common.errors import CheckpointError
+from grow.common.files import new_directory
+from grow.common.provenance import digest_files, spent_on, write_lineage
+from grow.data.shards import TokenShards
+from grow.families.build import load_config
+from grow.families.weights import copy_tokenizer, weight_files
+from grow.growth.verify import Verification, verify
+from grow.training.checkpoints.checkpoint_reader import require_complete
+from grow.training.run_directory import RunDirectory
+
+_SEQUENCES, _LENGTH = 4, 128  # compared
+
+
+def export_checkpoint(path: Path, output: Path) -> Verification:
+    """Write RUN/checkpoints/step-... as a directory that loads anywhere, and compare what the two compute.
+
+    Args:
+        path: of a checkpoint.
+        output: a directory that does not exist yet.
+
+    Raises:
+        CheckpointError: the checkpoint is not complete, belongs to no run, or cannot be written.
+        DataError: the run's token shards, which hold its tokenizer, are gone.
+    """
+    require_complete(path)
+    run = RunDirectory(path.parents[1])
+    shards = TokenShards.open(Path(run.read()["data"]["path"]))
+    with new_directory(output, sum(file.stat().st_size for file in weight_files(path))) as partial:
+        for file in (path / "config.json", path / "generation_config.json", *_weights(path)):
+            if file.exists():
+                shutil.copy2(file, partial / file.name)
+        copy_tokenizer(shards.tokenizer_dir, partial)
+        spent = spent_on(path)
+        assert spent is not None  # a run's checkpoint always says
+        write_lineage(partial, replace(spent, source=str(run.path), digest=digest_files(weight_files(partial))))
+        verification = verify(path, partial, _tokens(path), torch.float32)
+        if not verification.preserved:
+            raise CheckpointError(
+                f"{output}: computes other logits than {path} (worst difference {verification.max_abs_logit_diff:.2e} "
+                f"of {verification.max_abs_logit:.3g}). Nothing was exported; the files were changed while they were "
+                "copied, or the disk is failing."
+            )
+    return verification
+
+
+def _weights(path: Path) -> list[Path]:
+    return [*weight_files(path), *path.glob("model.safetensors.index.json")]
+
+
+def _tokens(path: Path) -> torch.Tensor:
+    vocabulary = load_config(path).vocab_size
+    draw = torch.Generator().manual_seed(0)
+    length = min(_LENGTH, getattr(load_config(path), "max_position_embeddings", _LENGTH))
+    return torch.randint(vocabulary, (_SEQUENCES, length + 1), generator=draw)

@@ -1,0 +1,63 @@
+"""The averaging window of a grown model, out of the run's checkpoint that it grows from, whatever ranks wrote it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from grow.common.errors import GrowthError
+from grow.families.weights import WeightReader
+from grow.growth.run import GrowthRecord
+from grow.growth.snapshots import Read, grow_snapshots
+from grow.training.checkpoints.checkpoint_reader import AVERAGE_FILES, SavedFragments, require_complete
+from grow.training.checkpoints.grown_moments import write_shards
+
+
+def grow_window(source: Path, grown: Path, record: GrowthRecord) -> dict[str, Any]:
+    """Write the grown snapshots beside the grown weights, as average shards of a checkpoint.
+
+    Args:
+        source: a run's checkpoint.
+        grown: directory of the grown model.
+        record: of the growth.
+
+    Returns:
+        The state of the average. Its steps count back from the growth, which is the grown run's step 0.
+
+    Raises:
+        GrowthError: the source has no window.
+        CheckpointError: its files are not what was written.
+        ConfigError: this growth maps no snapshots.
+    """
+    state = require_complete(source).state if any(source.glob(AVERAGE_FILES)) else None
+    if state is None or state.average is None or not state.average["steps"]:
+        raise GrowthError(
+            f"averaging.on_growth=map needs the snapshots of the source's window, and {source} holds none. Give a "
+            "checkpoint of a run with averaging=lawa or wsm, growth.source=RUN/checkpoints/step-00000500, or "
+            "averaging.on_growth=reset."
+        )
+    steps = state.average["steps"]
+    write_shards(_snapshots(source, grown, record, steps, state.step), grown, AVERAGE_FILES)
+    back = {"steps": [step - state.step for step in steps], "last_step": steps[-1] - state.step, "skipped": 0}
+    return {**state.average, **back}
+
+
+def _snapshots(
+    source: Path, grown: Path, record: GrowthRecord, steps: list[int], taken_at: int
+) -> Iterator[tuple[str, str, Tensor]]:
+    """Key, parameter and values of every grown tensor of every snapshot."""
+    saved, weights = SavedFragments(source, AVERAGE_FILES), WeightReader(source)
+
+    def snapshot(step: int) -> Read:
+        def read(name: str) -> Tensor:
+            whole = saved.whole(f"snapshot-{step}/{record.renamed.get(name, name)}")
+            return whole.view(weights.info(name).shape)
+
+        return read
+
+    readers, grown_weights = [snapshot(step) for step in steps], WeightReader(grown)
+    for name, tensors in grow_snapshots(record.plan, readers, weights.read, grown_weights.read, record.growth.seed):
+        parameter = record.renamed.get(name, name)
+        for step, tensor in zip(steps, tensors, strict=True):
+            yield f"snapshot-{step - taken_at}/{parameter}", parameter, tensor

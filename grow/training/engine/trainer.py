@@ -1,0 +1,86 @@
+"""Builds what trains: the module around a model, and Lightning's Trainer around the module."""
+
+import logging
+import warnings
+from collections.abc import Mapping
+from functools import partial
+
+import lightning.pytorch as L
+import torch
+from transformers import PreTrainedModel
+
+from grow.common.clock import Clock
+from grow.training.engine.fsdp import shard_fully
+from grow.training.engine.strategy import build_strategy
+from grow.training.plan import Plan
+from grow.training.step.module import PretrainModule
+from grow.training.step.objective import NextTokenLoss
+from grow.training.step.schedule import multiplier
+from grow.training.step.trainable import TrainableSet
+
+
+def build_module(
+    model: PreTrainedModel, plan: Plan, clock: Clock, input_copies: Mapping[str, float], trainable: TrainableSet
+) -> PretrainModule:
+    """A model with its loss, optimizer and schedule; compiled in place, so that its parameters keep their names."""
+    compile_in_place(model, plan.trainer.compile)
+    return PretrainModule(
+        model,
+        objective=NextTokenLoss(chunk_rows=plan.objective.chunk_rows, compiled=plan.trainer.compile != "none"),
+        optimizer=plan.optimizer,
+        multiplier=partial(multiplier, plan.schedule, max_tokens=plan.trainer.max_tokens),
+        clock=clock,
+        input_copies=input_copies,
+        trainable=trainable,
+        autocast=plan.autocasts,
+        shard=shard_fully if plan.is_distributed and plan.strategy.kind == "fsdp2" else None,
+    )
+
+
+def compile_in_place(model: PreTrainedModel, mode: str) -> None:
+    """Compile nothing, each decoder block, or the whole trunk, for fixed shapes."""
+    parts = {"none": (), "block": model.get_decoder().layers, "model": (model.base_model,)}
+    for part in parts[mode]:
+        part.compile(dynamic=False)
+
+
+def build_trainer(
+    plan: Plan, device: torch.device, *, parameters: int, steps: int, callbacks: list[L.Callback]
+) -> L.Trainer:
+    """Lightning's Trainer with everything off that Grow does itself: logging, validation, checkpoints, the bar.
+
+    Args:
+        plan: precision, clipping, batch and processes.
+        device: of this rank.
+        parameters: of the model.
+        steps: optimizer steps that this start of the run takes.
+        callbacks: called in this order.
+    """
+    _silence_lightning()
+    ranks = plan.ranks
+    return L.Trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=ranks.local_world_size,
+        num_nodes=ranks.world_size // ranks.local_world_size,
+        strategy=build_strategy(plan, device, parameters),
+        precision="bf16-mixed" if plan.keeps_bf16_weights else "32-true",  # autocast is the module's
+        max_steps=steps,
+        max_epochs=-1,
+        accumulate_grad_batches=plan.batch.accumulation,
+        gradient_clip_val=plan.optimizer.max_grad_norm or None,
+        callbacks=callbacks,
+        use_distributed_sampler=False,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def _silence_lightning() -> None:
+    """Its start-up lines and its advice on loader workers; warnings about what it does not know how to do stay."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", module="lightning.*")

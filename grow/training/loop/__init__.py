@@ -1,0 +1,1 @@
+"""What happens between two steps: rows, validation, probes, checkpoints, giving way to the system."""

@@ -1,0 +1,67 @@
+"""Analyses of the weights while a model trains, written where scripts/analyze.py writes them."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from grow.analysis.analyze_run import growth_of, record, summarize
+from grow.analysis.settings import AnalysisSettings
+from grow.analysis.weight_analysis import analyze_weights, merged
+from grow.common.files import writing
+from grow.common.rows import ANALYSIS_FOLDER
+from grow.distributed.processes import barrier, gather, is_first
+from grow.distributed.ranks import Ranks
+from grow.training.checkpoints.checkpoint_reader import directory_name
+from grow.training.checkpoints.checkpoint_writer import save_model
+from grow.training.checkpoints.fragments import full_weights
+from grow.training.step.module import PretrainModule
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WeightProbe:
+    """Symmetry, spectra, expert overlap and forgetting; a `grow.training.loop.probe.Probe`.
+
+    The weights are written as a checkpoint has them, read matrix by matrix, and removed. So they are looked at whole
+    under every strategy, and files and numbers are those that scripts/analyze.py makes of a checkpoint of this step.
+    """
+
+    run: Path
+    every_tokens: int
+    layers: list[int] | None
+    ranks: Ranks
+    name: str = "analysis"
+    of_average: bool = False
+    shown: tuple[str, ...] = ("analysis/symmetry/mean", "analysis/effective_rank/mean", "analysis/expert_overlap/mean")
+
+    def measure(self, module: PretrainModule, hear: Callable[[str], None], averaged: bool) -> dict[str, float]:
+        """analysis/symmetry/MATRIX and so on, and their means; rank 0 writes RUN/analysis too.
+
+        Raises:
+            CheckpointError: the disk is full or read-only.
+        """
+        hear("the analysis of the weights")
+        scratch = self.run / ANALYSIS_FOLDER / ".weights"
+        weights = full_weights(module.model)
+        if weights is not None:
+            shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed here
+            with writing(scratch):
+                scratch.mkdir(parents=True)
+                save_model(module.model, weights, scratch)
+        barrier()
+        part, parts = self.ranks.rank, self.ranks.world_size
+        found = merged(
+            gather(analyze_weights(scratch, growth_of(self.run), self.layers, part=part, parts=parts, hear=hear))
+        )
+        if is_first():
+            shutil.rmtree(scratch)
+            record(self.run, directory_name(module.clock.step), module.clock.reading(), found)
+            summarize(self.run)
+        return found.metrics()
+
+
+def plan_analysis(settings: AnalysisSettings, run: Path, ranks: Ranks) -> list[WeightProbe]:
+    """What a run says of its weights, if anything."""
+    if settings.every_tokens is None:
+        return []
+    return [WeightProbe(run=run, every_tokens=settings.every_tokens, layers=settings.layers, ranks=ranks)]

@@ -1,0 +1,1 @@
+"""Papers and presets in miniature, and the corpora they read."""
