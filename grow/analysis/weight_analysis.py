@@ -44,7 +44,7 @@ def analyze_weights(
     *,
     part: int = 0,
     parts: int = 1,
-    hear: Callable[[str], None] = lambda name: None,
+    heartbeat: Callable[[str], None] = lambda name: None,
 ) -> WeightAnalysis:
     """Analyze a stock model directory.
 
@@ -54,7 +54,7 @@ def analyze_weights(
         layers: whose spectra are taken; None takes the first, quarter, middle and last.
         part: takes every `parts`-th matrix from this one on: what several processes find is put together by `merged`.
         parts: processes that share the matrices.
-        hear: told the name of each matrix before it is looked at.
+        heartbeat: told the name of each matrix before it is looked at.
 
     Raises:
         CheckpointError: the directory holds no complete model.
@@ -70,7 +70,7 @@ def analyze_weights(
         spectral = _is_linear_of(family, name, chosen)
         if name not in copies and not spectral:
             continue
-        hear(name)
+        heartbeat(name)
         weight = reader.read(name)
         if name in copies:
             found.symmetry[name] = symmetry(weight, copies[name])
@@ -80,7 +80,7 @@ def analyze_weights(
             found.numerical_rank[name] = numerical_rank(values, max(weight.shape))
             found.spectra[name] = [float(f"{value:.4g}") for value in values.tolist()]
     for matrix, members in list(group_experts(names).items())[part::parts]:
-        hear(matrix)
+        heartbeat(matrix)
         found.expert_overlap[matrix] = expert_overlap(torch.stack([reader.read(name) for name in members]))
     return found
 

@@ -21,7 +21,7 @@ def new_directory(output: Path, needed_bytes: int) -> Iterator[Path]:
     _refuse_existing(output)
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     try:
-        with writing(output):
+        with disk_errors_named(output):
             partial.mkdir(parents=True)
             check_space(partial, needed_bytes, output)
             yield partial
@@ -39,7 +39,7 @@ def continued_directory(output: Path, needed_bytes: int) -> Iterator[Path]:
     """
     _refuse_existing(output)
     partial = output.with_name(f".{output.name}.partial")
-    with writing(output):
+    with disk_errors_named(output):
         partial.parent.mkdir(parents=True, exist_ok=True)
         there = sum(file.stat().st_size for file in partial.glob("*"))
         check_space(partial.parent, needed_bytes - there, output)
@@ -72,7 +72,7 @@ def _only_one(partial: Path, output: Path) -> Iterator[None]:
 
 
 @contextmanager
-def writing(output: Path) -> Iterator[None]:
+def disk_errors_named(output: Path) -> Iterator[None]:
     """Say of a disk that is full or may not be written what it is, and what was being written.
 
     Raises:

@@ -24,7 +24,7 @@ from grow.evaluation.scored_checkpoint import (
     find_tokenizer,
     tokenizer_digest,
 )
-from grow.evaluation.scoring import Look, Scorer, without_gradients
+from grow.evaluation.scoring import Scorer, without_gradients
 from grow.evaluation.settings import EvalConfig, EvaluationSettings
 from grow.families.build import load_config, load_model
 from grow.families.weights import weight_files
@@ -45,7 +45,7 @@ def evaluate_model(
     sequence_length: int,
     watch: Watch = lambda what, done, total: None,
     finished: Finished | None = None,
-    look: Look = without_gradients,
+    without_grad: WithoutGrad = without_gradients,
 ) -> Scores:
     """Scores of a model in memory, which is left in the mode it came in. All ranks call this and get the same.
 
@@ -59,10 +59,10 @@ def evaluate_model(
         sequence_length: tokens of a held-out window.
         watch: told about progress.
         finished: where results of tasks are kept; None keeps none.
-        look: computes one pass of the model.
+        without_grad: computes one pass of the model.
     """
     batch_tokens = settings.batch_tokens or BATCH_TOKENS[device.type]
-    scorer = Scorer(model=model, device=device, look=look)
+    scorer = Scorer(model=model, device=device, without_grad=without_grad)
     training = model.training
     model.eval()
     try:

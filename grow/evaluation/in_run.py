@@ -30,7 +30,7 @@ class EvaluationProbe:
     of_average: bool = True
     shown: tuple[str, ...] = ("eval/mean/acc", "eval/mean/bits_per_byte", "eval_avg/mean/acc")
 
-    def measure(self, module: PretrainModule, hear: Callable[[str], None], averaged: bool) -> dict[str, float]:
+    def measure(self, module: PretrainModule, heartbeat: Callable[[str], None], averaged: bool) -> dict[str, float]:
         """eval/TASK/METRIC of every task and their mean, eval/heldout/SOURCE/METRIC; or eval_avg/..."""
         from grow.evaluation.evaluate import evaluate_model  # imports the harness: only runs that evaluate wait for it
 
@@ -42,8 +42,8 @@ class EvaluationProbe:
             items=self.items,
             shards=self.shards,
             sequence_length=self.sequence_length,
-            watch=lambda what, done, total: hear(f"the evaluation of {what}"),
-            look=module.look,
+            watch=lambda what, done, total: heartbeat(f"the evaluation of {what}"),
+            without_grad=module.without_grad,
         )
         return scores.row(self.settings, averaged=averaged)
 

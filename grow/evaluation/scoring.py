@@ -28,7 +28,7 @@ class Answer:
     """Whether every target is the model's own first choice."""
 
 
-Look = Callable[[Callable[[], dict[int, Answer]]], dict[int, Answer]]
+WithoutGrad = Callable[[Callable[[], dict[int, Answer]]], dict[int, Answer]]
 """Computes one pass that only looks at a model."""
 
 
@@ -45,12 +45,12 @@ class Scorer:
     Args:
         model: a stock causal language model of a family Grow knows, in memory.
         device: its device.
-        look: computes one pass; a model that trains knows how, in its precision and under its strategy.
+        without_grad: computes one pass; a model that trains knows how, in its precision and under its strategy.
     """
 
     model: PreTrainedModel
     device: torch.device
-    look: Look = without_gradients
+    without_grad: WithoutGrad = without_gradients
 
     def score(self, rows: Sequence[PackedRow]) -> dict[int, Answer]:
         """The answer to each request of a batch of rows.
@@ -59,7 +59,7 @@ class Scorer:
             ConfigError: the batch does not fit the device.
         """
         try:
-            return self.look(lambda: self._score(rows))
+            return self.without_grad(lambda: self._score(rows))
         except torch.OutOfMemoryError:
             places = len(rows) * max(len(row.tokens) for row in rows)
             raise ConfigError(

@@ -51,14 +51,14 @@ def plan_growth(
     planner = Planner(family=family, reader=reader, axes=axes, growth=growth, layers=layers)
     shapes = stored_tensors(family, model_on_meta(target))
     return GrowthPlan(
-        tensors=[_told_apart(planner.plan(name, shape), planner) for name, shape in shapes.items()],
+        tensors=[_with_expert_noise(planner.plan(name, shape), planner) for name, shape in shapes.items()],
         factors=factors,
         layers=layers,
         reasons=reasons_against(family, source, target, axes, growth, layers),
     )
 
 
-def _told_apart(tensor: TensorPlan, planner: "Planner") -> TensorPlan | ExpertTensor:
+def _with_expert_noise(tensor: TensorPlan, planner: "Planner") -> TensorPlan | ExpertTensor:
     """A copy of an expert with what makes it its own, where the settings ask for that."""
     growth, line = planner.growth, find_parameter(planner.family.table, tensor.target.name)
     if line is None or not tensor.new_expert or not (growth.redrawn or growth.expert_noise):

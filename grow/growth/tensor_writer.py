@@ -151,10 +151,10 @@ def grow_tensor(plan: TensorPlan, read: Callable[[str], Tensor], seed: int) -> I
         grown = _gathered(plan, weight, block)
         if above is not None:
             grown[new[block]] = _gathered(plan, above, block)[new[block]]
-        yield grown if columns is None else _told_apart(plan, columns, grown, block, noise, seed)
+        yield grown if columns is None else _break_symmetry(plan, columns, grown, block, noise, seed)
 
 
-def _told_apart(
+def _break_symmetry(
     plan: TensorPlan, columns: AxisMap, grown: Tensor, block: slice, noise: Tensor | None, seed: int
 ) -> Tensor:
     """A block whose copies of an input carry what the settings give them; in place."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from grow.common.errors import ConfigError
-from grow.common.files import writing
+from grow.common.files import disk_errors_named
 from grow.common.provenance import (
     GROWTH_FILE,
     METRICS_FILE,
@@ -80,7 +80,7 @@ class RunDirectory:
             ConfigError: another process trains in this directory.
             CheckpointError: the directory cannot be written.
         """
-        with writing(self.path):
+        with disk_errors_named(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             file = (self.path / LOCK_FILE).open("a+")
         with file:

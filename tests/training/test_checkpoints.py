@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from grow.common import metric_names as names
 from grow.common.errors import CheckpointError, ConfigError
-from grow.common.files import writing
+from grow.common.files import disk_errors_named
 from grow.training.checkpoints.checkpoint_reader import (
     OPTIMIZER_FILES,
     STARTS,
@@ -131,9 +131,12 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_and_leaves_the_ones_be
 
 
 def test_a_read_only_directory_is_one_clear_error(tmp_path):
-    with pytest.raises(CheckpointError, match=r"cannot be written \(Read-only file system"), writing(tmp_path):
+    with (
+        pytest.raises(CheckpointError, match=r"cannot be written \(Read-only file system"),
+        disk_errors_named(tmp_path),
+    ):
         raise OSError(errno.EROFS, "Read-only file system")
-    with pytest.raises(KeyError), writing(tmp_path):
+    with pytest.raises(KeyError), disk_errors_named(tmp_path):
         raise KeyError("not a disk's")
 
 

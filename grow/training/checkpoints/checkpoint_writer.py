@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from grow.averaging.swap import is_averaged
 from grow.common.clock import Clock
 from grow.common.errors import CheckpointError
-from grow.common.files import check_space, writing
+from grow.common.files import check_space, disk_errors_named
 from grow.common.provenance import COMPLETE_FILE, STATE_FILE, sha256, write_json
 from grow.distributed.processes import barrier, gather
 from grow.distributed.ranks import Ranks
@@ -128,7 +128,7 @@ class CheckpointWriter:
         barrier()
 
     def _prepare(self, partial: Path, final: Path, elements: int) -> None:
-        with writing(final):
+        with disk_errors_named(final):
             self.directory.mkdir(parents=True, exist_ok=True)
             for stale in self.directory.glob(".step-*.partial"):  # of a run that was killed while it saved
                 shutil.rmtree(stale)
@@ -161,7 +161,7 @@ class CheckpointWriter:
         rng: dict[str, Tensor],
     ) -> None:
         rank = f"{self.ranks.rank:05}-of-{self.ranks.world_size:05}.safetensors"
-        with writing(final):
+        with disk_errors_named(final):
             shard.write(partial / f"optimizer-{rank}")
             if average is not None:
                 _write_average(average, partial / f"average-{rank}")

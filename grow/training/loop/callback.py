@@ -136,11 +136,11 @@ class LoopCallback(L.Callback):
             self._give_way(pl_module)
         if not last:
             self._pause(lambda: self._probe(pl_module, before))
-        self._watchdog.hear(f"step {step + 1}")
+        self._watchdog.heartbeat(f"step {step + 1}")
 
     def on_train_end(self, trainer: L.Trainer, pl_module: PretrainModule) -> None:
         pl_module.clock.stop()
-        self._watchdog.hear("the last checkpoint")
+        self._watchdog.heartbeat("the last checkpoint")
         self._checkpoints.finish()
         self.weights = full_weights(pl_module.model)
         if self._average is not None and self._average.ready:
@@ -177,7 +177,7 @@ class LoopCallback(L.Callback):
         self._display.update(clock.step, math.nan if loss is None else loss, speed)
 
     def _validate(self, module: PretrainModule, columns: Mapping[str, Any]) -> None:
-        self._watchdog.hear("validation")
+        self._watchdog.heartbeat("validation")
         found = self._both(self._validation.measure)
         losses = [
             _finite(found[name], module.clock.step) for name in (names.VAL_LOSS, names.VAL_AVG_LOSS) if name in found
@@ -191,14 +191,14 @@ class LoopCallback(L.Callback):
 
         What a probe draws at random, shapes it needs once, and the time it takes are kept from training.
         """
-        clock, hear = module.clock, self._watchdog.hear
+        clock, heartbeat = module.clock, self._watchdog.heartbeat
         last = self._plan.steps_from(clock.tokens) == 0
         due = [probe for probe in self._probes if last or _crossed(before, clock.tokens, probe.every_tokens)]
         if not due:
             return
         clock.stop()
         for probe in due:
-            measure = partial(probe.measure, module, hear)
+            measure = partial(probe.measure, module, heartbeat)
             with isolate_rng(), torch.compiler.set_stance("force_eager"):
                 found = self._both(measure, probe.of_average)
             self._rows.write(clock, found)
@@ -215,7 +215,7 @@ class LoopCallback(L.Callback):
         return found
 
     def _save(self, kind: str, trainer: L.Trainer, module: PretrainModule) -> None:
-        self._watchdog.hear("a checkpoint")
+        self._watchdog.heartbeat("a checkpoint")
         self._checkpoints.save(
             kind,
             module.model,

@@ -20,11 +20,11 @@ class Probe(Protocol):
     of_average: bool
     """Whether averaged weights are measured too, where there are any."""
 
-    def measure(self, module: PretrainModule, hear: Callable[[str], None], averaged: bool) -> dict[str, float]:
+    def measure(self, module: PretrainModule, heartbeat: Callable[[str], None], averaged: bool) -> dict[str, float]:
         """Columns of one row. All ranks call this together; rank 0's answer is written.
 
         Args:
-            module: what trains, at its clock; `look` computes on its model under any strategy.
-            hear: wants to be told, well within strategy.timeout_s, what is being done.
+            module: what trains, at its clock; `without_grad` computes on its model under any strategy.
+            heartbeat: wants to be told, well within strategy.timeout_s, what is being done.
             averaged: the model holds averaged weights for the moment.
         """

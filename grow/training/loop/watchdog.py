@@ -11,7 +11,7 @@ HANG_EXIT_CODE = 1
 
 
 class Watchdog:
-    """A thread that wants to hear from the training loop.
+    """A thread that waits for heartbeats of the training loop.
 
     Args:
         timeout_s: longest silence.
@@ -27,10 +27,10 @@ class Watchdog:
 
     def start(self) -> None:
         """Begin to listen."""
-        self.hear("the first step")
+        self.heartbeat("the first step")
         self._thread.start()
 
-    def hear(self, doing: str) -> None:
+    def heartbeat(self, doing: str) -> None:
         """The rank is alive, and this is what it does next."""
         self._heard_at, self._doing = time.monotonic(), doing
 

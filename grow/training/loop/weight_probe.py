@@ -8,7 +8,7 @@ from pathlib import Path
 from grow.analysis.analyze_run import growth_of, record, summarize
 from grow.analysis.settings import AnalysisSettings
 from grow.analysis.weight_analysis import analyze_weights, merged
-from grow.common.files import writing
+from grow.common.files import disk_errors_named
 from grow.common.rows import ANALYSIS_FOLDER
 from grow.distributed.processes import barrier, gather, is_first
 from grow.distributed.ranks import Ranks
@@ -34,24 +34,26 @@ class WeightProbe:
     of_average: bool = False
     shown: tuple[str, ...] = ("analysis/symmetry/mean", "analysis/effective_rank/mean", "analysis/expert_overlap/mean")
 
-    def measure(self, module: PretrainModule, hear: Callable[[str], None], averaged: bool) -> dict[str, float]:
+    def measure(self, module: PretrainModule, heartbeat: Callable[[str], None], averaged: bool) -> dict[str, float]:
         """analysis/symmetry/MATRIX and so on, and their means; rank 0 writes RUN/analysis too.
 
         Raises:
             CheckpointError: the disk is full or read-only.
         """
-        hear("the analysis of the weights")
+        heartbeat("the analysis of the weights")
         scratch = self.run / ANALYSIS_FOLDER / ".weights"
         weights = full_weights(module.model)
         if weights is not None:
             shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed here
-            with writing(scratch):
+            with disk_errors_named(scratch):
                 scratch.mkdir(parents=True)
                 save_model(module.model, weights, scratch)
         barrier()
         part, parts = self.ranks.rank, self.ranks.world_size
         found = merged(
-            gather(analyze_weights(scratch, growth_of(self.run), self.layers, part=part, parts=parts, hear=hear))
+            gather(
+                analyze_weights(scratch, growth_of(self.run), self.layers, part=part, parts=parts, heartbeat=heartbeat)
+            )
         )
         if is_first():
             shutil.rmtree(scratch)

@@ -96,7 +96,7 @@ class PretrainModule(L.LightningModule):
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
             compute()
 
-    def look(self, compute: Callable[[], Value]) -> Value:
+    def without_grad(self, compute: Callable[[], Value]) -> Value:
         """What one pass over the model finds: without gradients, in the precision of training, under any strategy.
 
         Args:
@@ -136,9 +136,9 @@ class PretrainModule(L.LightningModule):
         self.eval()
         for batch in batches:
             tokens = self.trainer.strategy.batch_to_device(batch)
-            losses.append(self.look(partial(self.loss, tokens, by_sequence=True)).double())
+            losses.append(self.without_grad(partial(self.loss, tokens, by_sequence=True)).double())
         for _ in range(passes + 1 - len(losses)):
-            self.look(partial(self.loss, torch.zeros(1, 2, dtype=torch.int64, device=self.device)))
+            self.without_grad(partial(self.loss, torch.zeros(1, 2, dtype=torch.int64, device=self.device)))
         self.train()
         return torch.cat(losses)
 
