@@ -24,7 +24,7 @@ from grow.evaluation.scored_checkpoint import (
     find_tokenizer,
     tokenizer_digest,
 )
-from grow.evaluation.scoring import Scorer, without_gradients
+from grow.evaluation.scoring import Scorer, WithoutGrad, without_gradients
 from grow.evaluation.settings import EvalConfig, EvaluationSettings
 from grow.families.build import load_config, load_model
 from grow.families.weights import weight_files
