@@ -17,9 +17,6 @@ from grow.training.settings import (
     TrainerSettings,
 )
 
-PLANNED = ("trainer", "trainable", "optimizer", "schedule", "objective", "checkpoint", "strategy", "averaging", "seed")
-"""What a run's configuration gives to `plan_run`."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
