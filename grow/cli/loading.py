@@ -18,7 +18,6 @@ _LARGE = {
     "transformers": "torch and transformers",
     "lightning": "torch and lightning",
     "datasets": "datasets",
-    "matplotlib": "matplotlib",
     "wandb": "wandb",
 }
 

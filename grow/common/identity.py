@@ -18,7 +18,7 @@ class Meaning(Enum):
     WATCHING = "changes where the run is, and what is shown and measured of it"
 
 
-_TABLE = {
+MEANINGS = {
     "model": Meaning.NUMBERS,
     "growth": Meaning.NUMBERS,
     "growth.seed": Meaning.SEED,
@@ -55,11 +55,11 @@ _TABLE = {
 
 def meaning(key: str) -> Meaning:
     """Return what a dotted key means; one without a line, as a later version may write, changes the numbers."""
-    while key not in _TABLE:
+    while key not in MEANINGS:
         key, dot, _ = key.rpartition(".")
         if not dot:
             return Meaning.NUMBERS
-    return _TABLE[key]
+    return MEANINGS[key]
 
 
 def may_change(key: str, resume: str) -> bool:
