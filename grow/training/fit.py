@@ -51,7 +51,7 @@ def fit(
     callbacks: Sequence[L.Callback] = (),
     views: Views | None = None,
     probes: Sequence[Probe] = (),
-) -> "Trained":
+) -> Trained:
     """Train a model to the end of its run.
 
     Args:

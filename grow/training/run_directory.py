@@ -146,7 +146,7 @@ class RunDirectory:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        before = self.read() if (self.path / RUN_FILE).exists() else {"started": now}
+        before: dict[str, Any] = self.read() if (self.path / RUN_FILE).exists() else {"started": now}
         history = before.get("changes", []) + ([{"at": now, "keys": changes}] if changes else [])
         content = {
             "name": self.path.name,

@@ -38,7 +38,7 @@ class OptimizerSettings:
 
 @dataclass(kw_only=True, slots=True)
 class ScheduleSettings:
-    """Learning rate against tokens, as a multiple of the peak. Lengths are in tokens, or shares of trainer.max_tokens."""
+    """Learning rate against tokens, as a multiple of the peak. Lengths are tokens or shares of trainer.max_tokens."""
 
     name: str
     kind: str
