@@ -13,13 +13,8 @@ from types import ModuleType
 from grow.common.errors import ConfigError
 from grow.distributed.ranks import Ranks
 
-_LARGE = {
-    "torch": "torch and the libraries built on it",
-    "transformers": "torch and transformers",
-    "lightning": "torch and lightning",
-    "datasets": "datasets",
-    "wandb": "wandb",
-}
+_TORCH = "torch and the libraries built on it"
+_LARGE = {"torch": _TORCH, "transformers": _TORCH, "lightning": _TORCH, "datasets": "datasets", "wandb": "wandb"}
 
 
 class _SaysOnce(MetaPathFinder):
