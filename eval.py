@@ -1,4 +1,11 @@
-"""Turns checkpoints into scores: python eval.py checkpoint=RUN_OR_DIRECTORY_OR_HUB_ID evaluation=harness10"""
+"""Turns checkpoints into scores: harness tasks, and perplexity and bits per byte of held-out text.
+
+python eval.py checkpoint=RUN                                   a run's model on the eight tasks of harness8
+python eval.py checkpoint=DIRECTORY_OR_HUB_ID evaluation=harness10
+python eval.py checkpoint=RUN evaluation=fast                   a quick look
+python eval.py checkpoint=RUN evaluation=heldout heldout=SHARDS
+python eval.py checkpoint='[RUN/checkpoints/step-00000100,RUN]' a trend over checkpoints
+"""
 
 from grow.cli.command import entry_point
 from grow.cli.config import EvalConfig

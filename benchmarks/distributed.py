@@ -94,11 +94,10 @@ def _prepare(overrides: list[str]):
     from grow.data.data_module import TokenDataModule
     from grow.families.build import model_from_noise
     from grow.families.registry import stock_config
-    from grow.training.plan import PLANNED, plan_run
     from grow.training.session import device_of
 
     run = compose(overrides)
-    plan = plan_run(**{name: getattr(run, name) for name in PLANNED}, sequence_length=run.data.sequence_length)
+    plan = run.plan()
     device = device_of(plan)
     data = partial(
         TokenDataModule,

@@ -6,19 +6,17 @@ python scripts/chain.py chain=stackbert|mslt|bert2bert|g_stack|hyperclone_4x|one
 import sys
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
-
 from grow.chains.links import check, links_of
 from grow.chains.walk import walk
-from grow.cli.command import entry_point
-from grow.cli.config import ChainConfig, ReportConfig
+from grow.cli.command import entry_point, given_overrides
+from grow.cli.config import ChainConfig, ReportConfig, compose
 from grow.distributed.ranks import Ranks
 
 
 @entry_point("chain", ChainConfig)
 def main(config: ChainConfig) -> None:
     """Compose and check every link, run them, report. The same command continues a chain that was stopped."""
-    links = links_of(config, HydraConfig.get().overrides.task)
+    links = links_of(config, given_overrides(), compose)
     report = ReportConfig(
         runs=[str(link.directory.path) for link in links],
         baseline=config.baseline,

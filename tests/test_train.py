@@ -1,4 +1,4 @@
-"""train.py as a command: what it exits with, and that ranks agree with one process. More in test_start.py."""
+"""train.py as a command: what it exits with, and that ranks agree with one process. More in tests/cli/test_start.py."""
 
 import json
 import os

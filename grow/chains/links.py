@@ -1,21 +1,55 @@
 """The links of a chain: what each says to train.py, and whether all of them can be run before any of them is."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
+from typing import Any, Protocol
 
-from grow.cli.config import ChainConfig, RunConfig, compose, resolved
 from grow.common.errors import ConfigError, GrowError
 from grow.families.settings import ModelSettings
-from grow.growth.settings import LinkSettings
-from grow.training.plan import PLANNED, plan_run
+from grow.growth.settings import ChainSettings, GrowthSettings, LinkSettings
+from grow.training.plan import Plan
 from grow.training.run_directory import RunDirectory
+from grow.training.settings import OptimizerSettings, TrainableSettings, TrainerSettings
 
 _WIDTHS = ("embed", "word_embed", "heads", "kv_heads", "ffn")
 _OF_THE_CHAIN = ("chain", "run_dir", "baseline", "continued")
 _SEEDS_APART = 1000  # the last link reads the data in the order of seed, the one before in that of seed + 1000, ...
+
+
+class Run(Protocol):
+    """The configuration of one run, as far as a chain reads it; grow/cli has the whole."""
+
+    model: ModelSettings
+    growth: GrowthSettings | None
+    optimizer: OptimizerSettings
+    trainable: TrainableSettings
+    trainer: TrainerSettings
+    seed: int
+    resume: str
+
+    @property
+    def directory(self) -> Path:
+        """The run directory."""
+
+    @property
+    def start(self) -> str:
+        """What the weights start as, in a word."""
+
+    def plan(self) -> Plan:
+        """Work out what this process will do in the run."""
+
+    def resolved(self) -> dict[str, Any]:
+        """Return the configuration as plain data."""
+
+
+class Chain(Run, Protocol):
+    """The configuration of a chain: its target's, and its links'."""
+
+    chain: ChainSettings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,23 +59,26 @@ class Link:
     name: str
     overrides: list[str]
     """What train.py is started with."""
-    run: RunConfig
+    run: Run
 
     @property
     def directory(self) -> RunDirectory:
+        """Where the link is trained."""
         return RunDirectory(self.run.directory)
 
     @property
     def tokens(self) -> int:
+        """Tokens that the link trains on."""
         return self.run.trainer.max_tokens
 
 
-def links_of(config: ChainConfig, given: Sequence[str]) -> list[Link]:
+def links_of(config: Chain, given: Sequence[str], compose: Callable[[list[str]], Run]) -> list[Link]:
     """Compose every link.
 
     Args:
-        config: of the chain.
-        given: the command line's overrides, which go to every link.
+        config: The chain's configuration.
+        given: Overrides of the command line, which go to every link.
+        compose: Makes the configuration of a run of the overrides that train.py is started with.
 
     Raises:
         ConfigError: a size or a number of tokens does not come out whole, or a link cannot be configured.
@@ -76,39 +113,39 @@ def check(links: Sequence[Link]) -> None:
         GrowthError: a link cannot be grown from the one before it.
     """
     for link in links:
-        run = link.run
         with _naming(link.name):
-            plan_run(**{name: getattr(run, name) for name in PLANNED}, sequence_length=run.data.sequence_length)
-            link.directory.check_continues(resolved(run), run.resume)
+            link.run.plan()
+            link.directory.check_continues(link.run.resolved(), link.run.resume)
     for before, link in pairwise(links):
         if not link.directory.growth.exists():
             with _naming(link.name):
                 _rehearse(before.run, link.run)
 
 
-def _rehearse(before: RunConfig, run: RunConfig) -> None:
+def _rehearse(before: Run, run: Run) -> None:
+    """Refuse a link that cannot be grown from the one before it, without any weights."""
     # Heavy imports wait until here, so that mistakes in the configuration answer at once.
     from grow.families.registry import stock_config
     from grow.growth.depth import repeated_layers
     from grow.growth.rehearsal import rehearse
     from grow.training.step.trainable import parts_of
 
-    assert run.growth is not None  # of the first link alone
+    assert run.growth is not None  # it is only for the first link
     plan = rehearse(stock_config(before.model), stock_config(run.model), run.growth)
     parts_of(run.trainable, run.model.layers, repeated_layers(plan.layers))
 
 
 @contextmanager
 def _naming(link: str) -> Iterator[None]:
-    """Say of which link an error speaks."""
+    """Name the link that an error is about."""
     try:
         yield
     except GrowError as error:
         raise type(error)(f"link {link}: {error}") from None
 
 
-def _shared(weights: Sequence[float], config: ChainConfig) -> list[int]:
-    """Tokens of each link, in whole steps; the last one takes what rounding leaves."""
+def _shared(weights: Sequence[float], config: Chain) -> list[int]:
+    """Return the tokens of each link, in whole steps; the last one takes what rounding leaves."""
     step, steps = config.trainer.tokens_per_step, config.trainer.max_tokens // config.trainer.tokens_per_step
     counts = [round(steps * weight / sum(weights)) for weight in weights]
     counts[-1] = steps - sum(counts[:-1])
@@ -121,7 +158,7 @@ def _shared(weights: Sequence[float], config: ChainConfig) -> list[int]:
 
 
 def _sizes(key: str, link: LinkSettings, model: ModelSettings) -> dict[str, str]:
-    """The model settings in which a link differs from the target."""
+    """Return the model settings in which a link differs from the target."""
     shares = {"layers": link.layers, **dict.fromkeys(_WIDTHS, link.width)}
     sizes = dict(link.sizes)
     for size, share in shares.items():
@@ -132,6 +169,7 @@ def _sizes(key: str, link: LinkSettings, model: ModelSettings) -> dict[str, str]
 
 
 def _whole(key: str, size: str, whole: int, share: float) -> int:
+    """Return a share of a size; refuse one that is not a whole number."""
     length = round(whole * share)
     if abs(length - whole * share) > 1e-6 or length < 1:
         raise ConfigError(
@@ -142,7 +180,10 @@ def _whole(key: str, size: str, whole: int, share: float) -> int:
 
 
 def _merged(of_link: Sequence[str], given: Sequence[str], computed: dict[str, str]) -> list[str]:
-    """Later ones win, key by key; of a link's own, those go whose group the command line says something about."""
+    """Return the overrides of a link, each key once: computed ones win over given ones, and those over the link's own.
+
+    Of the link's own, those go whose group the command line says something about.
+    """
     groups = {_key(override).partition(".")[0] for override in given}
     kept = [override for override in of_link if _key(override).partition(".")[0] not in groups]
     kept += [override for override in given if _key(override).partition(".")[0] not in _OF_THE_CHAIN]

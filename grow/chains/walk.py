@@ -10,19 +10,19 @@ import sys
 from collections.abc import Sequence
 
 from grow.chains.links import Link
+from grow.common.child_process import INTERRUPTED, run_process
 from grow.common.errors import PreemptedError
 from grow.common.places import command_file
 from grow.distributed.ranks import Ranks
-from grow.sweeps.sweep import INTERRUPTED, run_process
 
-_AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"  # torchrun sets it: ranks meet in a store of its own
+_AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"  # set by torchrun, whose ranks meet in a store that it holds
 
 
 def walk(links: Sequence[Link]) -> int:
-    """Run every link that is not finished; a chain that was stopped goes on at the link it was in.
+    """Run every link that is not finished; a chain that was stopped continues at the link it was in.
 
     Returns:
-        0 once all are finished, else the exit code of the link that was not; 75 or 130 where the chain was stopped.
+        0 once all are finished, else the exit code of the link that failed; 75 or 130 where the chain was stopped.
     """
     for number, link in enumerate(links):
         done = link.directory.is_finished
@@ -31,7 +31,7 @@ def walk(links: Sequence[Link]) -> int:
         if done:
             continue
         ended = run_process([sys.executable, str(command_file("train")), *link.overrides], _meeting_place(link.name))
-        if ended.signals or ended.state == "preempted":  # however this link ended, no other is to be started
+        if ended.signals or ended.state == "preempted":  # no other link is started, however this one ended
             return INTERRUPTED if signal.SIGINT in ended.signals else PreemptedError.exit_code
         if ended.code:
             return ended.code
@@ -39,7 +39,7 @@ def walk(links: Sequence[Link]) -> int:
 
 
 def progress(links: Sequence[Link], number: int) -> str:
-    """Where a chain stands as it comes to a link."""
+    """Return in words where a chain stands when it comes to a link."""
     link, tokens = links[number], [each.tokens for each in links]
     start = "from noise" if number == 0 else f"grown by {link.run.start}"
     part = "" if link.run.trainable.kind == "all" else f", trainable={link.run.trainable.name}"
@@ -50,9 +50,10 @@ def progress(links: Sequence[Link], number: int) -> str:
 
 
 def _meeting_place(link: str) -> dict[str, str]:
-    """Where a link's ranks find each other under torchrun: its store still holds what the last link's left there.
+    """Return the variables by which a link's ranks find each other under torchrun; none where it did not start them.
 
-    Rank 0 chooses a port, and says it to the others through that store.
+    torchrun's own store still holds what the ranks of the last link wrote, so each link gets one of its own: rank 0
+    chooses its port, and tells the others through torchrun's.
     """
     if os.environ.get(_AGENT_STORE) != "True":
         return {}

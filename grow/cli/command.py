@@ -3,9 +3,10 @@
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -14,9 +15,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from grow.cli.aliases import spelled
-from grow.cli.config import Config, RunConfig, parse, register
+from grow.cli.config import Config, parse, register, spelled
 from grow.cli.explain import explain, is_full_disk, raised_in
+from grow.cli.help_page import help_page
+from grow.cli.loading import say_what_is_loaded
+from grow.cli.run_config import RunConfig
 from grow.common.errors import CheckpointError, ConfigError, GrowError
 from grow.common.places import CONFIG_DIR
 from grow.sweeps.sweep import Sweep
@@ -25,12 +28,20 @@ from grow.sweeps.sweep import Sweep
 def entry_point(config_name: str, schema: type[Config]) -> Callable[[Callable[[Config], None]], Callable[[], None]]:
     """Make a command out of a task: compose, parse, run, and turn a user's mistakes into one paragraph.
 
-    Exit codes are those of `grow.common.errors`; 130 is an interrupt from the keyboard. With -m every run is a process
-    of its own, and the command ends with a table of them.
+    The docstring of the task's module opens the command's help. Exit codes are those of `grow.common.errors`; 130 is an
+    interrupt from the keyboard. With -m every run is a process of its own, and the command ends with a table of them.
+
+    Args:
+        config_name: Name of the command's configuration in configs/.
+        schema: Dataclass it is parsed into, which the task gets.
     """
 
     def decorate(task: Callable[[Config], None]) -> Callable[[], None]:
         def command() -> None:
+            if {"--help", "-h"} & set(sys.argv[1:]):
+                description = sys.modules[task.__module__].__doc__ or ""
+                print(help_page(Path(sys.argv[0]).name, description, config_name, schema))
+                return
             register()
             sys.argv[1:] = spelled(config_name, sys.argv[1:])
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of exiting with its own code
@@ -38,40 +49,54 @@ def entry_point(config_name: str, schema: type[Config]) -> Callable[[Callable[[C
             os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
             launch = hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)
             sweep = Sweep(sys.argv[0])
-            try:
+            with _mistakes_explained(sweep):
                 launch(lambda cfg: _attempt(task, cfg, schema, sweep))()
                 if code := sweep.close():
                     sys.exit(code)
-            except (HydraException, OmegaConfBaseException) as error:
-                _fail(explain(error))
-            except KeyboardInterrupt:
-                print("\nInterrupted. The same command continues from the last checkpoint.", file=sys.stderr)
-                sys.exit(130)
-            except Exception as error:
-                if raised_in(error, "submitit"):
-                    sweep.close()
-                    _fail(GrowError(f"{error} Jobs that were submitted go on; give the same command again after them."))
-                if not (isinstance(error, AssertionError) and raised_in(error, "omegaconf")):
-                    raise
-                _fail(
-                    ConfigError(
-                        "growth.*: growth=none takes no settings. Choose a preset too, e.g. growth=hyperclone_noisy; "
-                        "for a sweep that has both, name the source as model.grown_from=DIRECTORY_OR_HUB_ID."
-                    )
-                )
 
         return functools.wraps(task)(command)
 
     return decorate
 
 
+@contextmanager
+def _mistakes_explained(sweep: Sweep) -> Iterator[None]:
+    """Turn what Hydra or a launcher raises because of a user's mistake into a paragraph and an exit code."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        _fail(explain(error))
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command continues from the last checkpoint.", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if raised_in(error, "submitit"):
+            sweep.close()
+            _fail(GrowError(f"{error} Jobs that were submitted go on; give the same command again after them."))
+        if not (isinstance(error, AssertionError) and raised_in(error, "omegaconf")):
+            raise
+        _fail(
+            ConfigError(
+                "growth.*: growth=none takes no settings. Choose a preset too, e.g. growth=hyperclone_noisy; "
+                "for a sweep that has both, name the source as model.grown_from=DIRECTORY_OR_HUB_ID."
+            )
+        )
+
+
+def given_overrides() -> list[str]:
+    """Return the overrides that this command was started with."""
+    return list(HydraConfig.get().overrides.task)
+
+
 def _attempt(task: Callable[[Config], None], cfg: DictConfig, schema: type[Config], sweep: Sweep) -> None:
     hydra_config = HydraConfig.get()
     try:
         if hydra_config.mode == RunMode.MULTIRUN:
-            sweep.run(hydra_config.job.num, list(hydra_config.overrides.task), lambda: _directory(parse(cfg, schema)))
+            sweep.run(hydra_config.job.num, given_overrides(), lambda: _directory(parse(cfg, schema)))
         else:
-            task(parse(cfg, schema))
+            config = parse(cfg, schema)
+            say_what_is_loaded(Path(sys.argv[0]).stem)
+            task(config)
     except GrowError as error:  # caught inside Hydra, which would print a line of its own above ours
         _fail(error)
     except Exception as error:
@@ -84,6 +109,6 @@ def _directory(config: Any) -> Path | None:
     return config.directory if isinstance(config, RunConfig) else None
 
 
-def _fail(error: GrowError) -> None:
+def _fail(error: GrowError) -> NoReturn:
     print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
     sys.exit(error.exit_code)

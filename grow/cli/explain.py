@@ -1,4 +1,4 @@
-"""One paragraph for a user out of what Hydra and OmegaConf raise. Part of grow/cli/config.py, and used by it alone."""
+"""Turns what Hydra, OmegaConf and libraries that write files raise into one paragraph for a user."""
 
 import difflib
 import errno
@@ -11,7 +11,7 @@ from grow.common.errors import ConfigError
 
 
 def explain(error: BaseException) -> ConfigError:
-    """One paragraph for a user out of what Hydra and OmegaConf raise."""
+    """Return one paragraph for a user out of what Hydra or OmegaConf raised."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, wrong = error.missing_cfg_file.rpartition("/")
         options = [option for option in error.options if not option.endswith("_schema")]
@@ -30,7 +30,7 @@ def explain(error: BaseException) -> ConfigError:
 
 
 def raised_in(error: BaseException, package: str) -> bool:
-    """Where an error comes from, for libraries that have none of their own.
+    """Return whether a package raised an error, for packages that have no errors of their own.
 
     OmegaConf asserts when a key below a null node is set; submitit raises RuntimeError where there is no Slurm.
     """
@@ -51,5 +51,5 @@ def _nearest(wrong: str, options: list[str]) -> str:
 
 
 def is_full_disk(error: Exception) -> bool:
-    """Libraries that write files each wrap the system's error in a kind of their own."""
+    """Return whether an error is about a full disk; libraries wrap the system's error each in a class of their own."""
     return os.strerror(errno.ENOSPC) in str(error) or os.strerror(errno.EDQUOT) in str(error)

@@ -1,19 +1,14 @@
 """Groups runs into arms: the seeds of one recipe. Says what else differs, so that nothing is averaged by accident."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from grow.common.errors import ConfigError
+from grow.common.identity import flat, names_the_recipe
 from grow.report.curves import CostAxis, Curve, mean_curve
 from grow.report.runs import Run, read_run
-
-_NOT_THE_RECIPE = (
-    *("seed", "run_dir", "growth.seed", "growth.source", "checkpoint.", "trainer.threads"),
-    *("logger.", "evaluation.", "analysis."),
-)
-"""Config keys, or beginnings of them, in which runs of one arm may differ."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -30,7 +25,7 @@ class Arm:
         return [run.curve for run in self.runs]
 
     def source_cost(self, axis: CostAxis) -> float | None:
-        """Mean cost of the sources, 0 from noise; None where any of them is unknown."""
+        """Return the mean cost of the sources, 0 from noise; None where any of them is unknown."""
         costs = [0.0 if run.lineage is None else getattr(run.lineage, axis) for run in self.runs]
         return None if None in costs else sum(costs) / len(costs)
 
@@ -39,7 +34,7 @@ def read_arms(directories: Sequence[str]) -> list[Arm]:
     """Read runs and group them by recipe, in the order they were named.
 
     Raises:
-        CheckpointError, DataError: as `read_run`.
+        CheckpointError, DataError: as `read_run` does.
     """
     recipes: dict[str, list[Run]] = {}
     runs = [read_run(Path(directory)) for directory in directories]
@@ -53,7 +48,7 @@ def read_baseline(key: str, directories: Sequence[str], label: str) -> Arm | Non
 
     Raises:
         ConfigError: the runs started another way, or are not seeds of one recipe.
-        CheckpointError, DataError: as `read_run`.
+        CheckpointError, DataError: as `read_run` does.
     """
     arms = read_arms(directories)
     for run in (run for arm in arms for run in arm.runs):
@@ -65,7 +60,7 @@ def read_baseline(key: str, directories: Sequence[str], label: str) -> Arm | Non
 
 
 def differences(first: Run, second: Run) -> dict[str, tuple[Any, Any]]:
-    """Recipe keys in which two runs differ, with both values; a group of another name counts once."""
+    """Return the recipe keys in which two runs differ, with both values; a group of another name counts once."""
     left, right = _recipe(first), _recipe(second)
     keys = [key for key in left | right if left.get(key) != right.get(key)]
     renamed = {key.removesuffix("name") for key in keys if key.endswith(".name")}
@@ -81,7 +76,7 @@ def _arm(label: str, runs: list[Run]) -> Arm:
 
 
 def _labels(runs: list[Run]) -> list[str]:
-    """The label of each run, with the settings in which runs of the same label differ."""
+    """Return the label of each run, with the settings in which runs of the same label differ."""
     labels = []
     for run in runs:
         others = [other for other in runs if other.label == run.label]
@@ -93,15 +88,7 @@ def _labels(runs: list[Run]) -> list[str]:
 
 
 def _recipe(run: Run) -> dict[str, Any]:
-    recipe = {key: value for key, value in _flat(run.config) if not key.startswith(_NOT_THE_RECIPE)}
+    recipe = {key: value for key, value in flat(run.config).items() if names_the_recipe(key)}
     if run.lineage is not None:
         recipe["source.tokens"] = run.lineage.tokens
     return recipe
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

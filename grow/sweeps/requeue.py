@@ -1,8 +1,9 @@
-"""What becomes of a preempted job of a sweep: back into the queue, unless it was cancelled.
+"""Puts a preempted job of a sweep back into the queue, unless it was cancelled.
 
-submitit, which starts such jobs, requeues one at once when it is signalled. That is too early: the job would end while
-its run is being saved. So its signal is kept from it (grow/sweeps/sweep.py) and repeated here, once the run is saved.
-submitit then does the rest by its own rules: rank 0 asks Slurm to requeue, and time-outs count against max_num_timeout.
+submitit, which starts such jobs, requeues a job as soon as it is signalled. That is too early: the job would end while
+its run is being saved. So the signal is kept from it (grow/common/child_process.py) and raised again here, once the run
+is saved. submitit then does the rest by its own rules: rank 0 asks Slurm to requeue, and time-outs count against
+max_num_timeout.
 """
 
 import os
@@ -17,12 +18,12 @@ _TRIES, _PAUSE_S = 5, 2.0
 
 
 def in_submitit() -> bool:
-    """Whether this process is a job of hydra/launcher=slurm, or of submitit otherwise."""
+    """Return whether this process is a job of submitit, which hydra/launcher=slurm starts."""
     return "SUBMITIT_EXECUTOR" in os.environ
 
 
 def requeue() -> str:
-    """Requeue the job this process belongs to, and leave; or say why that was not done."""
+    """Requeue the job this process belongs to and leave, or return why that was not done."""
     if not in_submitit():
         return "the same command continues it"
     try:
@@ -37,13 +38,13 @@ def requeue() -> str:
 
 
 def _job() -> str:
-    """Slurm's name of this job; a member of an array may share its number with the whole array."""
+    """Return Slurm's name of this job; a member of an array may share its number with the whole array."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
 
 
 def _is_wanted(job: str) -> bool:
-    """Whether Slurm is not ending this job for good: scontrol would bring even a cancelled one back."""
+    """Return whether Slurm still counts a job as running; scontrol would bring even a cancelled one back."""
     for _ in range(_TRIES):  # a busy controller does not always answer
         shown = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True)
         if shown.returncode == 0:

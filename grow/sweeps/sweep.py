@@ -1,23 +1,19 @@
-"""Several runs from one command (-m): each in a process of its own, so that nothing that ends one reaches the others.
+"""Several runs from one command (-m), each in a process of its own: what ends one does not end the others.
 
-Hydra's launcher calls `Sweep.run` once for every run, in the user's process or in a job's. It starts the same script on
-one run's overrides, passes signals on to it, and leaves the outcome in a file. The user's process reads those files
-when the launcher is done, whichever launcher it was: `Sweep.close` prints them and says what to exit with.
+Hydra's launcher calls `Sweep.run` once for every run, in the user's process or in a job's. It starts the same program
+with one run's overrides, passes signals on to it, and writes the outcome to a file. When the launcher is done, the
+user's process reads those files: `Sweep.close` prints them and returns the exit code.
 """
 
 import collections
-import os
-import re
 import shutil
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from grow.common.child_process import INTERRUPTED, run_process
 from grow.common.errors import ConfigError, GrowError, PreemptedError
 from grow.common.provenance import read_json, write_json
 from grow.distributed.ranks import Ranks
@@ -25,9 +21,6 @@ from grow.sweeps.requeue import in_submitit, requeue
 from grow.training.run_directory import RunDirectory
 
 _FOLDER = Path("outputs/.sweep")
-_PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-INTERRUPTED = 130
-_ERROR_LINE = re.compile(r"(^|\s)[\w.]*(Error|Exception): ")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,32 +36,11 @@ class RunOutcome:
     """The run's directory, or the line that says why there is none."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Ended:
-    """How a process ended."""
-
-    code: int
-    """Its exit status; 128 + N when signal N killed it."""
-    error: str
-    """The last line of its standard error that names an error, else the last line."""
-    signals: frozenset[int]
-    """Signals that this process was sent meanwhile."""
-
-    @property
-    def state(self) -> str:
-        """A run that dies of the signal it was to save on had nothing to save yet."""
-        if self.code == PreemptedError.exit_code or self.code - 128 in self.signals - {signal.SIGINT}:
-            return "preempted"
-        if signal.SIGINT in self.signals:
-            return "interrupted"
-        return "failed" if self.code else "finished"
-
-
 class Sweep:
     """The runs of one command.
 
     Args:
-        script: the script that every run starts.
+        script: Program that every run starts.
     """
 
     def __init__(self, script: str) -> None:
@@ -77,12 +49,12 @@ class Sweep:
         self._stopped = 0
 
     def run(self, number: int, overrides: list[str], configure: Callable[[], Path | None]) -> None:
-        """Do one run and record its outcome; of a job's ranks the first one does.
+        """Do one run; the first of a job's ranks records its outcome. Hydra's launcher calls this once for every run.
 
         Args:
-            number: of the run in its sweep.
-            overrides: what the script is started with.
-            configure: checks the run's configuration, and names its directory where it has one.
+            number: Position of the run in its sweep.
+            overrides: What the program is started with.
+            configure: Checks the run's configuration and returns its directory, if it has one.
 
         Raises:
             ConfigError: several processes were started for the sweep itself.
@@ -99,7 +71,7 @@ class Sweep:
             write_json(self._folder / f"{number}.json", asdict(outcome))
 
     def close(self) -> int:
-        """Print a table of the runs, if there were any; the exit code of the worst."""
+        """Print a table of the runs, if there were any, and return the exit code of the worst."""
         outcomes = [RunOutcome(**read_json(path)) for path in self._folder.glob("*.json")]
         if not outcomes:
             return 0
@@ -122,7 +94,7 @@ class Sweep:
         print(f"\n# {directory or ' '.join(overrides)}", flush=True)
         ended = run_process([*self._command, *overrides, "hydra.mode=RUN"])
         note = requeue() if ended.state == "preempted" else ""  # leaves where it can, and pickles this object
-        if ended.signals or ended.state == "preempted":  # however this run ended, no other is to be started
+        if ended.signals or ended.state == "preempted":  # no other run is started, however this one ended
             self._stopped = PreemptedError.exit_code
         if ended.state == "finished":
             return outcome("finished", 0, str(directory or ""))
@@ -134,60 +106,14 @@ class Sweep:
         return outcome("failed", ended.code, ended.error)
 
 
-def run_process(command: list[str], environment: Mapping[str, str] | None = None) -> Ended:
-    """Run a command in a process group of its own; it gets the signals that this process gets, and once each.
-
-    Args:
-        command: program and arguments.
-        environment: what it finds other than this process does.
-    """
-    received: list[int] = []
-    process: subprocess.Popen[str] | None = None
-
-    def pass_on(signum: int, _: Any) -> None:
-        received.append(signum)
-        if process is not None:
-            process.send_signal(signum)
-
-    heeded = [signum for signum in _PASSED_ON if signal.getsignal(signum) is not signal.SIG_IGN]
-    before = {signum: signal.signal(signum, pass_on) for signum in heeded}
-    try:
-        process = subprocess.Popen(
-            command,
-            env={**os.environ, **(environment or {})},
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            process_group=0,
-        )
-        for signum in received:  # while it was being started
-            process.send_signal(signum)
-        error = _pass_through(process)
-        code = process.wait()
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-    code = code if code >= 0 else 128 - code
-    return Ended(code=code, error=error or f"exit code {code}", signals=frozenset(received))
-
-
-def _pass_through(process: subprocess.Popen[str]) -> str:
-    error = last = ""
-    for line in process.stderr or ():
-        print(line, end="", file=sys.stderr, flush=True)
-        last = line.strip() or last
-        error = last if _ERROR_LINE.search(line) else error
-    return error or last
-
-
 def worst(exit_codes: list[int]) -> int:
-    """A sweep that was stopped has runs left, whatever else happened to it; else the highest code is the worst."""
+    """Return the exit code of a sweep: 75 or 130 where it was stopped and has runs left, else its runs' highest."""
     stopped = [code for code in (INTERRUPTED, PreemptedError.exit_code) if code in exit_codes]
     return stopped[0] if stopped else max(exit_codes)
 
 
 def as_table(outcomes: list[RunOutcome]) -> str:
-    """One line a run: the overrides in which it differs from the others, its state, and where it is or what it said."""
+    """Return a line for each run: the overrides in which it differs from others, its state, its directory or error."""
     shared = set.intersection(*(set(outcome.overrides) for outcome in outcomes))
     names = [
         " ".join(override for override in outcome.overrides if override not in shared) or " ".join(outcome.overrides)

@@ -33,12 +33,13 @@ from grow.training.step.trainable import TrainableSet
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trained:
-    """What a run ends with; the weights are float32, by parameter, and on rank 0 only."""
+    """What a run ends with."""
 
     clock: Clock
     weights: Mapping[str, Tensor] | None
+    """Final weights in float32 by parameter name; None on ranks other than 0."""
     averaged: Mapping[str, Tensor] | None
-    """None also where nothing was averaged."""
+    """Averaged weights alike; None also where nothing was averaged."""
 
 
 def fit(
@@ -50,18 +51,18 @@ def fit(
     callbacks: Sequence[L.Callback] = (),
     views: Views | None = None,
     probes: Sequence[Probe] = (),
-) -> "Trained":
+) -> Trained:
     """Train a model to the end of its run.
 
     Args:
-        start: the model, and the checkpoint it continues from.
-        plan: how to train it.
-        device: of this rank.
-        run: gets metrics and checkpoints.
-        data: makes the data module, given `start_sequence`.
-        callbacks: more of Lightning's, called after Grow's own.
-        views: of the rows of metrics.jsonl.
-        probes: what else is measured, in this order.
+        start: Model to train, and the checkpoint it continues from.
+        plan: How to train it.
+        device: Device of this rank.
+        run: Directory for metrics and checkpoints.
+        data: Makes the data module; takes `start_sequence`.
+        callbacks: Further callbacks of Lightning's, called after Grow's own.
+        views: Views of the rows of metrics.jsonl.
+        probes: Further measurements, in this order.
 
     Raises:
         GrowthError: the layers that the growth added are to be trained, and it added none.
@@ -98,7 +99,7 @@ def fit(
 
 
 def _as_saved(start: Start, plan: Plan, clock: Clock, run: RunDirectory) -> Trained:
-    """Weights and average out of the run's last checkpoint."""
+    """Return weights and average as the run's last checkpoint holds them."""
     if not plan.ranks.is_first:
         return Trained(clock=clock, weights=None, averaged=None)
     weights = {name: parameter.detach() for name, parameter in start.model.named_parameters()}
@@ -113,7 +114,7 @@ def _as_saved(start: Start, plan: Plan, clock: Clock, run: RunDirectory) -> Trai
 
 
 def start_clock(start: Start, plan: Plan, trainable: TrainableSet) -> Clock:
-    """The run's clock, set to what an earlier start of the run left."""
+    """Return the run's clock, set to where an earlier start of the run ended."""
     state = start.checkpoint.state if start.checkpoint else None
     return Clock(
         tokens_per_step=plan.batch.tokens,

@@ -1,4 +1,4 @@
-"""What a run will do, worked out from its settings and its processes before anything heavy is imported."""
+"""Plans a run from its settings and its processes, before anything heavy is imported."""
 
 import math
 from dataclasses import dataclass
@@ -17,25 +17,26 @@ from grow.training.settings import (
     TrainerSettings,
 )
 
-PLANNED = ("trainer", "trainable", "optimizer", "schedule", "objective", "checkpoint", "strategy", "averaging", "seed")
-"""What a run's configuration gives to `plan_run`."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
     """How the tokens of one optimizer step are divided: over ranks, then over micro-batches, then over sequences."""
 
     sequence_length: int
+    """Tokens of one sequence."""
     micro_batch: int
+    """Sequences of one micro-batch."""
     accumulation: int
+    """Micro-batches that a rank computes for one optimizer step."""
     world_size: int
+    """Number of ranks."""
 
     @classmethod
     def divide(cls, trainer: TrainerSettings, sequence_length: int, world_size: int) -> "Batch":
-        """Derive the number of micro-batches a rank accumulates.
+        """Compute how many micro-batches a rank accumulates.
 
         Raises:
-            ConfigError: the tokens of a step do not divide, or validation has not one sequence.
+            ConfigError: the tokens of a step do not divide, or validation has less than one sequence.
         """
         if trainer.val_tokens < sequence_length:
             raise ConfigError(
@@ -57,6 +58,7 @@ class Batch:
 
     @property
     def tokens(self) -> int:
+        """Tokens of one optimizer step, over all ranks."""
         return self.sequence_length * self.micro_batch * self.accumulation * self.world_size
 
     def __str__(self) -> str:
@@ -84,12 +86,12 @@ class Plan:
 
     @property
     def is_distributed(self) -> bool:
-        """Whether the strategy is in force: one process has nobody to share with, unless it insists."""
+        """Whether the strategy is used: a single process shards nothing, unless strategy.insist says so."""
         return self.ranks.world_size > 1 or (self.strategy.insist and self.strategy.kind in SHARDED)
 
     @property
     def keeps_bf16_weights(self) -> bool:
-        """Whether the model itself is in bfloat16, its float32 masters being in ZeRO's shards."""
+        """Whether the model itself is in bfloat16 and its float32 master weights are in ZeRO's shards."""
         return self.is_distributed and self.trainer.precision == "bf16_weights"
 
     @property
@@ -98,7 +100,7 @@ class Plan:
         return self.trainer.precision != "fp32" and not self.keeps_bf16_weights
 
     def steps_from(self, tokens: int) -> int:
-        """Optimizer steps that a run still takes once it has seen some tokens."""
+        """Return the optimizer steps that are left once a run has seen some tokens."""
         return max(0, math.ceil((self.trainer.max_tokens - tokens) / self.batch.tokens))
 
 
@@ -115,7 +117,7 @@ def plan_run(
     seed: int,
     sequence_length: int,
 ) -> Plan:
-    """Find this process's rank, divide the tokens of a step, and work out which steps are averaged.
+    """Find this process's rank, divide the tokens of a step, and compute which steps are averaged.
 
     Raises:
         ConfigError: the strategy does not fit the processes that were started or what is trained, the tokens do not
@@ -146,6 +148,7 @@ def plan_run(
 
 
 def _check_precision(trainer: TrainerSettings, strategy: StrategySettings) -> None:
+    """Refuse bfloat16 weights where nothing keeps float32 ones."""
     if trainer.precision == "bf16_weights" and not strategy.kind.startswith("zero"):
         raise ConfigError(
             f"trainer.precision=bf16_weights keeps float32 masters in ZeRO's shards, but strategy={strategy.name}. "
@@ -154,6 +157,7 @@ def _check_precision(trainer: TrainerSettings, strategy: StrategySettings) -> No
 
 
 def _check_trainable(trainable: TrainableSettings, trainer: TrainerSettings, strategy: StrategySettings) -> None:
+    """Refuse to train a part of the weights where the others are not at hand, or would be rounded."""
     if trainable.kind == "all":
         return
     if strategy.kind in ("zero3", "fsdp2"):

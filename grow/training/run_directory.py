@@ -13,6 +13,7 @@ from typing import Any
 
 from grow.common.errors import ConfigError
 from grow.common.files import disk_errors_named
+from grow.common.identity import flat, is_watching, may_change
 from grow.common.provenance import (
     GROWTH_FILE,
     METRICS_FILE,
@@ -26,16 +27,6 @@ from grow.common.redact import redacted
 
 LOCK_FILE = ".lock"
 
-# How a run is computed and watched; such keys change its numbers by rounding at most.
-_FREE = (
-    *("strategy.", "checkpoint.", "trainer.micro_batch", "trainer.accelerator", "trainer.threads", "trainer.compile"),
-    "trainer.log_every_steps",
-)
-# What it learns with; such keys change the numbers, and change only where the user says so.
-_ON_REQUEST = ("optimizer.", "schedule.", "objective.", "trainer.", "averaging.")
-# Where it is, and what is said and measured of it; such keys change no number.
-_WATCHING = ("run_dir", "resume", "logger.", "evaluation.", "analysis.")
-
 
 @dataclass(frozen=True, slots=True)
 class RunDirectory:
@@ -45,26 +36,31 @@ class RunDirectory:
 
     @property
     def model(self) -> Path:
+        """The exported model."""
         return self.path / "model"
 
     @property
     def average(self) -> Path:
+        """The exported average of the weights."""
         return self.path / "average"
 
     @property
     def metrics(self) -> Path:
+        """Rows of the run, one JSON object a line."""
         return self.path / METRICS_FILE
 
     @property
     def growth(self) -> Path:
+        """Record of the growth that the run began with."""
         return self.path / GROWTH_FILE
 
     @property
     def checkpoints(self) -> Path:
+        """Checkpoints that the run continues from."""
         return self.path / "checkpoints"
 
     def window(self, rank: int) -> Path:
-        """Where a rank keeps the snapshots of averaging.storage=disk."""
+        """Return where a rank keeps the snapshots of averaging.storage=disk."""
         return self.path / "window" / f"rank-{rank:05}"
 
     @property
@@ -72,9 +68,13 @@ class RunDirectory:
         """Whether the run exported its model; an export appears whole or not at all."""
         return self.model.is_dir()
 
+    def say_finished(self) -> None:
+        """Print that there is nothing left to train here."""
+        print(f"{self.path} is finished: its model is {self.model}. To train anew, choose another run_dir.", flush=True)
+
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes out of this run for the length of a block; a killed process keeps nobody out.
+        """Keep other processes out of this run for the length of a block; the lock of a killed process is gone with it.
 
         Raises:
             ConfigError: another process trains in this directory.
@@ -101,26 +101,26 @@ class RunDirectory:
         """Compare a configuration with the one that the run was started with.
 
         Args:
-            config: of the command line.
-            resume: exact refuses what changes the numbers; changed takes new values of what a run may change.
+            config: Configuration of the command line, as plain data.
+            resume: exact to refuse whatever changes the numbers; changed to accept the keys that may change on request.
 
         Returns:
-            A line about each key that differs.
+            A line for each key that differs.
 
         Raises:
             ConfigError: a key differs that may not; all of them are named.
         """
         if not (self.path / RUN_FILE).exists():
             return []
-        before, now = _flat(read_json(self.path / RUN_FILE)["config"]), _flat(config)
+        before, now = flat(self.read()["config"]), flat(config)
         differing = {
             key: f"{key}: {before.get(key)!r} there, {now.get(key)!r} here"
             for key in sorted(before.keys() | now.keys())
-            if not key.startswith(_WATCHING) and before.get(key) != now.get(key)
+            if not is_watching(key) and before.get(key) != now.get(key)
         }
-        refused = [key for key in differing if not _may_change(key, resume)]
+        refused = [key for key in differing if not may_change(key, resume)]
         if refused:
-            changeable = all(_may_change(key, "changed") for key in refused)
+            changeable = all(may_change(key, "changed") for key in refused)
             raise ConfigError(
                 f"{self.path} holds a run of another configuration ({'; '.join(differing[key] for key in refused)}). "
                 + ("Add resume=changed to go on with the values given here, or choose" if changeable else "Choose")
@@ -129,7 +129,7 @@ class RunDirectory:
         return list(differing.values())
 
     def read(self) -> dict[str, Any]:
-        """The content of run.json.
+        """Return the content of run.json.
 
         Raises:
             CheckpointError: it is missing or damaged.
@@ -137,10 +137,16 @@ class RunDirectory:
         return read_json(self.path / RUN_FILE)
 
     def start(self, config: dict[str, Any], changes: list[str], **facts: Any) -> None:
-        """Write run.json; a run that continues keeps the moment it was first started, and every change since."""
+        """Write run.json; a run that continues keeps the time of its first start, and the list of every change since.
+
+        Args:
+            config: Configuration as plain data.
+            changes: Lines about the keys that differ from the last start.
+            facts: Further content of run.json.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        before = self.read() if (self.path / RUN_FILE).exists() else {"started": now}
+        before: dict[str, Any] = self.read() if (self.path / RUN_FILE).exists() else {"started": now}
         history = before.get("changes", []) + ([{"at": now, "keys": changes}] if changes else [])
         content = {
             "name": self.path.name,
@@ -156,20 +162,5 @@ class RunDirectory:
         write_json(self.path / RUN_FILE, content)
 
     def finish(self) -> None:
-        """Say in run.json that the run is over."""
+        """Record in run.json that the run is finished."""
         write_json(self.path / RUN_FILE, {**self.read(), "status": "finished"})
-
-
-def _may_change(key: str, resume: str) -> bool:
-    return key.startswith(_FREE) or (resume == "changed" and key.startswith(_ON_REQUEST))
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> value; comparable with what JSON gave back."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
-    return flat

@@ -1,12 +1,16 @@
-"""What a run holds while it trains: its directory, its process group, and the views of its rows."""
+"""What a run holds while it trains: its directory, its process group, the views of its rows, and its data."""
 
 import datetime
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import torch
 
+from grow.data.data_module import TokenDataModule
+from grow.data.settings import DataSettings
+from grow.data.shards import TokenShards
 from grow.distributed.processes import group, local_device
 from grow.loggers.settings import LoggerSettings
 from grow.loggers.views import Views, open_views
@@ -16,7 +20,15 @@ from grow.training.run_directory import RunDirectory
 
 @contextmanager
 def session(plan: Plan, device: torch.device, directory: RunDirectory, logger: LoggerSettings) -> Iterator[Views]:
-    """Hold all three for the length of a block; the group, which ends the process, goes after the views.
+    """Lock the directory, join the process group and open the views for the length of a block.
+
+    The views close before the group does, since leaving the group may end the process.
+
+    Args:
+        plan: Ranks and strategy of the run.
+        device: Device of this rank.
+        directory: Directory to lock.
+        logger: Settings of the views.
 
     Raises:
         ConfigError: another process trains in the directory, or a view cannot be opened.
@@ -32,7 +44,7 @@ def session(plan: Plan, device: torch.device, directory: RunDirectory, logger: L
 
 
 def device_of(plan: Plan) -> torch.device:
-    """The device this rank computes on.
+    """Return the device this rank computes on.
 
     Raises:
         ConfigError: a GPU was asked for and there are too few.
@@ -40,11 +52,32 @@ def device_of(plan: Plan) -> torch.device:
     return local_device("trainer.accelerator", plan.trainer.accelerator, plan.ranks.local_rank)
 
 
+def data_of(settings: DataSettings, shards: TokenShards, plan: Plan) -> Callable[..., TokenDataModule]:
+    """Return what makes the data module of this rank; it takes `start_sequence`, the first sequence to train on.
+
+    Args:
+        settings: Configuration of the data.
+        shards: Token shards to read.
+        plan: Batch, seed and ranks of the run.
+    """
+    return partial(
+        TokenDataModule,
+        shards,
+        sequence_length=plan.batch.sequence_length,
+        micro_batch=plan.batch.micro_batch,
+        seed=plan.seed,
+        val_tokens=plan.trainer.val_tokens,
+        rank=plan.ranks.rank,
+        world_size=plan.ranks.world_size,
+        damaged_tokens=settings.damaged_tokens,
+    )
+
+
 @contextmanager
 def process_group(plan: Plan, device: torch.device) -> Iterator[None]:
-    """Join a run's group for the length of a block; a single process has none to join.
+    """Join a run's process group for the length of a block; a single process has none to join.
 
-    The group exists before Lightning does, so that one rank can grow a model while the others wait.
+    It exists before Lightning's trainer does, so that one rank can grow a model while the others wait.
     """
     if not plan.is_distributed:
         yield

@@ -38,7 +38,7 @@ class OptimizerSettings:
 
 @dataclass(kw_only=True, slots=True)
 class ScheduleSettings:
-    """Learning rate against tokens, as a multiple of the peak. Lengths are shares of trainer.max_tokens or tokens."""
+    """Learning rate against tokens, as a multiple of the peak. Lengths are tokens or shares of trainer.max_tokens."""
 
     name: str
     kind: str
@@ -68,17 +68,17 @@ class ScheduleSettings:
             )
 
     def warmup(self, max_tokens: int) -> float:
-        """Tokens of the warm-up in a run of this length."""
+        """Return the tokens of the warm-up in a run of this length."""
         return self.warmup_fraction * max_tokens if self.warmup_tokens is None else self.warmup_tokens
 
 
 @dataclass(kw_only=True, slots=True)
 class ObjectiveSettings:
-    """The loss: next-token cross-entropy, computed over chunks of rows so that full logits never exist."""
+    """The loss: next-token cross-entropy over chunks of rows, so that full logits never exist."""
 
     name: str
     chunk_rows: int | None = None
-    """Token rows whose logits exist at one time; null fits them to the device, 0 computes plain full logits."""
+    """Token rows whose logits exist at the same time; null fits them to the device, 0 computes all logits at once."""
 
     def __post_init__(self) -> None:
         if (self.chunk_rows or 0) < 0:
@@ -87,14 +87,14 @@ class ObjectiveSettings:
 
 @dataclass(kw_only=True, slots=True)
 class TrainableSettings:
-    """Which layers a step trains beside the final norm and the head; grow/training/step/trainable.py draws them."""
+    """Which layers a step trains besides the final norm and the head. grow/training/step/trainable.py chooses them."""
 
     name: str
     kind: str
     """all; new_layers: those that the growth repeated; submodel: the top of a model of the bottom layers, whose depth
     each step draws."""
     block_layers: int = 3
-    """Of submodel: layers that a step trains; sub-models are the bottom one, two, ... times so many."""
+    """submodel: layers that a step trains; sub-models are the bottom one, two, ... times as many layers."""
 
     def __post_init__(self) -> None:
         one_of("trainable.kind", self.kind, TRAINABLE)
@@ -102,7 +102,7 @@ class TrainableSettings:
 
     @property
     def described(self) -> str:
-        """In words."""
+        """What is trained, in words."""
         layers = {
             "all": "everything",
             "new_layers": "the layers that the growth adds",
@@ -113,14 +113,14 @@ class TrainableSettings:
 
 @dataclass(kw_only=True, slots=True)
 class TrainerSettings:
-    """Length of a run, its batch, and how often it looks up from the work. Everything is counted in tokens."""
+    """Length of a run, its batch, and how often it logs and validates. Lengths are in tokens."""
 
     name: str
     max_tokens: int
     tokens_per_step: int
-    """Tokens one optimizer step sees, over all ranks; accumulation is derived from it."""
+    """Tokens of one optimizer step, over all ranks; the number of micro-batches follows from it."""
     micro_batch: int
-    """Sequences one rank computes at a time."""
+    """Sequences that one rank computes at the same time."""
     accelerator: str = "auto"
     precision: str = "fp32"
     """fp32; bf16: float32 weights, bfloat16 matrix products; bf16_weights: bfloat16 weights, float32 masters in the
@@ -130,11 +130,11 @@ class TrainerSettings:
     log_every_steps: int = 10
     val_every_tokens: int
     val_tokens: int
-    """Tokens of the held-out split that one validation reads; always the same ones."""
+    """Tokens of the held-out split that one validation reads, always the same ones."""
     max_skipped_steps: int = 5
-    """Steps in a row whose gradient is not finite, each skipped, after which the run stops."""
+    """Steps in a row that may be skipped because their gradient is not finite; then the run stops."""
     threads: int | None = None
-    """CPU threads a rank may use; null leaves it to torch."""
+    """CPU threads of one rank; null leaves the number to torch."""
 
     def __post_init__(self) -> None:
         one_of("trainer.precision", self.precision, PRECISIONS)
@@ -161,9 +161,9 @@ class CheckpointSettings:
     """Tokens between two checkpoints; null writes none."""
     keep_last: int = 2
     permanent_every_tokens: int | None = None
-    """Tokens between two of the checkpoints that are kept for good; null keeps none."""
+    """Tokens between two checkpoints that are never deleted; null keeps none."""
     background: bool = True
-    """Write while training goes on, from a copy in the host's memory."""
+    """Whether to write while training goes on, from a copy in the host's memory."""
 
     def __post_init__(self) -> None:
         for name in ("every_tokens", "permanent_every_tokens"):
@@ -174,7 +174,7 @@ class CheckpointSettings:
             raise ConfigError("checkpoint.permanent_every_tokens needs checkpoint.every_tokens: none are written.")
 
     def due(self, before: int, now: int) -> str | None:
-        """Kind of checkpoint that is due between two numbers of tokens, if any."""
+        """Return which kind of checkpoint is due between two numbers of tokens: permanent, rolling or None."""
         if self.permanent_every_tokens and before // self.permanent_every_tokens < now // self.permanent_every_tokens:
             return "permanent"
         if self.every_tokens and before // self.every_tokens < now // self.every_tokens:

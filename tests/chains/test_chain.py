@@ -35,7 +35,7 @@ def test_a_chain_killed_in_its_second_link_continues_there_and_ends_with_the_sam
 
     more = ("chain=g_stack", "chain.links.stacked.trainable=new_layers", "model.layers=4", "trainer.max_tokens=12800")
     given = [one for one in command_line(make_shards(tmp_path), tmp_path / "chain", *more) if one != "growth=none"]
-    links = links_of(compose(given, "chain", ChainConfig), given)
+    links = links_of(compose(given, "chain", ChainConfig), given, compose)
     train.main.__wrapped__(compose(links[0].overrides))
     train.main.__wrapped__(compose([*links[1].overrides, f"run_dir={tmp_path / 'quiet'}"]))
     stacked_run = links[1].directory

@@ -9,16 +9,16 @@ from grow.chains import walk as walking
 from grow.chains.links import check, links_of
 from grow.chains.walk import walk
 from grow.cli.config import ChainConfig, compose
+from grow.common.child_process import Ended
 from grow.common.errors import ConfigError, GrowthError
 from grow.common.places import CONFIG_DIR
-from grow.sweeps.sweep import Ended
 
 CHAINS = sorted(path.stem for path in (CONFIG_DIR / "chain").glob("*.yaml"))
 TARGET = ("model=tiny_2x", "run_dir=out")
 
 
 def chain(*given):
-    return links_of(compose(list(given), "chain", ChainConfig), given)
+    return links_of(compose(list(given), "chain", ChainConfig), given, compose)
 
 
 @pytest.mark.parametrize("name", CHAINS)
@@ -67,7 +67,7 @@ def test_a_chain_is_named_by_itself_and_its_links_can_be_given_outright():
     assert config.directory.name.startswith("tiny-g_stack-seed0-")
     judged = compose(["chain=g_stack", "+chain.links.base.sizes.layers=2", "baseline=x"], "chain", ChainConfig)
     assert judged.directory == config.directory
-    links = links_of(config, ["chain=g_stack", "+chain.links.base.sizes.layers=2"])
+    links = links_of(config, ["chain=g_stack", "+chain.links.base.sizes.layers=2"], compose)
     assert [link.run.model.layers for link in links] == [2, 4]
 
 

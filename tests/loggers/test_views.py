@@ -157,9 +157,9 @@ def test_the_logger_does_not_change_which_run_it_is():
 
 
 def test_group_and_tags_name_the_recipe_unless_they_are_given():
-    grown = compose(["growth=hyperclone", "growth.source=x", "model=tiny_2x"]).logger
+    grown = compose(["growth=hyperclone", "growth.source=x", "model=tiny_2x"]).labelled_logger
     assert (grown.group, grown.tags) == ("tiny_2x-hyperclone", ["tiny_2x", "hyperclone"])
-    given = compose(["logger.group=mine", "logger.tags=[a,tiny]"]).logger
+    given = compose(["logger.group=mine", "logger.tags=[a,tiny]"]).labelled_logger
     assert (given.group, given.tags) == ("mine", ["tiny", "noise", "a"])
 
 

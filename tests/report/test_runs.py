@@ -141,6 +141,14 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(make_run):
     ]
 
 
+def test_seeds_computed_in_two_ways_are_one_arm(make_run):
+    small = {"strategy": {"kind": "zero2"}, "trainer": {"micro_batch": 4, "max_tokens": 8}}
+    large = {"strategy": {"kind": "ddp"}, "trainer": {"micro_batch": 8, "max_tokens": 8}}
+    runs = [make_run("a", [8.0, 6.0], seed=0, config=small), make_run("b", [8.0, 6.0], seed=1, config=large)]
+    (arm,) = read_arms([str(run) for run in runs])
+    assert len(arm.runs) == 2
+
+
 def test_one_unknown_source_makes_the_arms_source_cost_unknown(make_run, source, unknown_source):
     known = make_run("known", [6, 4], growth="hyperclone", source=source)
     unknown = make_run("unknown", [6, 4], growth="hyperclone", source=unknown_source | {"tokens": 500}, seed=1)

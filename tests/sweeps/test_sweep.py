@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from grow.common.child_process import run_process
 from grow.common.errors import ConfigError, DataError
 from grow.sweeps import requeue as requeueing
-from grow.sweeps.sweep import RunOutcome, Sweep, as_table, run_process, worst
+from grow.sweeps.sweep import RunOutcome, Sweep, as_table, worst
 from tests.training.tiny import command_line, make_shards
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SIGNAL_PARENT = "import os, signal, sys, time; os.kill(os.getppid(), signal.SIG{name}); time.sleep(30)"
 SAVES = "import signal, sys; signal.signal(signal.SIG{name}, lambda *_: sys.exit(75)); " + SIGNAL_PARENT
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from grow.cli.config import ChainConfig, GrowCheckpointConfig, RunConfig, compose
+from grow.cli.config import compose
+from grow.cli.run_config import ChainConfig, GrowCheckpointConfig, RunConfig
 from grow.common.errors import ConfigError
 from grow.common.places import CONFIG_DIR
 from grow.families.build import model_on_meta, parameter_count

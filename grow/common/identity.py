@@ -1,0 +1,99 @@
+"""What each key of a configuration means to a run: the one table by which two runs are told to be the same.
+
+Three readers decide by it: whether a configuration may continue a run directory (grow/training/run_directory.py), which
+directory a run gets by default (grow/cli/run_config.py), and which runs are the seeds of one arm (grow/report/arms.py).
+"""
+
+from enum import Enum
+from typing import Any
+
+
+class Meaning(Enum):
+    """What another value of a key does to a run."""
+
+    NUMBERS = "changes the numbers"
+    SEED = "changes the numbers, as it does between the seeds of one recipe"
+    ON_REQUEST = "changes the numbers, and a run may go on with it where resume=changed asks for that"
+    FREE = "changes how the run is computed, and its numbers by rounding at most"
+    WATCHING = "changes where the run is, and what is shown and measured of it"
+
+
+MEANINGS = {
+    "model": Meaning.NUMBERS,
+    "growth": Meaning.NUMBERS,
+    "growth.seed": Meaning.SEED,
+    "growth.source": Meaning.SEED,  # each seed grows from the source of its own seed
+    "data": Meaning.NUMBERS,
+    "trainable": Meaning.NUMBERS,
+    "chain": Meaning.NUMBERS,
+    "seed": Meaning.SEED,
+    "optimizer": Meaning.ON_REQUEST,
+    "schedule": Meaning.ON_REQUEST,
+    "objective": Meaning.ON_REQUEST,
+    "averaging": Meaning.ON_REQUEST,
+    "trainer": Meaning.ON_REQUEST,
+    "trainer.micro_batch": Meaning.FREE,
+    "trainer.accelerator": Meaning.FREE,
+    "trainer.threads": Meaning.FREE,
+    "trainer.compile": Meaning.FREE,
+    "trainer.log_every_steps": Meaning.FREE,
+    "strategy": Meaning.FREE,
+    "checkpoint": Meaning.FREE,
+    "evaluation": Meaning.WATCHING,
+    "analysis": Meaning.WATCHING,
+    "logger": Meaning.WATCHING,
+    "resume": Meaning.WATCHING,
+    "run_dir": Meaning.WATCHING,
+    "baseline": Meaning.WATCHING,
+    "continued": Meaning.WATCHING,
+    "estimate": Meaning.WATCHING,
+    "output": Meaning.WATCHING,
+    "json": Meaning.WATCHING,
+}
+"""Keys and whole groups; a key with a line of its own is not what its group is."""
+
+
+def meaning(key: str) -> Meaning:
+    """Return what a dotted key means; one without a line, as a later version may write, changes the numbers."""
+    while key not in MEANINGS:
+        key, dot, _ = key.rpartition(".")
+        if not dot:
+            return Meaning.NUMBERS
+    return MEANINGS[key]
+
+
+def may_change(key: str, resume: str) -> bool:
+    """Return whether a run may be continued with another value of a key.
+
+    Args:
+        key: A dotted key.
+        resume: exact, or changed to accept the keys that may change on request.
+    """
+    on_request = meaning(key) is Meaning.ON_REQUEST
+    return resume == "changed" if on_request else not names_the_run(key)
+
+
+def is_watching(key: str) -> bool:
+    """Return whether a key changes neither the numbers nor how they are computed."""
+    return meaning(key) is Meaning.WATCHING
+
+
+def names_the_run(key: str) -> bool:
+    """Return whether two runs that differ in a key are two runs: the default directory is named by such keys."""
+    return meaning(key) in (Meaning.NUMBERS, Meaning.SEED, Meaning.ON_REQUEST)
+
+
+def names_the_recipe(key: str) -> bool:
+    """Return whether two runs that differ in a key are of two recipes: the seeds of one arm agree in such keys."""
+    return names_the_run(key) and meaning(key) is not Meaning.SEED
+
+
+def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of a nested configuration by dotted key, comparable with those that JSON gives back."""
+    values: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            values.update(flat(value, f"{prefix}{key}."))
+        else:
+            values[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return values
