@@ -22,7 +22,7 @@ def main(run: RunConfig) -> None:
     from grow.data.data_module import TokenDataModule
     from grow.evaluation.in_run import plan_evaluation
     from grow.families.registry import stock_config
-    from grow.growth.run import find_source
+    from grow.families.source_directory import find_source
     from grow.training.announce import announce
     from grow.training.export import export_run
     from grow.training.fit import fit

@@ -12,8 +12,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from grow.common.provenance import Lineage, read_json, read_lineage, write_json
 from grow.distributed.processes import barrier, from_first, is_first
 from grow.families.build import load_model, model_from_noise
+from grow.families.source_directory import find_source
 from grow.growth.depth import repeated_layers
-from grow.growth.run import find_source, grow
+from grow.growth.run import grow
 from grow.growth.settings import GrowthSettings
 from grow.training.checkpoints.checkpoint_reader import Checkpoint, newest_checkpoint
 from grow.training.checkpoints.grown_moments import grow_moments

@@ -15,7 +15,7 @@ from grow.families.build import load_config, model_on_meta
 from grow.families.experts import Place, module_places
 from grow.families.registry import family_of
 from grow.growth.moments import grow_adam_state
-from grow.growth.run import GrowthRecord
+from grow.growth.record import GrowthRecord
 from grow.training.checkpoints.checkpoint_reader import OPTIMIZER_FILES, STARTS, SavedFragments, require_complete
 
 _FILE_BYTES = 10**9  # held in memory at a time

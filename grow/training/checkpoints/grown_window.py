@@ -8,8 +8,9 @@ from torch import Tensor
 
 from grow.common.errors import GrowthError
 from grow.families.weights import WeightReader
-from grow.growth.run import GrowthRecord
-from grow.growth.snapshots import Read, grow_snapshots
+from grow.growth.made_tensors import ReadTensor
+from grow.growth.record import GrowthRecord
+from grow.growth.snapshots import grow_snapshots
 from grow.training.checkpoints.checkpoint_reader import AVERAGE_FILES, SavedFragments, require_complete
 from grow.training.checkpoints.grown_moments import write_shards
 
@@ -49,7 +50,7 @@ def _snapshots(
     """Key, parameter and values of every grown tensor of every snapshot."""
     saved, weights = SavedFragments(source, AVERAGE_FILES), WeightReader(source)
 
-    def snapshot(step: int) -> Read:
+    def snapshot(step: int) -> ReadTensor:
         def read(name: str) -> Tensor:
             whole = saved.whole(f"snapshot-{step}/{record.renamed.get(name, name)}")
             return whole.view(weights.info(name).shape)
