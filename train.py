@@ -49,9 +49,10 @@ def main(run: RunConfig) -> None:
             world_size=plan.ranks.world_size,
             damaged_tokens=run.data.damaged_tokens,
         )
-        start = choose_start(stock_config(run.model), run.growth, run.growth_source, data, directory, plan)
-        announce(start, plan, device, directory, shards, resolved(run), changes)
-        export_run(start, fit(start, plan, device, directory, data, views=views, probes=probes), directory, shards)
+        with choose_start(stock_config(run.model), run.growth, run.growth_source, data, directory, plan) as start:
+            announce(start, plan, device, directory, shards, resolved(run), changes)
+            trained = fit(start, plan, device, directory, data, views=views, probes=probes)
+        export_run(start, trained, directory, shards)
 
 
 if __name__ == "__main__":
