@@ -108,12 +108,15 @@ def stream_size(directory: Path, tokens: Tensor) -> float:
     model = streamed_model(directory, torch.float32)
     seen: list[Tensor] = []
     for _, norm in _norms(model):
-        norm.register_forward_pre_hook(lambda module, inputs: _note(seen, inputs[0], model.config.hidden_size))
+        norm.register_forward_pre_hook(
+            lambda module, inputs: _append_log_size(seen, inputs[0], model.config.hidden_size)
+        )
     with torch.no_grad():
         model(tokens[:, :-1])
     return float(torch.cat(seen).mean().exp())
 
 
-def _note(seen: list[Tensor], hidden: Tensor, width: int) -> None:
+def _append_log_size(seen: list[Tensor], hidden: Tensor, width: int) -> None:
+    """Append the logarithm of the root mean square of each token's stream; leave out what is not the stream."""
     if hidden.shape[-1] == width:
         seen.append(hidden.float().square().mean(-1).clamp(min=1e-12).log().flatten() / 2)

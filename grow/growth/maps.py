@@ -157,7 +157,7 @@ def after_norm(stream: AxisMap) -> AxisMap:
 
 
 def between(read: AxisMap, written: AxisMap) -> AxisMap:
-    """The map of a diagonal weight, such as a norm's gain, that reads one form of an axis and writes another."""
+    """Return the map of a diagonal weight, such as a norm's gain, that reads one form of an axis and writes another."""
     ratio = torch.where(read.filler, 1.0, written.expand / read.expand)
     return replace(written, expand=ratio, read=read.expand * written.read, averaged=False)
 
@@ -173,7 +173,10 @@ def turned(axis_map: AxisMap) -> AxisMap:
 
 
 def query_of_tiled_head(head_dim: int, copies: int) -> AxisMap:
-    """Return the map of queries whose scores sum over n copies, which 1/sqrt(n) makes up for."""
+    """Return the map of queries whose keys are tiled, so that their scores sum over n copies.
+
+    The stock scale 1/sqrt(n head_dim) divides them by sqrt(n); the queries carry the other 1/sqrt(n).
+    """
     plain = tile(head_dim, copies)
     root = copies**-0.5
     return replace(plain, expand=plain.expand * root, read=plain.read / root)

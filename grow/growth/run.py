@@ -114,6 +114,7 @@ class _Sources:
 
 
 def _open(names: Sequence[str]) -> _Sources:
+    """Find the sources and read their headers, digests and costs."""
     directories = [find_source(name) for name in names]
     configs = [load_config(directory) for directory in directories]
     readers = [WeightReader(directory) for directory in directories]

@@ -79,7 +79,7 @@ class _Stored:
 
 
 def _compute_buffers(model: PreTrainedModel) -> None:
-    """Give a model on the meta device the buffers that follow from its configuration: rotary frequencies."""
+    """Compute the buffers of a model on the meta device, such as rotary frequencies, from its configuration."""
     for name, module in list(model.named_modules()):
         if any(True for _ in module.buffers(recurse=False)):
             model.set_submodule(name, type(module)(model.config))

@@ -153,9 +153,12 @@ def grow_tensor(plan: TensorPlan, read: ReadTensor, seed: int) -> Iterator[Tenso
     if plan.rows.is_identity and (plan.columns is None or plan.columns.is_identity):
         yield read(plan.source)  # nothing has copies, so nothing is shared, drawn or rounded
         return
-    weight = _with_means(plan, read(plan.source))
-    above = None if plan.above is None else _with_means(plan, read(plan.above))
-    rows, columns = _with_mean(plan.rows), None if plan.columns is None else _with_mean(plan.columns, plan.contracts)
+    weight = _append_means(plan, read(plan.source))
+    above = None if plan.above is None else _append_means(plan, read(plan.above))
+    rows, columns = (
+        _point_to_mean(plan.rows),
+        None if plan.columns is None else _point_to_mean(plan.columns, plan.contracts),
+    )
     plan = replace(plan, rows=rows, columns=columns)
     new = rows.copy_number > 0
     noise = noise_scale(weight, rows, columns, plan.snr_db) if columns is not None and plan.snr_db is not None else None
@@ -186,7 +189,7 @@ def _blocks(plan: TensorPlan) -> list[slice]:
     return [slice(first, min(first + step, length)) for first in range(0, length, step)]
 
 
-def _with_means(plan: TensorPlan, weight: Tensor) -> Tensor:
+def _append_means(plan: TensorPlan, weight: Tensor) -> Tensor:
     """Return a source tensor with the mean of each written axis behind its elements, where fillers hold that mean."""
     if weight.dtype in _HALVES and (plan.columns is not None or plan.rows.averaged):
         weight = weight.float()
@@ -197,8 +200,8 @@ def _with_means(plan: TensorPlan, weight: Tensor) -> Tensor:
     return weight
 
 
-def _with_mean(axis_map: AxisMap, is_read: bool = False) -> AxisMap:
-    """Return the map with its fillers pointing to the mean that `_with_means` put behind the elements."""
+def _point_to_mean(axis_map: AxisMap, is_read: bool = False) -> AxisMap:
+    """Return the map with its fillers pointing to the mean that `_append_means` put behind the elements."""
     if is_read or not axis_map.averaged:
         return axis_map
     return replace(axis_map, index=torch.where(axis_map.filler, axis_map.source_length, axis_map.index))

@@ -48,21 +48,30 @@ def announce(
         lineage=None if start.lineage is None else asdict(start.lineage),
         data={"path": str(shards.path), "digest": shards.digest, "train_tokens": shards.tokens("train")},
     )
-    lines = {
+    lines = _summary(start, plan, device, run, shards, flops)
+    if changes:
+        lines["changed"] = "; ".join(changes)
+    print("\n".join(f"{name:<8} {value}" for name, value in lines.items()), flush=True)
+    if start.grown is not None and start.grown.warning is not None:
+        print(start.grown.warning, flush=True)
+
+
+def _summary(
+    start: Start, plan: Plan, device: torch.device, run: RunDirectory, shards: TokenShards, flops: int
+) -> dict[str, str]:
+    """Return what a run is about to do: a name and a value for each line."""
+    model = start.model
+    return {
         "model": f"{model.config.model_type}, {parameter_count(model):,} parameters, {flops / 1e6:,.1f} MFLOP a token",
         "start": start.described,
         **({"trains": plan.trainable.described} if plan.trainable.kind != "all" else {}),
         "data": f"{shards.path}, {shards.tokens('train'):,} training tokens",
-        "step": str(batch),
+        "step": str(plan.batch),
         "length": _length(start, plan),
         "compute": f"{device}, {plan.trainer.precision}, {_strategy(plan)}, compile={plan.trainer.compile}",
         **({"average": str(plan.averaging)} if plan.averaging is not None else {}),
         "run": str(run.path),
-        **({"changed": "; ".join(changes)} if changes else {}),
     }
-    print("\n".join(f"{name:<8} {value}" for name, value in lines.items()), flush=True)
-    if start.grown is not None and start.grown.warning is not None:
-        print(start.grown.warning, flush=True)
 
 
 def _length(start: Start, plan: Plan) -> str:

@@ -16,7 +16,7 @@ from grow.growth.verify import Verification, verify
 from grow.training.checkpoints.checkpoint_reader import require_complete
 from grow.training.run_directory import RunDirectory
 
-_SEQUENCES, _LENGTH = 4, 128  # of tokens that the two are compared on
+_SEQUENCES, _LENGTH = 4, 128  # random tokens that the two are compared on
 
 
 def export_checkpoint(path: Path, output: Path) -> Verification:
