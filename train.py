@@ -25,7 +25,7 @@ def main(run: RunConfig) -> None:
     from grow.data.corpus import open_data
     from grow.evaluation.in_run import plan_evaluation
     from grow.families.registry import stock_config
-    from grow.growth.run import find_source
+    from grow.families.source_directory import find_source
     from grow.training.announce import announce
     from grow.training.export import export_run
     from grow.training.fit import fit
@@ -42,9 +42,9 @@ def main(run: RunConfig) -> None:
             *plan_evaluation(run.evaluation, shards, run.data.sequence_length),
             *plan_analysis(run.analysis, directory.path, plan.ranks),
         ]
-        start = choose_start(stock_config(run.model), run.growth, run.growth_source, data, directory, plan)
-        announce(start, plan, device, directory, shards, run.resolved(), changes)
-        trained = fit(start, plan, device, directory, data, views=views, probes=probes)
+        with choose_start(stock_config(run.model), run.growth, run.growth_source, data, directory, plan) as start:
+            announce(start, plan, device, directory, shards, run.resolved(), changes)
+            trained = fit(start, plan, device, directory, data, views=views, probes=probes)
         export_run(start, trained, directory, shards)
 
 

@@ -21,7 +21,9 @@ def main(config: GrowCheckpointConfig) -> None:
     """Grow, verify, and say what was found."""
     from grow.families.build import load_config
     from grow.families.registry import stock_config
-    from grow.growth.run import find_source, grow, target_of
+    from grow.families.source_directory import find_source
+    from grow.growth.run import grow
+    from grow.growth.target import target_of
 
     names = config.growth.sources or [str(config.source)]
     sources = [load_config(find_source(name)) for name in names]

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from grow.common.errors import CheckpointError
 from grow.common.provenance import COMPLETE_FILE, RUN_FILE, read_json
+from grow.families.source_directory import find_source
 from grow.families.weights import INDEX_FILE, SINGLE_FILE, TensorInfo, WeightReader, weight_files
-from grow.growth.run import find_source
 
 _STEP = re.compile(r"(?:step|checkpoint|epoch|iter)[-_]?(\d+)(?!.*\d)", re.IGNORECASE)
 _STATE_DICT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")

@@ -32,8 +32,8 @@ from grow.data.shards import TOKENIZER_DIR, tokenizer_places
 from grow.data.tokenizer import load_tokenizer, vocabulary_size
 from grow.families.build import load_config
 from grow.families.registry import family_of
+from grow.families.source_directory import find_source
 from grow.families.weights import WeightReader
-from grow.growth.run import find_source
 
 PADDING = 1024  # ids below this many beyond the tokenizer's are padding, as OLMo's 50,304 for 50,280
 

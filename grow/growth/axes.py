@@ -1,11 +1,11 @@
-"""The map of every axis of a growth, from the sizes of source and target: one for each name an axis table may use.
+"""Makes the map of every axis of a growth from the sizes of source and target: one for each name in an axis table.
 
-    embed     the residual stream: ONE map for all who write it, since a residual addition mixes nothing
-    normed    the stream behind a norm (where a filler is zero);  head_in: what the head reads
-    heads     whole heads, query heads inside the group of their key-value head;  query, key, value: inside a head
+    embed      the residual stream: ONE map for all who write it, since a residual addition adds element by element
+    normed     the stream behind a norm (where a filler is zero);  head_in: what the head reads
+    heads      whole heads, query heads inside the group of their key-value head;  query, key, value: inside a head
     raw_heads  the same heads before a norm over all of them (OLMo-2), expanded so that it sees the same statistics
-    ffn       hidden units: not normalised, so that any index map is exact
-    experts   whole experts with their row of the router; copies share its probability if as many more are active
+    ffn        hidden units: not normalised, so that any index map is exact
+    experts    whole experts with their row of the router; copies share its probability if as many more are active
 
 Source: the tying rules of bert2BERT, arXiv 2110.07143, section 3.2; grouped queries after AquilaMoE, arXiv 2408.06567.
 """
@@ -26,7 +26,7 @@ from grow.growth.values import random_generator
 def axis_maps(
     family: Family, source: PreTrainedConfig, target: PreTrainedConfig, growth: GrowthSettings
 ) -> dict[str, AxisMap]:
-    """The map of every axis that an axis table of this family can name.
+    """Return the map of every axis that the axis table of this family can name.
 
     Raises:
         GrowthError: this growth cannot reach a size of the target.
@@ -63,7 +63,7 @@ class _Sizes:
 
 
 def _stream(sizes: _Sizes, *, centred: bool) -> AxisMap:
-    """The residual stream, which norms go over."""
+    """Return the map of the residual stream, which norms go over."""
     before, after = sizes.before["embed"], sizes.after["embed"]
     width = sizes.growth.width
     if width == "isometric":
@@ -76,7 +76,7 @@ def _stream(sizes: _Sizes, *, centred: bool) -> AxisMap:
 
 
 def _plain(sizes: _Sizes, size: str) -> AxisMap:
-    """An axis that no norm goes over: any index map will do."""
+    """Return the map of an axis that no norm goes over, so that any index map keeps the function."""
     return _indexed(sizes, size, sizes.before[size], sizes.after[size])
 
 
@@ -100,8 +100,8 @@ def _index(sizes: _Sizes, size: str, before: int, after: int) -> Tensor:
 def _check_not_smaller(size: str, before: int, after: int) -> None:
     if after < before:
         raise GrowthError(
-            f"{size}: {before} in the source, {after} in the target. Growth never takes away; choose a target with at "
-            f"least {before}."
+            f"{size}: {before} in the source, {after} in the target. Growth never removes anything; choose a target "
+            f"with at least {before}."
         )
 
 
@@ -121,7 +121,7 @@ def _factor(sizes: _Sizes, size: str, before: int | None = None, after: int | No
 
 
 def _heads(sizes: _Sizes, kv_heads: AxisMap) -> AxisMap:
-    """Query heads: their groups grow as the key-value heads do, and inside a group they grow among themselves."""
+    """Return the map of the query heads: groups grow as the key-value heads do, and each group grows inside itself."""
     before, after = (each["heads"] // each["kv_heads"] for each in (sizes.before, sizes.after))
     if sizes.after["heads"] % sizes.after["kv_heads"] or after < before:
         raise GrowthError(
@@ -142,5 +142,8 @@ def _query_and_key(sizes: _Sizes, rotary_dims: int) -> tuple[AxisMap, AxisMap]:
 
 
 def head_input(word: AxisMap, *, tied: bool) -> AxisMap:
-    """A tied head is the embedding table, which is never divided: whoever writes its input is, instead."""
+    """Return the map of what the head reads.
+
+    A tied head is the embedding table, which cannot be divided by the number of copies: what writes its input is.
+    """
     return maps.turned(word) if tied else maps.after_norm(word)

@@ -1,9 +1,9 @@
-"""Whether a growth preserves the function, decided from its plan alone; the reasons where it does not.
+"""Decides from a plan alone whether a growth preserves the function, and gives the reasons where it does not.
 
     R E = I on every axis, N E_in = 0, and every norm sees the statistics it knows     =>     the same logits
 
-A growth with a reason against it is not checked, only measured. The table of what preserves and what breaks is checked
-case by case in tests/growth.
+Where there is a reason against it, verification only measures the difference; otherwise it refuses any. tests/growth
+checks case by case what preserves the function and what breaks it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,7 +27,7 @@ def reasons_against(
     growth: GrowthSettings,
     layers: list[int],
 ) -> tuple[str, ...]:
-    """Why the grown model computes something else than its source; empty where it computes the same."""
+    """Return why the grown model computes another function than its source; empty where it computes the same one."""
     return (
         *_of_depth(family, source, growth, layers),
         *_of_norms(family, source, axes),
@@ -88,7 +88,7 @@ def _of_experts(
 
 
 def changed_experts(growth: GrowthSettings, which: str = "") -> Iterator[str]:
-    """What makes experts their own at the cost of the function."""
+    """Yield what makes experts unequal and so changes the function."""
     if growth.redrawn:
         yield f"{growth.redrawn:.0%} of each {which}expert's hidden units are redrawn (growth.redrawn)"
     if growth.expert_noise:
@@ -96,11 +96,13 @@ def changed_experts(growth: GrowthSettings, which: str = "") -> Iterator[str]:
 
 
 def keeps_norm(axis_map: AxisMap, *, centred: bool) -> bool:
-    """Whether a norm over this axis sees the same statistics: E^T E = (S/s) I, and, centred, equal copies of all.
+    """Return whether a norm over this axis sees the same statistics.
+
+    It does where E^T E = (S/s) I; a norm that subtracts the mean also needs equal copies of all elements.
 
     Args:
-        axis_map: the axis before the norm.
-        centred: whether the norm subtracts the mean.
+        axis_map: Map of the axis before the norm.
+        centred: Whether the norm subtracts the mean.
     """
     live = ~axis_map.filler
     squares = axis_map.expand[live].square()

@@ -1,4 +1,4 @@
-"""Which pairs of architectures a growth connects at all; everything else is refused by name before anything is read."""
+"""Refuses pairs of architectures that no growth connects, naming what differs, before any weight is read."""
 
 from collections.abc import Mapping
 
@@ -9,11 +9,11 @@ from grow.families.family import Family
 from grow.growth.settings import GrowthSettings
 from grow.growth.target import writes_head_input
 
-_GRID_SCALING = ("default", "linear", "llama3")  # kinds of rope whose frequencies depend on base and pair alone
+_GRID_SCALING = ("default", "linear", "llama3")  # kinds of rope whose frequencies depend only on the base and the pair
 
 
 def check_growable(family: Family, source: PreTrainedConfig, target: PreTrainedConfig) -> None:
-    """Refuse pairs of architectures that no growth connects.
+    """Refuse a source and a target that no growth connects.
 
     Raises:
         GrowthError: naming every attribute that differs.
@@ -56,7 +56,7 @@ def _check_head_dim(source: PreTrainedConfig) -> None:
 
 
 def check_head(family: Family, target: PreTrainedConfig, copies: float) -> None:
-    """Refuse a tied head whose input grows and that nothing before it can make up for.
+    """Refuse a tied head whose input grows, where no parameter before it can absorb the factor.
 
     Raises:
         GrowthError: the family has no parameter that writes what the head reads.
@@ -72,7 +72,7 @@ def check_copies(growth: GrowthSettings, factors: Mapping[str, float]) -> None:
     """Refuse a bigger target where the growth keeps every size.
 
     Raises:
-        GrowthError: naming the sizes.
+        GrowthError: naming the sizes that differ.
     """
     grown = {size: factor for size, factor in factors.items() if factor != 1 and size != "positions"}
     if growth.share == "none" and grown:

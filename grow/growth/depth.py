@@ -1,4 +1,4 @@
-"""Depth: which source layer each target layer starts from, and which of them start as the identity.
+"""Growth in depth: which source layer each target layer starts from, and which of them start as the identity.
 
     stack        a b c    ->  a b c a b c a      again from the bottom             (StackBERT, G_stack: M o M o ... o M)
     top          a b c    ->  a b c a b c c      whole copies, the rest from the top     (bert2BERT; MSLT adds its top)
@@ -8,10 +8,10 @@
     new_layers=identity   a b  ->  a (a) b (b)   where (a) is a copy of a that adds nothing yet:
                           x + o_proj(...) + down_proj(...) = x     with o_proj = down_proj = 0
 
-A repeated layer changes the function, so these do not preserve it and say so, except where every repetition starts as
-the identity. Only the last projection of a branch is zero, so that its gradient is not. Where the branch ends in a norm
-(OLMo-2), its gain is zero instead: a norm of a zero has slope 1 / sqrt(eps). Where the norm comes after the addition
-(hub opt-350m), no zero makes a layer the identity.
+A repeated layer changes the function, so these rules do not preserve it and the plan says so, except where every
+repeated layer starts as the identity. Only the last projection of a branch is zero, so that its own gradient is not
+zero. Where the branch ends in a norm (OLMo-2), the norm's gain is zero instead, whose slope at zero is 1 / sqrt(eps).
+Where the norm comes after the addition (hub opt-350m), no zero makes a layer the identity.
 
 Sources: StackBERT (Gong et al. 2019, equation 1); G_stack, arXiv 2405.15319; MSLT, arXiv 2011.13635; bert2BERT, arXiv
 2110.07143; interposition, arXiv 2510.08008 (AquilaMoE's equation 3, arXiv 2408.06567, has the fraction inverted);
@@ -26,15 +26,15 @@ _STREAM = (("embed",),)
 
 
 def layer_map(depth: str, before: int, after: int) -> list[int]:
-    """Source layer of each target layer.
+    """Return the source layer of each target layer.
 
     Args:
         depth: `same`, `stack`, `top`, `interpose` or `overlap`.
-        before: layers of the source.
-        after: layers of the target.
+        before: Number of layers in the source.
+        after: Number of layers in the target.
 
     Raises:
-        GrowthError: this rule cannot make so many layers.
+        GrowthError: this rule cannot make that many layers.
     """
     if after == before:
         return list(range(before))
@@ -69,12 +69,12 @@ def _check_reachable(depth: str, before: int, after: int) -> None:
 
 
 def repeated_layers(layers: list[int]) -> set[int]:
-    """Target layers whose source layer another one below them has already."""
+    """Return the target layers that repeat a layer below them: another one starts from the same source layer."""
     return {target for target, source in enumerate(layers) if source in layers[:target]}
 
 
 def ends_branch(table: tuple[Parameter, ...], line: Parameter) -> bool:
-    """Whether zeros in this parameter keep its layer's branch out of the residual stream."""
+    """Return whether zeros in this parameter keep its layer's branch out of the residual stream."""
     writers = [other for other in table if other.is_layered and other.writes[0] == _STREAM]
     norms = [other for other in writers if other.normalises is not None]
     return line in (norms or writers)

@@ -1,5 +1,7 @@
-"""The table of growth presets: what each does and preserves, and its paper, as its own file says; and what it was
-measured to be worth."""
+"""The table of growth presets: what each does and preserves, its paper, and what it was measured to be worth.
+
+The first two come from the preset's own file.
+"""
 
 import csv
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ class Preset:
 
 
 def presets(directory: Path) -> list[Preset]:
-    """The presets of a directory, by name; files without a `reference` are none."""
+    """Read the presets of a directory, by name; a file without a `reference` is not a preset."""
     found = (_preset(path) for path in sorted(directory.glob("*.yaml")))
     return [preset for preset in found if preset.reference]
 
@@ -32,11 +34,11 @@ def _preset(path: Path) -> Preset:
 
 
 def table(directory: Path, measured: Path) -> str:
-    """The presets as a Markdown table, one a line.
+    """Return the presets as a Markdown table, one line for each.
 
     Args:
-        directory: of the presets.
-        measured: what studies/report_presets.py wrote; of a preset that it has twice, the first row is shown.
+        directory: Directory of the presets.
+        measured: Table that studies/report_presets.py wrote; the first row of a preset is shown.
     """
     with measured.open() as file:
         found = {row["preset"]: row for row in reversed(list(csv.DictReader(file)))}
@@ -45,7 +47,7 @@ def table(directory: Path, measured: Path) -> str:
 
 
 def _worth(row: dict[str, str] | None) -> tuple[str, str]:
-    """The loss right after growth and the speed-up, source free, as cells."""
+    """Return two cells: the loss right after growth, and the speed-up with the source's cost left out."""
     if row is None:
         return "", ""
     words, ratio = {"": "", "0": "never", "inf": "at once"}, row["speedup"]

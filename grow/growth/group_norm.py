@@ -1,10 +1,10 @@
-"""Norms of a joined model that see one source at a time, and their anneal to the stock norm over all of them.
+"""Norms of a joined model that see one source at a time, annealed to the stock norm over all sources.
 
     x = [x_1 | x_2]      group(x) = [norm(x_1) | norm(x_2)]      joint(x) = norm(x)
     y = ((1 - a) group(x) + a joint(x)) * gain + bias            a from 0 to 1 over a few thousand steps
 
 Invariant: with a = 0 a model joined by `grow.growth.joined` computes sum_m w_m logits_m exactly; with a = 1 it is the
-stock model. No stock class holds these norms, so a model that has them refuses to be saved before a = 1.
+stock model. No stock class has these norms, so a model with them refuses to be saved before a = 1.
 
 Source: derived; the masked statistics of MSG, arXiv 2305.02869, are the same anneal for new units.
 """
@@ -30,8 +30,8 @@ class GroupNorm(nn.Module):
 
         Args:
             stock: LayerNorm or RMSNorm of transformers or torch.
-            widths: elements of each source, in order.
-            centred: whether the norm subtracts the mean.
+            widths: Number of elements of each source, in order.
+            centred: Whether the norm subtracts the mean.
         """
         super().__init__()
         self.weight = getattr(stock, "weight", None)
@@ -41,7 +41,7 @@ class GroupNorm(nn.Module):
         self.joint = 0.0
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """(..., sum of widths) -> the same shape."""
+        """Normalise (..., sum of widths); the result has the same shape."""
         normed = torch.cat([self._norm(part) for part in hidden.split(self.widths, dim=-1)], dim=-1)
         if self.joint:
             normed = torch.lerp(normed, self._norm(hidden), self.joint)
@@ -57,8 +57,8 @@ def use_group_norms(model: PreTrainedModel, sources: Sequence[Any]) -> None:
     """Give a joined model norms that see one source at a time, in place.
 
     Args:
-        model: a stock model joined from `sources` beside each other.
-        sources: the sources' configurations, in the order they were joined.
+        model: A stock model joined from `sources` beside each other.
+        sources: Configurations of the sources, in the order in which they were joined.
     """
     family = family_of(model.config.model_type)
     sizes = [family.sizes(source) for source in sources]
@@ -71,17 +71,18 @@ def use_group_norms(model: PreTrainedModel, sources: Sequence[Any]) -> None:
         parent, _, last = name.rpartition(".")
         widths = by_axis.get(last, stream)
         setattr(model.get_submodule(parent), last, GroupNorm(norm, widths, centred=family.centred))
-    model.save_pretrained = _refuse_to_save.__get__(model)  # type: ignore[method-assign]
+    model.save_pretrained = _save_pretrained.__get__(model)  # type: ignore[method-assign]
 
 
 def anneal_group_norms(model: nn.Module, joint: float) -> None:
-    """Set the share of the joint norm, from 0 (exact) to 1 (stock), in every norm of a model."""
+    """Set the share of the joint norm in every norm of a model, from 0 (exact) to 1 (stock)."""
     for module in model.modules():
         if isinstance(module, GroupNorm):
             module.joint = joint
 
 
-def _refuse_to_save(model: PreTrainedModel, *arguments: Any, **options: Any) -> None:
+def _save_pretrained(model: PreTrainedModel, *arguments: Any, **options: Any) -> None:
+    """Save a model as its class does, but refuse while its norms are not the stock ones."""
     if any(isinstance(module, GroupNorm) and module.joint < 1 for module in model.modules()):
         raise GrowthError(
             "a model with one norm for each source cannot be a stock checkpoint. Anneal its norms to the joint one "
@@ -95,24 +96,27 @@ def _norms(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def stream_size(directory: Path, tokens: Tensor) -> float:
-    """Root mean square of what the norms of a stored model see of its residual stream, on the way to one figure for it.
+    """Measure the root mean square of a stored model's residual stream, as its norms see it.
 
     Args:
-        directory: the model.
+        directory: Directory of the model.
         tokens: (sequences, length + 1) int64 ids.
 
     Returns:
-        the geometric mean over all norms and tokens.
+        The geometric mean over all norms and tokens.
     """
     model = streamed_model(directory, torch.float32)
     seen: list[Tensor] = []
     for _, norm in _norms(model):
-        norm.register_forward_pre_hook(lambda module, inputs: _note(seen, inputs[0], model.config.hidden_size))
+        norm.register_forward_pre_hook(
+            lambda module, inputs: _append_log_size(seen, inputs[0], model.config.hidden_size)
+        )
     with torch.no_grad():
         model(tokens[:, :-1])
     return float(torch.cat(seen).mean().exp())
 
 
-def _note(seen: list[Tensor], hidden: Tensor, width: int) -> None:
+def _append_log_size(seen: list[Tensor], hidden: Tensor, width: int) -> None:
+    """Append the logarithm of the root mean square of each token's stream; leave out what is not the stream."""
     if hidden.shape[-1] == width:
         seen.append(hidden.float().square().mean(-1).clamp(min=1e-12).log().flatten() / 2)

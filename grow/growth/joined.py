@@ -1,15 +1,15 @@
-"""Several sources into one model: beside each other in width, or one above the other in depth.
+"""Plans one model out of several sources: beside each other in width, or one above the other in depth.
 
     beside    W_1  0      E = [E_1 E_2]      logits = [w_1 H_1  w_2 H_2] [x_1; x_2] = w_1 logits_1 + w_2 logits_2
               0   W_2                        heads, hidden units and norms side by side; vocabulary and positions shared
     above     layers of source 2, grown to the target's width
               layers of source 1, likewise                       tables of the first, final norm and head of the last
 
-`beside` is exactly the weighted mean of the logits if every norm sees one source at a time (`grow.growth.group_norm`,
-which no stock class can hold). Under the stock norm over all of them it is an approximation, exact only for copies of
-one model; `growth.balance` scales the sources' streams to equal size first, so that one norm fits each on average.
-Sources with fewer layers get identities. The mean of logits is a product of experts, not the mean of probabilities.
-`above` changes the function.
+`beside` computes exactly the weighted mean of the logits if every norm sees one source at a time. No stock class holds
+such norms (they are in `grow.growth.group_norm`). Under the stock norm over all sources it is an approximation, exact
+only for copies of one model; `growth.balance` scales the sources' streams to equal size first, so that one norm fits
+each of them on average. Sources with fewer layers get identity layers. The mean of logits is a product of experts, not
+the mean of probabilities. `above` changes the function.
 
 Source: derived; relatives are Deep Fusion, arXiv 2306.11903 (T5), and the last step of staged training, arXiv
 2203.06211.
@@ -27,7 +27,7 @@ from grow.families.build import model_on_meta
 from grow.families.experts import stored_tensors
 from grow.families.family import Family
 from grow.families.registry import family_of
-from grow.families.table import Axis, find_parameter, in_layer, layer_of
+from grow.families.table import Axis, in_layer, layer_of
 from grow.families.weights import TensorInfo, WeightReader
 from grow.growth import maps
 from grow.growth.axes import axis_maps, head_input
@@ -35,35 +35,11 @@ from grow.growth.compatible import check_growable, check_head
 from grow.growth.depth import layer_map
 from grow.growth.made_tensors import GrowthPlan, JoinedTensor, TensorPart, TensorPlan
 from grow.growth.maps import AxisMap
-from grow.growth.one_source import NEVER_GROWN, Planner
+from grow.growth.one_source import NEVER_GROWN, SourcePlanner, line_of
 from grow.growth.settings import GrowthSettings
-from grow.growth.target import writes_head_input
+from grow.growth.target import ADDED_SIZES
 
 _HEAD_INPUT: Axis = (("head_in",),)
-_ADDED = ("embed", "word", "heads", "kv_heads", "ffn")
-
-
-def joined_target(configs: Sequence[PreTrainedConfig], growth: GrowthSettings) -> PreTrainedConfig:
-    """The architecture that holds all sources: widths added and the most layers, or the widest and all layers.
-
-    Raises:
-        GrowthError: the sources are of different families, or theirs cannot have these sizes together.
-    """
-    family = family_of(configs[0].model_type)
-    others = {config.model_type for config in configs} - {family.model_type}
-    if others:
-        raise GrowthError(f"sources of different families ({family.model_type}, {', '.join(others)}) cannot be joined.")
-    sizes = [family.sizes(config) for config in configs]
-    if growth.join == "beside":
-        together = {size: sum(each[size] for each in sizes) for size in _ADDED}
-        joined = {**sizes[0], **together, "layers": max(each["layers"] for each in sizes)}
-    else:
-        widest = {size: max(each[size] for each in sizes) for size in _ADDED}
-        joined = {**sizes[0], **widest, "layers": sum(each["layers"] for each in sizes)}
-    target = family.resize(configs[0], joined)
-    tied = growth.join == "beside" and all(config.tie_word_embeddings for config in configs)
-    target.tie_word_embeddings = tied and writes_head_input(family, configs[0])
-    return target
 
 
 def plan_joined(
@@ -73,18 +49,18 @@ def plan_joined(
     growth: GrowthSettings,
     stream_sizes: Sequence[float] | None = None,
 ) -> GrowthPlan:
-    """Plan one model out of several.
+    """Plan one model out of several sources.
 
     Args:
-        readers: one for each source.
-        configs: theirs.
-        target: the architecture that holds them all.
-        growth: names the sources, how they are joined and what each counts.
-        stream_sizes: root mean square of each source's residual stream, to balance them; None leaves them as they are.
+        readers: Readers of the sources, one for each.
+        configs: Configurations of the sources, in the same order.
+        target: The architecture that holds them all.
+        growth: The sources, how they are joined, and the weight of each.
+        stream_sizes: Root mean square of each source's residual stream, to balance them; None scales no stream.
 
     Raises:
         GrowthError: the sources are of different kinds, or their sizes do not add up to the target's.
-        CheckpointError: a source lacks a tensor or has one of an unexpected shape.
+        CheckpointError: a source lacks a tensor, or has one of an unexpected shape.
     """
     family = family_of(configs[0].model_type)
     for config in configs:
@@ -96,12 +72,12 @@ def plan_joined(
     return GrowthPlan(tensors=tensors, factors=factors, layers=[], reasons=reasons)
 
 
-Planned = tuple[Sequence[TensorPlan | JoinedTensor], tuple[str, ...]]
+_Planned = tuple[Sequence[TensorPlan | JoinedTensor], tuple[str, ...]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Join:
-    """What is joined, and into what."""
+    """The sources that are joined, and the model they are joined into."""
 
     family: Family
     readers: Sequence[WeightReader]
@@ -111,11 +87,12 @@ class _Join:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of the target's tensors, as they are stored."""
+        """Shapes of the target's tensors by name, as they are stored."""
         return stored_tensors(self.family, model_on_meta(self.target))
 
 
-def _plan_beside(join: _Join, stream_sizes: Sequence[float] | None) -> Planned:
+def _plan_beside(join: _Join, stream_sizes: Sequence[float] | None) -> _Planned:
+    """Plan the tensors of sources beside each other; return also the reasons why their function changes."""
     family, target, growth = join.family, join.target, join.growth
     _check_beside(family, join.configs, target)
     check_head(family, target, len(join.configs))
@@ -128,7 +105,7 @@ def _plan_beside(join: _Join, stream_sizes: Sequence[float] | None) -> Planned:
         )
         layers = layer_map("interpose", family.sizes(config)["layers"], family.sizes(target)["layers"])
         planners.append(
-            Planner(
+            SourcePlanner(
                 family=family,
                 reader=reader,
                 axes=axes,
@@ -142,13 +119,13 @@ def _plan_beside(join: _Join, stream_sizes: Sequence[float] | None) -> Planned:
     kind = "a LayerNorm" if family.centred else "an RMSNorm"
     reasons = () if same else (f"{kind} over the widths of {len(join.configs)} sources sees them all together",)
     weights = growth.shares_of_sources
-    return [_placed(family, planners, name, shape, weights) for name, shape in join.shapes.items()], reasons
+    return [_from_all(family, planners, name, shape, weights) for name, shape in join.shapes.items()], reasons
 
 
 def _own_axes(
     family: Family, config: PreTrainedConfig, growth: GrowthSettings, weight: float, scale: float, tied: bool
 ) -> dict[str, AxisMap]:
-    """The axes of one source, unchanged in length: its stream scaled, its logits weighted."""
+    """Return the axes of one source, unchanged in length, with its stream scaled and its logits weighted."""
     axes = axis_maps(family, config, config, growth)
     stream = axes["embed"]
     scaled = replace(stream, expand=stream.expand * scale, read=stream.read / scale)
@@ -163,12 +140,11 @@ def _own_axes(
     return {**axes, "embed": scaled, "normed": stream, "word": word, "head_in": weighted}
 
 
-def _placed(
-    family: Family, planners: Sequence[Planner], name: str, shape: tuple[int, ...], weights: Sequence[float]
+def _from_all(
+    family: Family, planners: Sequence[SourcePlanner], name: str, shape: tuple[int, ...], weights: Sequence[float]
 ) -> JoinedTensor:
-    line = find_parameter(family.table, name)
-    if line is None:
-        raise GrowthError(f"{name}: the axis table of {family.model_type} has no line for this parameter.")
+    """Plan a target tensor of sources beside each other: the part of each lies where those before it end."""
+    line = line_of(family, name)
     dims = [*line.writes, *([line.reads] if line.reads else [])]
     shared = [axis in NEVER_GROWN for axis in dims]
     starts, parts = [0] * len(dims), []
@@ -189,6 +165,7 @@ def _placed(
 
 
 def _widest(dtypes: Iterable[torch.dtype]) -> torch.dtype:
+    """Return the dtype that all of these can be promoted to."""
     joined, *others = dtypes
     for dtype in others:
         joined = torch.promote_types(joined, dtype)
@@ -196,12 +173,13 @@ def _widest(dtypes: Iterable[torch.dtype]) -> torch.dtype:
 
 
 def _check_beside(family: Family, configs: Sequence[PreTrainedConfig], target: PreTrainedConfig) -> None:
+    """Refuse sources whose sizes do not add up to the target's, or whose heads are of different shapes."""
     sizes, after = [family.sizes(config) for config in configs], family.sizes(target)
-    for size in _ADDED:
+    for size in ADDED_SIZES:
         if sum(each[size] for each in sizes) != after[size]:
             raise GrowthError(
                 f"{size}: {' + '.join(str(each[size]) for each in sizes)} in the sources, {after[size]} in the target. "
-                "Sources beside each other add up; choose such a target, or name none and get one."
+                "Sources beside each other add up; choose such a target, or name no model to get one."
             )
     for name, values in {
         "head_dim": {each["head_dim"] for each in (*sizes, after)},
@@ -209,27 +187,28 @@ def _check_beside(family: Family, configs: Sequence[PreTrainedConfig], target: P
     }.items():
         if len(values) > 1:
             raise GrowthError(
-                f"{name}: {sorted(values)}. Sources beside each other have the same; grow one of them first "
+                f"{name}: {sorted(values)}. Sources beside each other need the same; grow one of them first "
                 "(scripts/grow_checkpoint.py with scale.head_dim or scale.kv_heads)."
             )
     if after["layers"] < max(each["layers"] for each in sizes):
         raise GrowthError(
             f"layers: {[each['layers'] for each in sizes]} in the sources, {after['layers']} in the target. "
-            "Choose a target with at least as many as the deepest."
+            "Choose a target with at least as many as the deepest source."
         )
 
 
-def _plan_above(join: _Join) -> Planned:
+def _plan_above(join: _Join) -> _Planned:
+    """Plan the tensors of sources above each other; return also the reason why their function changes."""
     family, target, growth = join.family, join.target, join.growth
     counts = [family.sizes(config)["layers"] for config in join.configs]
     layers = family.sizes(target)["layers"]
     if sum(counts) != layers:
         raise GrowthError(
             f"layers: {' + '.join(map(str, counts))} in the sources, {layers} in the target. Sources above each other "
-            f"add up; choose a target with layers={sum(counts)}, or name none and get one."
+            f"add up; choose a target with layers={sum(counts)}, or name no model to get one."
         )
     planners = [
-        Planner(
+        SourcePlanner(
             family=family,
             reader=reader,
             axes=axis_maps(family, config, target, growth),
@@ -247,12 +226,16 @@ def _plan_above(join: _Join) -> Planned:
 
 
 def _from_one(
-    family: Family, planners: Sequence[Planner], places: list[tuple[int, int]], name: str, shape: tuple[int, ...]
+    family: Family, planners: Sequence[SourcePlanner], places: list[tuple[int, int]], name: str, shape: tuple[int, ...]
 ) -> TensorPlan:
-    line = find_parameter(family.table, name)
-    layer = None if line is None else layer_of(line, name)
-    if line is None or layer is None:
-        enters = line is not None and ((line.reads is None and len(line.writes) == 2) or line.reads == (("word",),))
+    """Plan a target tensor of sources above each other: of the source whose layer it is, or at an end of the model.
+
+    Tables and projections before the first layer are the first source's; the final norm and the head are the last's.
+    """
+    line = line_of(family, name)
+    layer = layer_of(line, name)
+    if layer is None:
+        enters = (line.reads is None and len(line.writes) == 2) or line.reads == (("word",),)
         return planners[0 if enters else -1].plan(name, shape)
     number, own = places[layer]
     planned = planners[number].plan(in_layer(line, name, own), shape)

@@ -1,7 +1,7 @@
-"""What a growth had finished when it was killed, so that the same growth goes on from there.
+"""The ledger of a growth: the files it had finished when it was killed, so that the same call continues from there.
 
-progress.json in the unfinished directory holds the recipe, which is all that decides the bits, and the SHA-256 of every
-file that is whole. A file is kept if it still has that digest; all are made anew if a key of the recipe is another.
+progress.json in the unfinished directory holds the recipe, which is everything that decides the bits, and the SHA-256
+of every finished file. A file is kept if it still has that digest. All files are made again if the recipe differs.
 """
 
 import json
@@ -16,34 +16,37 @@ _FILE = "progress.json"
 
 
 @dataclass(kw_only=True, slots=True)
-class Progress:
+class Ledger:
     """The finished files of one growth."""
 
     directory: Path
     recipe: dict[str, Any]
-    """Key -> value of whatever decides the bits: settings, target, digests of the sources, versions."""
+    """Key -> value of everything that decides the bits: settings, target, digests of the sources, versions."""
     files: dict[str, str] = field(default_factory=dict)
     """Name of a finished file -> its SHA-256."""
     notice: str | None = None
-    """What became of an earlier try, if there was one."""
+    """What became of an earlier try, in one line; None where there was none."""
 
     def holds(self, name: str) -> bool:
-        """Whether a file is there as it was written."""
+        """Return whether a file is finished and still as it was written."""
         path = self.directory / name
         return name in self.files and path.is_file() and sha256(path) == self.files[name]
 
     def add(self, name: str, digest: str) -> None:
-        """Record a file that is whole and on the disk."""
+        """Record a file that is complete and on the disk."""
         self.files[name] = digest
         write_json(self.directory / _FILE, {"recipe": self.recipe, "files": self.files})
 
-    def finish(self) -> None:
-        """Forget: the directory is complete."""
+    def remove(self) -> None:
+        """Remove the ledger from a directory that is complete."""
         (self.directory / _FILE).unlink(missing_ok=True)
 
 
-def open_progress(directory: Path, recipe: dict[str, Any]) -> Progress:
-    """What an earlier try left in a directory, as far as it followed the same recipe; the rest is removed."""
+def open_ledger(directory: Path, recipe: dict[str, Any]) -> Ledger:
+    """Open the ledger that an earlier try left in a directory if it has the same recipe, else a new one.
+
+    Files that it does not list are removed.
+    """
     recipe = json.loads(json.dumps(recipe, default=str))
     before = _read(directory / _FILE)
     same = before is not None and before["recipe"] == recipe
@@ -55,18 +58,19 @@ def open_progress(directory: Path, recipe: dict[str, Any]) -> Progress:
     if same:
         notice = f"An earlier try was stopped after {len(files)} of its weight files; those that are whole were kept."
     elif before is not None:
-        notice = _anew(before["recipe"], recipe)
-    return Progress(directory=directory, recipe=recipe, files=files, notice=notice)
+        notice = _differences(before["recipe"], recipe)
+    return Ledger(directory=directory, recipe=recipe, files=files, notice=notice)
 
 
 def _read(path: Path) -> Any:
+    """Read an earlier try's ledger; None where there is none, or a damaged one."""
     try:
         return read_json(path)
     except CheckpointError:
         return None
 
 
-def _anew(before: dict[str, Any], now: dict[str, Any]) -> str:
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     keys = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     listed = ", ".join(f"{key}: {before.get(key)!r} there, {now.get(key)!r} here" for key in keys)
     return f"An earlier try was stopped, but it made something else ({listed}). All was made anew."

@@ -1,6 +1,12 @@
-"""The plan of a growth: for every tensor of the target, which source tensor it comes from and how its axes grow."""
+"""What a plan says of each tensor of the target: which source tensors it is made from, and how their axes grow.
 
-from collections.abc import Sequence
+TensorPlan      E_out W R_in + N, from one source tensor
+JoinedTensor    zeros, with the parts from several sources where they lie
+RouterTensor    drawn, for no source has it
+ExpertTensor    a TensorPlan, and what makes the expert differ from others: redrawn units, noise
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -9,15 +15,18 @@ from torch import Tensor
 from grow.families.weights import TensorInfo
 from grow.growth.maps import AxisMap
 
+ReadTensor = Callable[[str], Tensor]
+"""Reads a tensor of one model, or of its optimizer, by its name."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TensorPlan:
-    """How one target tensor is made."""
+    """How one target tensor is made from one source tensor."""
 
     target: TensorInfo
     source: str
     reader: int = 0
-    """Which of several sources it comes from."""
+    """Number of the source that it comes from, out of several."""
     rows: AxisMap
     columns: AxisMap | None
     """None for vectors."""
@@ -29,32 +38,34 @@ class TensorPlan:
     above: str | None
     """The same tensor of the layer above, where new outputs come from it."""
     repeats: bool
-    """Whether its layer repeats one below it."""
+    """Whether its layer repeats a layer below it."""
     zeroed: bool
     """Whether it starts as zeros, so that its layer is the identity."""
     gradient_share: float = 1.0
-    """What its gradient is beside the source's, apart from its axes' gains: an expert's copies share its router's
-    probability, joined sources share the logits."""
+    """Its gradient over the source's, gains of its axes left out. It is below 1 where copies of an expert share the
+    router's probability, or joined sources share the logits."""
     new_expert: bool = False
-    """Whether its expert repeats one before it."""
+    """Whether its expert repeats an expert before it."""
 
     @property
     def column_gain(self) -> Tensor:
+        """(target columns,) float64: what the columns are multiplied with."""
         assert self.columns is not None
         return self.columns.read if self.contracts else self.columns.expand
 
     @property
     def input_copies(self) -> float:
-        """How often the inputs of this weight are repeated, on average; 1 where it reads none."""
+        """How often its inputs are repeated, on average; 1 where it reads no input."""
         return self.columns.copies if self.columns is not None and self.contracts else 1
 
     @property
     def output_copies(self) -> float:
+        """How often its outputs are repeated, on average."""
         written = self.rows.copies
         return written if self.contracts or self.columns is None else written * self.columns.copies
 
     def as_json(self) -> dict[str, object]:
-        """One line of growth.json."""
+        """Return its entry in growth.json."""
         return {
             "source": self.source,
             "shape": list(self.target.shape),
@@ -78,14 +89,14 @@ class TensorPart:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JoinedTensor:
-    """How one target tensor is made of several sources: zeros, and the parts where they lie."""
+    """How one target tensor is made from several sources: zeros, and the parts where they lie."""
 
     target: TensorInfo
     parts: tuple[TensorPart, ...]
     input_copies: float = 1
 
     def as_json(self) -> dict[str, object]:
-        """One line of growth.json."""
+        """Return its entry in growth.json."""
         parts = [{"reader": part.tensor.reader, "row": part.row, "column": part.column} for part in self.parts]
         lines = [{**place, **part.tensor.as_json()} for place, part in zip(parts, self.parts, strict=True)]
         return {"shape": list(self.target.shape), "parts": lines}
@@ -93,26 +104,26 @@ class JoinedTensor:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RouterTensor:
-    """A router's weight, which no source has: drawn."""
+    """How a router's weight is made, which no source has: it is drawn."""
 
     target: TensorInfo
     deviation: float
     repeats: int
-    """How many experts in a row, the shards of one block, have the same row."""
+    """How many experts in succession have the same row: the shards of one dense block."""
     input_copies: float = 1
 
     def as_json(self) -> dict[str, object]:
-        """One line of growth.json."""
+        """Return its entry in growth.json."""
         return {"shape": list(self.target.shape), "deviation": self.deviation, "repeats": self.repeats}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExpertTensor:
-    """A matrix of one expert: a dense model's, or part of it, and what makes the expert its own."""
+    """How a matrix of one expert is made: from a dense model's or part of it, with redrawn units and noise."""
 
     tensor: TensorPlan
     units: str
-    """Name of the expert's hidden units: its three matrices draw alike by it."""
+    """Name of the expert's hidden units; its three matrices redraw the same ones because they share the name."""
     units_are_rows: bool
     redrawn: float
     noise: float
@@ -126,7 +137,7 @@ class ExpertTensor:
         return self.tensor.input_copies
 
     def as_json(self) -> dict[str, object]:
-        """One line of growth.json."""
+        """Return its entry in growth.json."""
         own = {"reader": self.tensor.reader, "redrawn": self.redrawn, "noise": self.noise}
         return {**self.tensor.as_json(), **own}
 
@@ -136,14 +147,15 @@ MadeTensor = TensorPlan | JoinedTensor | RouterTensor | ExpertTensor
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GrowthPlan:
-    """Everything that will be written."""
+    """Every tensor that a growth will write, and whether it claims to keep the function."""
 
     tensors: Sequence[MadeTensor]
     factors: dict[str, float]
+    """Size name -> target size over source size."""
     layers: list[int]
     """Source layer of each target layer."""
     reasons: tuple[str, ...] = field(default=())
-    """Why the result computes something else than its source; empty where it claims to compute the same."""
+    """Why the result computes another function than its source; empty where it claims to compute the same one."""
 
     @property
     def preserves(self) -> bool:
@@ -152,11 +164,12 @@ class GrowthPlan:
 
     @property
     def bytes(self) -> int:
+        """Bytes of all target tensors together."""
         return sum(tensor.target.bytes for tensor in self.tensors)
 
     @property
     def summary(self) -> str:
-        """Tensors, parameters and factors, for people."""
+        """Number of tensors and parameters, and the factors, for people to read."""
         parameters = sum(prod(tensor.target.shape) for tensor in self.tensors)
         grown = ", ".join(f"{size} x{factor:g}" for size, factor in self.factors.items() if factor != 1)
         return f"{len(self.tensors)} tensors, {parameters:,} parameters, {grown or 'no size changed'}"

@@ -1,4 +1,4 @@
-"""Axis maps: how one axis of s elements becomes one of S, for activations and for those who read them.
+"""Axis maps: how one axis of s elements becomes one of S, for the weights that write it and those that read it.
 
     E (S x s) expands an activation:  x' = E x          E[i, index[i]] = expand[i]
     R (s x S) reads it back:          x  = R x'         R[index[i], i] = read[i],     R E = I
@@ -7,14 +7,15 @@
     uneven            [a b]  ->  [a b a]                any index map: read 1/c, c being the copies of each element
     isometric         [a b]  ->  [ka/V2 kb ka/V2]       V2 = sqrt(2), k = sqrt(S/s): E^T E = (S/s) I for any index map
     filled            [a b]  ->  [ka kb 0]  or  [ka kb k(a+b)/2]       whole copies and a filler: zeros, or the mean
-    unread            [a b]  ->  [a b a]                expand 1; read 1 1 0: new units that nobody reads yet
+    unread            [a b]  ->  [a b a]                expand 1; read 1 1 0: new units that no weight reads yet
     inside a group    [a b | c d]  ->  [a b a b | c d c d]     query heads whose key-value heads stay (GQA)
     rotary pairs      (a0 a1 | b0 b1)  ->  (a0 a0 a1 a1 | b0 b0 b1 b1)
-                      of half-split pairs: pair j goes to pairs n*j ... n*j + n - 1, whose first rotates exactly as pair
-                      j did, because theta^(-2nj / nd) = theta^(-2j / d). Queries keep only that one, times sqrt(n).
+                      of half-split pairs: pair j goes to pairs n*j ... n*j + n - 1. The first of them rotates exactly
+                      as pair j did, because theta^(-2nj / nd) = theta^(-2j / d). Queries keep only that one, times
+                      sqrt(n).
 
 Norms: an RMSNorm sees the same root mean square where E^T E = (S/s) I; a LayerNorm needs equal expansions and equal
-copies too, and a filler that holds the mean, which its centring turns into 0. Then no gain and no eps changes.
+copies too, and a filler that holds the mean, which its centring turns into 0. Its gain and its eps then stay the same.
 An axis that is a product of factors has the Kronecker product of their maps. Every map is a gather and a scale.
 
 Sources: tiling, HyperCloning, arXiv 2409.12903, sections 3.2 and 3.3 (copies of a head_dim lie inside each head); index
@@ -35,20 +36,20 @@ from grow.families.table import Axis
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AxisMap:
-    """A growth of one axis: for each of S target elements, its source element and two gains."""
+    """How one axis grows: for each of S target elements, its source element and two gains."""
 
     index: Tensor  # (S,) int64
-    expand: Tensor  # (S,) float64, the gain of whoever writes the axis
-    read: Tensor  # (S,) float64, the gain of whoever reads it
+    expand: Tensor  # (S,) float64, gain of the weights that write the axis
+    read: Tensor  # (S,) float64, gain of the weights that read it
     source_length: int
-    part: Tensor  # (S,) int64, which concatenated part an element belongs to
-    filler: Tensor  # (S,) bool, elements that stand for no source element; readers take the column at `index`
+    part: Tensor  # (S,) int64, number of the concatenated part that an element belongs to
+    filler: Tensor  # (S,) bool, elements that stand for no source element; who reads them takes the column at `index`
     averaged: bool = False
     """Whether a filler holds the mean of the axis (times its `expand`) instead of zero."""
 
     @property
     def copies(self) -> float:
-        """Target elements for each source element; whole numbers are ints."""
+        """Number of target elements over source elements; an int where it is whole."""
         whole, rest = divmod(len(self.index), self.source_length)
         return len(self.index) / self.source_length if rest else whole
 
@@ -85,7 +86,7 @@ class AxisMap:
 
 
 def make_map(index: Tensor, length: int, *, expand: Tensor | None = None, read: Tensor | None = None) -> AxisMap:
-    """A map of `length` elements whose gains are 1 to write and 1/copies to read, unless given."""
+    """Make a map of `length` source elements; gains that are not given are 1 to write and 1/copies to read."""
     shares = 1 / torch.bincount(index, minlength=length).to(torch.float64)
     return AxisMap(
         index=index,
@@ -98,35 +99,44 @@ def make_map(index: Tensor, length: int, *, expand: Tensor | None = None, read: 
 
 
 def tile(length: int, copies: int) -> AxisMap:
-    """[a b] -> [a b a b ...]; with one copy, the identity."""
+    """Return the map [a b] -> [a b a b ...]; with one copy, the identity."""
     return make_map(torch.arange(length).repeat(copies), length)
 
 
 def around(length: int, target: int) -> Tensor:
-    """Indices 0 1 2 ... that start again at 0 until there are `target`."""
+    """Return `target` indices 0 1 2 ... that start again at 0 after `length`."""
     return torch.arange(target) % length
 
 
 def drawn(length: int, target: int, generator: torch.Generator) -> Tensor:
-    """Every index once, then indices drawn from all of them (bert2BERT's f: uniform, with replacement)."""
+    """Draw every index once, then indices out of all of them (bert2BERT's f: uniform, with replacement)."""
     return torch.cat([torch.arange(length), torch.randint(length, (target - length,), generator=generator)])
 
 
 def dealt(length: int, target: int, generator: torch.Generator) -> Tensor:
-    """Every index once, then shuffled rounds of all of them, so that copies differ by at most one."""
+    """Draw every index once, then shuffled rounds of all of them, so that numbers of copies differ by at most one."""
     rounds = [torch.randperm(length, generator=generator) for _ in range(-(-target // length) - 1)]
     return torch.cat([torch.arange(length), *rounds])[:target]
 
 
 def isometric(index: Tensor, length: int) -> AxisMap:
-    """An index map whose expansion keeps lengths up to one factor: E^T E = (S/s) I."""
+    """Return an index map whose expansion keeps lengths up to one factor: E^T E = (S/s) I."""
     plain = make_map(index, length)
     expand = (len(index) / (length * plain.counts[index].to(torch.float64))).sqrt()
     return replace(plain, expand=expand, read=plain.read / expand)
 
 
 def filled(length: int, target: int, *, copies: int, averaged: bool) -> AxisMap:
-    """Whole copies and a filler, scaled so that the root mean square stays: the spread of kD elements is over D'."""
+    """Return the map of whole copies and a filler, scaled so that the root mean square stays.
+
+    The k copies of D elements are spread over D' elements, so each is multiplied by sqrt(D' / kD).
+
+    Args:
+        length: Number of source elements, D.
+        target: Number of target elements, D'.
+        copies: Number of whole copies, k.
+        averaged: Whether the filler holds the mean of the axis instead of zero.
+    """
     root = (target / (copies * length)) ** 0.5
     filler = torch.arange(target) >= copies * length
     expand = torch.full((target,), root, dtype=torch.float64)
@@ -136,52 +146,58 @@ def filled(length: int, target: int, *, copies: int, averaged: bool) -> AxisMap:
 
 
 def unread(length: int, target: int) -> AxisMap:
-    """Copies that are written like their element but that nobody reads: only the first counts."""
+    """Return the map whose copies are written like their element but not read: only the first one is."""
     index = around(length, target)
     return make_map(index, length, read=(torch.arange(target) < length).to(torch.float64))
 
 
 def after_norm(stream: AxisMap) -> AxisMap:
-    """The same axis where a norm has been over it: centring turned the mean into zero."""
+    """Return the map of the same axis behind a norm, whose centring turned a filler's mean into zero."""
     return replace(stream, expand=stream.expand.masked_fill(stream.filler, 0.0), averaged=False)
 
 
 def between(read: AxisMap, written: AxisMap) -> AxisMap:
-    """The map of a diagonal weight, such as a norm's gain, that reads one form of an axis and writes another."""
+    """Return the map of a diagonal weight, such as a norm's gain, that reads one form of an axis and writes another."""
     ratio = torch.where(read.filler, 1.0, written.expand / read.expand)
     return replace(written, expand=ratio, read=read.expand * written.read, averaged=False)
 
 
 def turned(axis_map: AxisMap) -> AxisMap:
-    """Writing and reading exchanged: the axis before a tied head, whose weight is the table that wrote the stream."""
+    """Return the map with writing and reading exchanged.
+
+    It is that of the axis before a tied head, whose weight is the table that wrote the stream.
+    """
     return replace(
         axis_map, expand=axis_map.read.masked_fill(axis_map.filler, 0.0), read=axis_map.expand, averaged=False
     )
 
 
 def query_of_tiled_head(head_dim: int, copies: int) -> AxisMap:
-    """Queries whose scores are sums over all copies: times 1/sqrt(n), as the stock scale is 1/sqrt(n head_dim)."""
+    """Return the map of queries whose keys are tiled, so that their scores sum over n copies.
+
+    The stock scale 1/sqrt(n head_dim) divides them by sqrt(n); the queries carry the other 1/sqrt(n).
+    """
     plain = tile(head_dim, copies)
     root = copies**-0.5
     return replace(plain, expand=plain.expand * root, read=plain.read / root)
 
 
 def key_under_rotary(rotary_dims: int, copies: int) -> AxisMap:
-    """Keys of rotated elements: source pair j on the n target pairs from n*j on, of which queries read the first."""
+    """Return the map of rotated key elements: source pair j fills n target pairs; queries read the first of them."""
     half = torch.arange(rotary_dims // 2).repeat_interleave(copies)
     keys = make_map(torch.cat([half, half + rotary_dims // 2]), rotary_dims)
     return replace(keys, read=(keys.copy_number == 0).to(torch.float64))
 
 
 def query_under_rotary(rotary_dims: int, copies: int) -> AxisMap:
-    """Queries of rotated elements: only the pair that keeps its frequency, times sqrt(n); zeros elsewhere."""
+    """Return the map of rotated query elements: the pair that keeps its frequency, times sqrt(n); zeros elsewhere."""
     keys = key_under_rotary(rotary_dims, copies)
     root = copies**0.5
     return replace(keys, expand=keys.read * root, read=torch.full_like(keys.read, 1 / root))
 
 
 def concatenate(maps: list[AxisMap], *, label_parts: bool = True) -> AxisMap:
-    """Maps of the parts of one axis, one after the other."""
+    """Join the maps of the parts of one axis, one after the other."""
     offsets = torch.tensor([0, *(axis_map.source_length for axis_map in maps)]).cumsum(0)
     shifted = [axis_map.index + offset for axis_map, offset in zip(maps, offsets[:-1], strict=True)]
     labels = torch.cat([torch.full_like(axis_map.index, number) for number, axis_map in enumerate(maps)])
@@ -196,7 +212,7 @@ def concatenate(maps: list[AxisMap], *, label_parts: bool = True) -> AxisMap:
 
 
 def product(outer: AxisMap, inner: AxisMap) -> AxisMap:
-    """The map of an axis that is `outer` blocks of `inner`: the Kronecker product of the two."""
+    """Return the map of an axis that is `outer` blocks of `inner`: the Kronecker product of the two maps."""
     return AxisMap(
         index=(outer.index[:, None] * inner.source_length + inner.index).flatten(),
         expand=(outer.expand[:, None] * inner.expand).flatten(),
@@ -208,7 +224,7 @@ def product(outer: AxisMap, inner: AxisMap) -> AxisMap:
 
 
 def axis_of(axis: Axis, maps: Mapping[str, AxisMap]) -> AxisMap:
-    """The map of an axis of a table: the product of its factors, each a concatenation of parts."""
+    """Return the map of an axis in an axis table: the product of its factors, each a concatenation of parts."""
     factors = [concatenate([maps[part] for part in factor]) if len(factor) > 1 else maps[factor[0]] for factor in axis]
     grown = factors[0]
     for factor in factors[1:]:

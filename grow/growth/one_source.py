@@ -1,7 +1,8 @@
-"""Makes the plan of a growth from one source, before anything is read or written.
+"""Plans a growth from one source, out of two configurations and a checkpoint's header: no weight is read.
 
-Made from two configurations and a checkpoint's header. Nothing here knows a family by name: a family is its axis table
-and its sizes.
+    target tensor  ->  its line in the axis table  ->  the map of each axis, and the source tensor it starts from
+
+Nothing here knows a family by name: a family is its axis table and its sizes.
 """
 
 from collections.abc import Mapping
@@ -31,14 +32,20 @@ HIDDEN: Axis = (("ffn",),)
 NEVER_GROWN: tuple[Axis, ...] = ((("vocab",),), (("positions",),))
 
 
-def plan_growth(
+def plan_one_source(
     reader: WeightReader, source: PreTrainedConfig, target: PreTrainedConfig, growth: GrowthSettings
 ) -> GrowthPlan:
-    """Plan the growth of a checkpoint into a target architecture.
+    """Plan the growth of one checkpoint into a target architecture.
+
+    Args:
+        reader: Reader of the source.
+        source: Configuration of the source.
+        target: The architecture to grow into.
+        growth: How to grow.
 
     Raises:
-        GrowthError: the two do not fit: another family, sizes that do not divide, a head that cannot be tied.
-        CheckpointError: the source lacks a tensor or has one of an unexpected shape.
+        GrowthError: source and target do not fit: another family, sizes that do not divide, a head that cannot be tied.
+        CheckpointError: the source lacks a tensor, or has one of an unexpected shape.
     """
     family = family_of(source.model_type)
     check_growable(family, source, target)
@@ -48,7 +55,7 @@ def plan_growth(
     check_head(family, target, axes["head_in"].copies)
     factors = {size: after[size] / before[size] for size in after}
     check_copies(growth, factors)
-    planner = Planner(family=family, reader=reader, axes=axes, growth=growth, layers=layers)
+    planner = SourcePlanner(family=family, reader=reader, axes=axes, growth=growth, layers=layers)
     shapes = stored_tensors(family, model_on_meta(target))
     return GrowthPlan(
         tensors=[_with_expert_noise(planner.plan(name, shape), planner) for name, shape in shapes.items()],
@@ -58,16 +65,34 @@ def plan_growth(
     )
 
 
-def _with_expert_noise(tensor: TensorPlan, planner: "Planner") -> TensorPlan | ExpertTensor:
-    """A copy of an expert with what makes it its own, where the settings ask for that."""
-    growth, line = planner.growth, find_parameter(planner.family.table, tensor.target.name)
-    if line is None or not tensor.new_expert or not (growth.redrawn or growth.expert_noise):
+def line_of(family: Family, name: str) -> Parameter:
+    """Return the line of a parameter in a family's axis table.
+
+    Raises:
+        GrowthError: the table has none.
+    """
+    line = find_parameter(family.table, name)
+    if line is None:
+        raise GrowthError(f"{name}: the axis table of {family.model_type} has no line for this parameter.")
+    return line
+
+
+def _with_expert_noise(tensor: TensorPlan, planner: "SourcePlanner") -> TensorPlan | ExpertTensor:
+    """Return the plan of a new expert's tensor with noise or redrawn units, where the growth asks for them."""
+    growth = planner.growth
+    if not tensor.new_expert or not (growth.redrawn or growth.expert_noise):
         return tensor
-    return as_expert(line, tensor, growth)
+    return as_expert(line_of(planner.family, tensor.target.name), tensor, growth)
 
 
 def as_expert(line: Parameter, tensor: TensorPlan, growth: GrowthSettings) -> ExpertTensor:
-    """An expert's tensor with what tells it from the others; `line` is the one of its name in the axis table."""
+    """Return the plan of an expert's tensor with what the growth makes different in it.
+
+    Args:
+        line: Line of its name in the axis table.
+        tensor: Plan of the tensor without noise and redrawn units.
+        growth: How to grow.
+    """
     name = tensor.target.name
     return ExpertTensor(
         tensor=tensor,
@@ -79,27 +104,33 @@ def as_expert(line: Parameter, tensor: TensorPlan, growth: GrowthSettings) -> Ex
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Planner:
-    """What the plans of all tensors of a growth have in common."""
+class SourcePlanner:
+    """Plans tensors that come from one source; its fields are what these plans have in common."""
 
     family: Family
     reader: WeightReader
     axes: Mapping[str, AxisMap]
     growth: GrowthSettings
     layers: list[int]
+    """Source layer of each target layer."""
     reader_number: int = 0
+    """Number of the source, out of several."""
     seen: Mapping[str, AxisMap] | None = None
-    """The axes as norms see them; null where they see them as they are."""
+    """The axes as norms see them; None where they see them as they are."""
 
     @property
     def repeated(self) -> set[int]:
-        """Target layers that repeat one below them."""
+        """Target layers that repeat a layer below them."""
         return repeated_layers(self.layers)
 
     def plan(self, name: str, shape: tuple[int, ...]) -> TensorPlan:
-        line = find_parameter(self.family.table, name)
-        if line is None:
-            raise GrowthError(f"{name}: the axis table of {self.family.model_type} has no line for this parameter.")
+        """Plan one target tensor.
+
+        Raises:
+            GrowthError: the axis table has no line for it.
+            CheckpointError: the source lacks the tensor that it comes from, or has it in an unexpected shape.
+        """
+        line = line_of(self.family, name)
         layer = layer_of(line, name)
         below = None if layer is None else self.layers[layer]
         copied = in_expert(line, in_layer(line, name, below), self._source_expert(line, name))
@@ -118,7 +149,7 @@ class Planner:
             contracts=reads is not None,
             share="symmetric" if reads is None else self._share(rows, reads),
             largest_share=self.growth.largest_share,
-            snr_db=self.growth.snr_db if reads is not None and not line.is_head and _repeats(reads) else None,
+            snr_db=self.growth.snr_db if reads is not None and not line.is_head and _has_copies(reads) else None,
             above=self._above(line, name, below, rows),
             repeats=repeats,
             zeroed=repeats and self.growth.new_layers == "identity" and ends_branch(self.family.table, line),
@@ -152,10 +183,10 @@ class Planner:
         share = self.growth.share
         if splits_diagonally(rows, columns, share) or splits_unevenly(columns, share):
             return share
-        return share if share == "rms" and _repeats(columns) else "symmetric"
+        return share if share == "rms" and _has_copies(columns) else "symmetric"
 
     def _above(self, line: Parameter, name: str, below: int | None, rows: AxisMap) -> str | None:
-        """The last layer has none above it, and norms are their own layer's."""
+        """Return the tensor of the layer above that new outputs come from; None for the last layer, and for norms."""
         last = below is None or below + 1 > max(self.layers)
         if not self.growth.next_layer or last or rows.copies == 1 or line.normalises or line.writes[0] == _NORMED:
             return None
@@ -163,12 +194,12 @@ class Planner:
         return find_source_tensor(self.family, self.reader, in_layer(line, name, below + 1))
 
 
-def _repeats(columns: AxisMap) -> bool:
+def _has_copies(columns: AxisMap) -> bool:
     return bool((columns.counts > 1).any())
 
 
 def find_source_tensor(family: Family, reader: WeightReader, name: str) -> str:
-    """The source's name for a tensor: its own, one without the stock model's prefix, or the table of a tied head.
+    """Return the source's name for a tensor: the same, one without the stock model's prefix, or a tied head's table.
 
     Raises:
         CheckpointError: the source has no such tensor.

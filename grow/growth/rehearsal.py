@@ -1,4 +1,4 @@
-"""Whether one architecture can be grown into another, before there are weights: the plan, made from shapes alone."""
+"""Plans a growth from shapes alone: whether one architecture can be grown into another, before there are weights."""
 
 from pathlib import Path
 
@@ -10,24 +10,20 @@ from grow.families.experts import stored_tensors
 from grow.families.registry import family_of
 from grow.families.weights import TensorInfo, WeightReader
 from grow.growth.made_tensors import GrowthPlan
-from grow.growth.one_source import plan_growth
+from grow.growth.planning import plan_of
 from grow.growth.settings import GrowthSettings
-from grow.growth.upcycled import plan_upcycled, upcycles
 
 
 def rehearse(source: PreTrainedConfig, target: PreTrainedConfig, growth: GrowthSettings) -> GrowthPlan:
-    """The plan that a growth from a model of the source's architecture will have.
+    """Return the plan of a growth from a model of the source's architecture, which need not exist yet.
 
     Raises:
-        GrowthError: the two do not fit.
+        GrowthError: source and target do not fit together.
     """
-    reader = _Shapes(source)
-    if upcycles(source, target):
-        return plan_upcycled([reader], [source], target, growth)
-    return plan_growth(reader, source, target, growth)
+    return plan_of([_ShapeReader(source)], [source], target, growth)
 
 
-class _Shapes(WeightReader):
+class _ShapeReader(WeightReader):
     """The header of a checkpoint that does not exist yet."""
 
     def __init__(self, config: PreTrainedConfig) -> None:

@@ -1,4 +1,4 @@
-"""Configuration of the growth package: orthogonal fields; a paper is a preset over them. Imports nothing heavy."""
+"""Settings of the growth package: orthogonal fields, over which a paper is a preset. Imports nothing heavy."""
 
 from dataclasses import dataclass, field
 
@@ -11,7 +11,7 @@ CHOICES = {
     "depth": ("same", "stack", "top", "interpose", "overlap"),
     "new_layers": ("copied", "identity"),
     "join": ("beside", "above"),
-    "optimizer_state": ("reset", "exact", "asymmetric"),
+    "optimizer_state": ("exact", "asymmetric", "reset"),
 }
 
 
@@ -30,11 +30,11 @@ class GrowthSettings:
     """How several sources become one: `beside` each other, their widths added and their logits averaged, or one `above`
     the other, each grown to the target's width and their layers added."""
     weights: list[float] | None = None
-    """What each source's logits count beside the others; null averages them."""
+    """Weight of each source's logits; null averages them."""
     balance: bool = False
-    """Whether sources beside each other are scaled to streams of equal size, so that one norm over all fits each."""
+    """Whether the residual streams of sources beside each other are scaled to equal size, so that one norm fits all."""
     width: str = "tile"
-    """Which source element each element of a wider axis stands for (`grow.growth.maps` draws them): `tile` in whole
+    """Which source element each element of a wider axis stands for (pictures in `grow.growth.maps`): `tile` in whole
     copies; `dealt` in shuffled rounds; `drawn` at random; `isometric` dealt, scaled so that lengths stay; `filled` in
     whole copies and a filler; `padded` once, and a filler."""
     share: str = "symmetric"
@@ -48,18 +48,18 @@ class GrowthSettings:
     next_layer: bool = False
     """Whether new outputs come from the layer above instead of the same layer (AKI)."""
     depth: str = "same"
-    """Which source layer each target layer starts from; `grow.growth.depth` draws them."""
+    """Which source layer each target layer starts from (pictures in `grow.growth.depth`)."""
     new_layers: str = "copied"
     """Whether a layer that repeats another one starts `copied` or, its last projections zero, as the `identity`."""
     redrawn: float = 0.0
-    """Share of each new expert's hidden units that start from a normal instead of what they are copies of."""
+    """Share of each new expert's hidden units that are drawn from a normal instead of copied."""
     expert_noise: float = 0.0
-    """Deviation of the noise on each new expert's matrices over that of their own elements."""
+    """Standard deviation of the noise on each new expert's matrices, over that of the matrix's elements."""
     router_std: float = 0.02
-    """Deviation that a new router is drawn with."""
+    """Standard deviation that a new router is drawn with."""
     optimizer_state: str = "reset"
-    """Adam's state at the start of a run, from a source that is a run's checkpoint: `reset`, a new one; `exact`, by
-    the dual map; `asymmetric`, exact for the first copy of each unit and zero for new ones."""
+    """Adam's state at the start of a run, where the source is a run's checkpoint: `reset`, a new one; `exact`, by the
+    dual map; `asymmetric`, exact for the first copy of each unit and zero for new ones."""
     seed: int = 0
     """Seed of random index maps, uneven shares and noise."""
 
@@ -69,9 +69,8 @@ class GrowthSettings:
         if not 0 < self.largest_share < 1:
             raise ConfigError(
                 f"growth.largest_share={self.largest_share}: expected more than 0 and less than 1; "
-                "growth.share=diagonal gives one copy all."
+                "growth.share=diagonal gives one copy all of it."
             )
-
         if not 0 <= self.redrawn <= 1 or self.expert_noise < 0 or self.router_std <= 0:
             raise ConfigError(
                 f"growth.redrawn={self.redrawn}, expert_noise={self.expert_noise}, router_std={self.router_std}: "
@@ -83,7 +82,7 @@ class GrowthSettings:
     def _check_sources(self, sources: list[str]) -> None:
         if self.source is not None or len(sources) < 2:
             raise ConfigError(
-                f"growth.sources={sources}: expected two or more, and no growth.source beside them; one source is "
+                f"growth.sources={sources}: expected two or more, and no growth.source besides; one source is "
                 "growth.source=DIRECTORY_OR_HUB_ID."
             )
         if self.weights is not None and len(self.weights) != len(sources):
@@ -91,24 +90,24 @@ class GrowthSettings:
 
     @property
     def shares_of_sources(self) -> list[float]:
-        """What each source's logits count; 1 for a single one."""
+        """Weight of each source's logits; 1 for a single one."""
         count = 1 if self.sources is None else len(self.sources)
         return self.weights or [1 / count] * count
 
     @property
-    def tells_copies_apart(self) -> bool:
+    def breaks_symmetry(self) -> bool:
         """Whether copies of an input start unequal, so that training can drive them apart."""
         return self.snr_db is not None or self.share == "uneven" or self.next_layer or self.width == "padded"
 
 
 @dataclass(kw_only=True, slots=True)
 class ScaleSettings:
-    """By how much each size of a source is multiplied where no target model is named."""
+    """Factor on each size of a source, where no target model is named."""
 
     embed: float = 2
     heads: float = 2
     kv_heads: float | None = None
-    """null: as `heads`, but a single key-value head stays single."""
+    """null: the same as `heads`, but a single key-value head stays single."""
     head_dim: float = 1
     ffn: float = 2
     layers: float = 1
@@ -125,20 +124,21 @@ class LinkSettings:
     """One run of a chain, against the target that the command line names."""
 
     tokens: float
-    """Tokens it trains on, in proportion to the other links': of trainer.max_tokens, which is the whole chain's."""
+    """Tokens that it trains on, in proportion to the other links'; together they are trainer.max_tokens."""
     layers: float = 1.0
     """Its layers over the target's."""
     width: float = 1.0
     """Its embed, heads, kv_heads and ffn over the target's."""
     sizes: dict[str, int] = field(default_factory=dict)
-    """Sizes given outright, instead of those shares: {layers: 1}, or +chain.links.LINK.sizes.layers=1."""
+    """Sizes given as numbers instead of those shares: {layers: 1}, or +chain.links.LINK.sizes.layers=1."""
     lr: float = 1.0
     """Its peak learning rate over optimizer.lr."""
     growth: str = "none"
-    """How it is grown from the link before; none starts from noise."""
+    """Preset by which it is grown from the link before; none starts from noise."""
     trainable: str = "all"
+    """What it trains: a choice of configs/trainable."""
     overrides: list[str] = field(default_factory=list)
-    """What else it says to train.py; the command line of the chain overrules it, group by group."""
+    """Its other overrides of train.py; the command line of the chain overrules them, group by group."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -149,7 +149,7 @@ class ChainSettings:
     reference: str
     """The paper this chain stands for."""
     links: dict[str, LinkSettings]
-    """In their order."""
+    """The links in their order, by name."""
 
     def __post_init__(self) -> None:
         for number, (name, link) in enumerate(self.links.items()):

@@ -1,9 +1,9 @@
-"""A stored model of any size that computes logits: a module's weights are in memory while it computes, no longer.
+"""A stored model of any size that computes logits: the weights of a module are in memory only while it computes.
 
     read its tensors  ->  module(x)  ->  drop them         module by module, in the order the stock class calls them
 
-Invariant: bit for bit the logits of the loaded model. Peak memory is that of the largest module (all experts of a layer
-are one) beside the activations.
+Invariant: the logits of the loaded model, bit for bit. Peak memory is that of the largest module (all experts of a
+layer are one) besides the activations.
 """
 
 from pathlib import Path
@@ -21,10 +21,14 @@ from grow.growth.one_source import find_source_tensor
 
 
 def streamed_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """The model in a stock checkpoint directory, for computing without gradients.
+    """Open the model in a stock checkpoint directory, to compute with it without gradients.
+
+    Args:
+        directory: Directory of the model.
+        dtype: Type that it computes in.
 
     Raises:
-        CheckpointError: weights are missing, or do not fit the configuration; the latter when they are first needed.
+        CheckpointError: weights are missing, or do not fit the configuration; the latter when they are first read.
     """
     config = load_config(directory)
     if dtype == torch.float64:
@@ -42,22 +46,24 @@ def streamed_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
 
 
 class _Stored:
-    """A checkpoint's tensors by the parameters of the stock module that they belong to."""
+    """The tensors of a checkpoint, by the parameters of the stock module that they belong to."""
 
     def __init__(self, reader: WeightReader, model: PreTrainedModel) -> None:
         self.reader, self.family = reader, family_of(model.config.model_type)
         self.names = {parameter: self.family.stored_name(name) for name, parameter in model.named_parameters()}
 
     def pieces(self, parameter: nn.Parameter) -> list[str]:
-        """Names of the tensors that lie in a parameter one after the other."""
+        """Return the names of the tensors that make up a parameter, in order."""
         unpacked = self.family.unpacked(self.names[parameter], tuple(parameter.shape))
         return [find_source_tensor(self.family, self.reader, name) for name in unpacked]
 
     def check(self, own: dict[str, nn.Parameter]) -> None:
+        """Refuse a checkpoint that lacks one of a module's own parameters."""
         for parameter in own.values():
             self.pieces(parameter)
 
     def load(self, module: nn.Module, own: dict[str, nn.Parameter], dtype: torch.dtype) -> None:
+        """Read a module's own parameters; called right before the module computes."""
         for key, parameter in own.items():
             module._parameters[key] = nn.Parameter(self._read(parameter).to(dtype), requires_grad=False)
 
@@ -73,7 +79,7 @@ class _Stored:
 
 
 def _compute_buffers(model: PreTrainedModel) -> None:
-    """Give a model on the meta device the buffers that follow from its configuration: rotary frequencies."""
+    """Compute the buffers of a model on the meta device, such as rotary frequencies, from its configuration."""
     for name, module in list(model.named_modules()):
         if any(True for _ in module.buffers(recurse=False)):
             model.set_submodule(name, type(module)(model.config))

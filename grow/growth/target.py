@@ -1,4 +1,6 @@
-"""The architecture to grow into: the source's own, with its sizes multiplied."""
+"""The architecture to grow into: the source's own with its sizes multiplied, or one that holds several sources."""
+
+from collections.abc import Sequence
 
 from transformers import PreTrainedConfig
 
@@ -7,11 +9,23 @@ from grow.families.build import model_on_meta
 from grow.families.family import Family
 from grow.families.registry import family_of
 from grow.families.table import find_parameter
-from grow.growth.settings import ScaleSettings
+from grow.growth.settings import GrowthSettings, ScaleSettings
+
+ADDED_SIZES = ("embed", "word", "heads", "kv_heads", "ffn")
+"""Sizes that add up where sources are joined beside each other."""
+
+
+def target_of(sources: Sequence[PreTrainedConfig], growth: GrowthSettings, scale: ScaleSettings) -> PreTrainedConfig:
+    """Return the architecture to grow into where no model is named: one that holds all sources, or a scaled one.
+
+    Raises:
+        GrowthError: the family cannot have these sizes together.
+    """
+    return joined_target(sources, growth) if len(sources) > 1 else scaled_target(sources[0], scale)
 
 
 def scaled_target(source: PreTrainedConfig, scale: ScaleSettings) -> PreTrainedConfig:
-    """The source's architecture with every size multiplied; its head is untied where it could not stay exact.
+    """Return the source's architecture with every size multiplied; its head is untied where a tied one is not exact.
 
     Raises:
         GrowthError: a factor does not give a whole size, or the family cannot have these sizes together.
@@ -35,6 +49,31 @@ def scaled_target(source: PreTrainedConfig, scale: ScaleSettings) -> PreTrainedC
     return target
 
 
+def joined_target(configs: Sequence[PreTrainedConfig], growth: GrowthSettings) -> PreTrainedConfig:
+    """Return the architecture that holds all sources.
+
+    Beside each other: their widths added, and the most layers. Above each other: the largest widths, and all layers.
+
+    Raises:
+        GrowthError: the sources are of different families, or their family cannot have these sizes together.
+    """
+    family = family_of(configs[0].model_type)
+    others = {config.model_type for config in configs} - {family.model_type}
+    if others:
+        raise GrowthError(f"sources of different families ({family.model_type}, {', '.join(others)}) cannot be joined.")
+    sizes = [family.sizes(config) for config in configs]
+    if growth.join == "beside":
+        together = {size: sum(each[size] for each in sizes) for size in ADDED_SIZES}
+        joined = {**sizes[0], **together, "layers": max(each["layers"] for each in sizes)}
+    else:
+        widest = {size: max(each[size] for each in sizes) for size in ADDED_SIZES}
+        joined = {**sizes[0], **widest, "layers": sum(each["layers"] for each in sizes)}
+    target = family.resize(configs[0], joined)
+    tied = growth.join == "beside" and all(config.tie_word_embeddings for config in configs)
+    target.tie_word_embeddings = tied and writes_head_input(family, configs[0])
+    return target
+
+
 def _times(size: str, length: int, factor: float) -> int:
     grown = round(length * factor)
     if abs(grown - length * factor) > 1e-6:
@@ -46,6 +85,6 @@ def _times(size: str, length: int, factor: float) -> int:
 
 
 def writes_head_input(family: Family, config: PreTrainedConfig) -> bool:
-    """Whether a parameter writes what the head reads, so that it can absorb the factor a tied head would add."""
+    """Return whether a parameter writes what the head reads, so that it can absorb the factor of a tied head."""
     lines = (find_parameter(family.table, family.stored_name(name)) for name in model_on_meta(config).state_dict())
     return any((("head_in",),) in line.writes for line in lines if line is not None)

@@ -1,26 +1,34 @@
-"""Executes a plan: streams a source checkpoint into a bigger one, block of rows by block of rows."""
+"""Writes the tensors of a plan: streams source checkpoints into a bigger one, one block of rows at a time."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from grow.families.weights import MAX_SHARD_BYTES, WeightReader, files_of, write_file, write_index
-from grow.growth.ledger import Progress
-from grow.growth.made_tensors import ExpertTensor, GrowthPlan, JoinedTensor, MadeTensor, RouterTensor, TensorPlan
+from grow.growth.ledger import Ledger
+from grow.growth.made_tensors import (
+    ExpertTensor,
+    GrowthPlan,
+    JoinedTensor,
+    MadeTensor,
+    ReadTensor,
+    RouterTensor,
+    TensorPlan,
+)
 from grow.growth.maps import AxisMap
 from grow.growth.values import (
     cancelling_noise,
-    gather,
+    grown_rows,
     noise_scale,
     random_generator,
     redrawn_units,
-    scale_,
-    shares,
     uneven_shares,
 )
 
@@ -34,56 +42,55 @@ def write_grown_weights(
     readers: Sequence[WeightReader],
     directory: Path,
     *,
+    ledger: Ledger,
     seed: int,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     workers: int | None = None,
-    progress: Progress | None = None,
 ) -> None:
-    """Write every tensor of a plan into a directory, several files at a time.
+    """Write every tensor of a plan into a directory, several files at the same time.
 
-    A tensor is made by one thread whatever their number, so that its bits do not depend on it. Peak memory is, for each
-    worker, a source tensor or two and a few blocks; of a tensor joined from several sources, the whole of it.
+    One thread makes a whole tensor, so its bits do not depend on the number of threads. Each worker needs memory for
+    one or two source tensors and a few blocks; for a tensor joined from several sources, for the whole of it.
 
     Args:
-        plan: what to write.
-        readers: one for each source.
-        directory: an existing one.
-        seed: of what is drawn.
-        max_shard_bytes: most bytes of one file.
-        workers: files made at a time; None takes a core each, up to 8.
-        progress: finished files, which are kept where they still are what was written; it is told of new ones.
+        plan: The tensors to write.
+        readers: Readers of the sources, one for each.
+        directory: An existing directory.
+        ledger: Lists finished files; those that are still as they were written are kept, and new ones are added.
+        seed: Seed of everything that is drawn.
+        max_shard_bytes: Most bytes of one file.
+        workers: Files made at the same time; None takes one for each core, up to 8.
     """
     files = files_of([tensor.target for tensor in plan.tensors], max_shard_bytes)
     plans = {tensor.target.name: tensor for tensor in plan.tensors}
 
-    def make(name: str) -> str:
-        if progress is not None and progress.holds(name):
-            return progress.files[name]
-        blocks = (block for info in files[name] for block in made_tensor(plans[info.name], readers, seed))
-        return write_file(directory / name, files[name], blocks)
+    def blocks(name: str) -> Iterator[Tensor]:
+        return chain.from_iterable(made_tensor(plans[info.name], readers, seed) for info in files[name])
 
-    for name, digest in _at_once(make, files, workers or min(len(os.sched_getaffinity(0)), MAX_WORKERS)):
-        if progress is not None:
-            progress.add(name, digest)
+    with _one_core_each(workers or min(len(os.sched_getaffinity(0)), MAX_WORKERS)) as pool:
+        held = pool.map(ledger.holds, files)
+        missing = [name for name, is_held in zip(files, held, strict=True) if not is_held]
+        running = {pool.submit(write_file, directory / name, files[name], blocks(name)): name for name in missing}
+        for future in as_completed(running):
+            ledger.add(running[future], future.result())
     write_index(directory, files)
 
 
-def _at_once(task: Callable[[str], str], names: Iterable[str], workers: int) -> Iterator[tuple[str, str]]:
-    """Each name with its result, as they come; after an error nothing more is begun."""
+@contextmanager
+def _one_core_each(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Yield threads that compute on one core each; after an error none of them begins another task."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with ThreadPoolExecutor(workers) as pool:
-        running = {pool.submit(task, name): name for name in names}
         try:
-            for future in as_completed(running):
-                yield running[future], future.result()
+            yield pool
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
             torch.set_num_threads(threads)
 
 
 def made_tensor(plan: MadeTensor, readers: Sequence[WeightReader], seed: int) -> Iterator[Tensor]:
-    """The rows of one target tensor, in blocks."""
+    """Yield the rows of one target tensor, in blocks."""
     if isinstance(plan, TensorPlan):
         yield from grow_tensor(plan, readers[plan.reader].read, seed)
     elif isinstance(plan, JoinedTensor):
@@ -130,34 +137,43 @@ def _joined(plan: JoinedTensor, readers: Sequence[WeightReader], seed: int) -> T
     return whole
 
 
-def grow_tensor(plan: TensorPlan, read: Callable[[str], Tensor], seed: int) -> Iterator[Tensor]:
-    """The rows of one grown tensor, in blocks of about 32 MB; `read` gives the source's tensors by name.
+def grow_tensor(plan: TensorPlan, read: ReadTensor, seed: int) -> Iterator[Tensor]:
+    """Yield the rows of one grown tensor, in blocks of about 32 MB.
 
     Half-precision weights are computed in float32 and rounded once, when they are written.
+
+    Args:
+        plan: How the tensor grows.
+        read: Reads a tensor of the source by its name.
+        seed: Seed of everything that is drawn.
     """
     if plan.zeroed:
-        yield from (torch.zeros(_rows(plan, block), *plan.target.shape[1:]) for block in _blocks(plan))
+        yield from (torch.zeros(len(plan.rows.index[block]), *plan.target.shape[1:]) for block in _blocks(plan))
         return
     if plan.rows.is_identity and (plan.columns is None or plan.columns.is_identity):
         yield read(plan.source)  # nothing has copies, so nothing is shared, drawn or rounded
         return
-    weight = _with_means(plan, read(plan.source))
-    above = None if plan.above is None else _with_means(plan, read(plan.above))
-    rows, columns = _with_mean(plan.rows), None if plan.columns is None else _with_mean(plan.columns, plan.contracts)
+    weight = _append_means(plan, read(plan.source))
+    above = None if plan.above is None else _append_means(plan, read(plan.above))
+    rows, columns = (
+        _point_to_mean(plan.rows),
+        None if plan.columns is None else _point_to_mean(plan.columns, plan.contracts),
+    )
     plan = replace(plan, rows=rows, columns=columns)
     new = rows.copy_number > 0
     noise = noise_scale(weight, rows, columns, plan.snr_db) if columns is not None and plan.snr_db is not None else None
     for block in _blocks(plan):
-        grown = _gathered(plan, weight, block)
+        grown = grown_rows(weight, rows, columns, plan.share, block, contracts=plan.contracts)
         if above is not None:
-            grown[new[block]] = _gathered(plan, above, block)[new[block]]
+            taken = grown_rows(above, rows, columns, plan.share, block, contracts=plan.contracts)
+            grown[new[block]] = taken[new[block]]
         yield grown if columns is None else _break_symmetry(plan, columns, grown, block, noise, seed)
 
 
 def _break_symmetry(
     plan: TensorPlan, columns: AxisMap, grown: Tensor, block: slice, noise: Tensor | None, seed: int
 ) -> Tensor:
-    """A block whose copies of an input carry what the settings give them; in place."""
+    """Give the copies of each input in a block their uneven shares and their noise, in place."""
     generator = random_generator(seed, plan.target.name, block.start)
     if plan.share == "uneven":
         grown *= uneven_shares(len(grown), columns, plan.largest_share, generator)
@@ -173,12 +189,8 @@ def _blocks(plan: TensorPlan) -> list[slice]:
     return [slice(first, min(first + step, length)) for first in range(0, length, step)]
 
 
-def _rows(plan: TensorPlan, block: slice) -> int:
-    return len(plan.rows.index[block])
-
-
-def _with_means(plan: TensorPlan, weight: Tensor) -> Tensor:
-    """A source tensor, with the mean of each written axis behind its elements where fillers want it."""
+def _append_means(plan: TensorPlan, weight: Tensor) -> Tensor:
+    """Return a source tensor with the mean of each written axis behind its elements, where fillers hold that mean."""
     if weight.dtype in _HALVES and (plan.columns is not None or plan.rows.averaged):
         weight = weight.float()
     if plan.rows.averaged:
@@ -188,18 +200,8 @@ def _with_means(plan: TensorPlan, weight: Tensor) -> Tensor:
     return weight
 
 
-def _with_mean(axis_map: AxisMap, is_read: bool = False) -> AxisMap:
-    """The map with its fillers pointing to the mean that `_with_means` put behind the elements."""
+def _point_to_mean(axis_map: AxisMap, is_read: bool = False) -> AxisMap:
+    """Return the map with its fillers pointing to the mean that `_append_means` put behind the elements."""
     if is_read or not axis_map.averaged:
         return axis_map
     return replace(axis_map, index=torch.where(axis_map.filler, axis_map.source_length, axis_map.index))
-
-
-def _gathered(plan: TensorPlan, weight: Tensor, block: slice) -> Tensor:
-    rows, columns = plan.rows, plan.columns
-    gain = rows.expand[block].to(weight)
-    if columns is None:
-        return weight[rows.index[block]] * gain
-    if not plan.contracts:
-        return scale_(gather(weight, rows.index[block], columns.index), gain, columns.expand.to(weight))
-    return shares(weight, rows, columns, plan.share, block)

@@ -1,14 +1,14 @@
-"""Experts from dense models: every expert starts as the feed-forward block, whole, as a shard, or partly redrawn.
+"""Plans a mixture of experts out of dense models: every expert starts as the dense feed-forward block, or as a shard.
 
     FFN  ->  router(x) picks k of  FFN  FFN  FFN  FFN            y = sum of p_i FFN(x), sum of p_i = 1   =>   y = FFN(x)
     FFN = [A | B]  ->  A  B  A  B      router rows r1 r1 r2 r2: a virtual group is picked whole, with p / G each,
                                        so that its down projections carry G:  sum of p/G * G * (A(x) + B(x)) = FFN(x)
 
 Exact where the k chosen probabilities add up to one (top-k before softmax, or renormalised) and k is a multiple of the
-shards G. Not exact, and says so: a fraction of each expert's hidden units redrawn from a normal with the replaced
-weights' mean and deviation (drop-upcycling), noise on experts, and experts from different sources, whose other weights
-are averaged. The router is drawn with deviation 0.02 and without bias; a zero router would tie every token to the same
-experts.
+number of shards G. Not exact, and the plan says so: redrawing a share of each expert's hidden units from a normal with
+the mean and deviation of the weights it replaces (drop-upcycling); noise on experts; experts from different sources,
+whose other weights are averaged. The router is drawn with deviation 0.02 and without bias; a zero router would send
+every token to the same experts.
 
 Sources: sparse upcycling, arXiv 2212.05055; virtual groups, arXiv 2410.07524 (whose cube roots on all three matrices of
 a gated block are not exact, since silu is not homogeneous: the scale is on the last one here); drop-upcycling, arXiv
@@ -27,7 +27,7 @@ from grow.families.build import model_on_meta
 from grow.families.experts import stored_tensors
 from grow.families.family import Family
 from grow.families.registry import family_of
-from grow.families.table import Axis, Parameter, expert_of, find_parameter, layer_of
+from grow.families.table import Axis, Parameter, expert_of, layer_of
 from grow.families.weights import TensorInfo, WeightReader
 from grow.growth.axes import axis_maps
 from grow.growth.claim import changed_experts, reasons_against
@@ -35,14 +35,14 @@ from grow.growth.compatible import check_head
 from grow.growth.depth import layer_map
 from grow.growth.made_tensors import GrowthPlan, JoinedTensor, MadeTensor, RouterTensor, TensorPart, TensorPlan
 from grow.growth.maps import AxisMap
-from grow.growth.one_source import HIDDEN, Planner, as_expert
+from grow.growth.one_source import HIDDEN, SourcePlanner, as_expert, line_of
 from grow.growth.settings import GrowthSettings
 
 _EXPERTS: Axis = (("experts",),)
 
 
 def upcycles(source: PreTrainedConfig, target: PreTrainedConfig) -> bool:
-    """Whether the target is a mixture of experts that the source is a dense model of."""
+    """Return whether the target is a mixture of experts, and the source a dense model that can become its experts."""
     return family_of(target.model_type).dense == source.model_type
 
 
@@ -55,13 +55,13 @@ def plan_upcycled(
     """Plan a mixture of experts out of one dense model, or of several with a common ancestor.
 
     Args:
-        readers: one for each source; expert groups take them in turn.
-        configs: theirs, all of one shape.
-        target: a mixture of experts of the sources' kind.
-        growth: may also widen and deepen.
+        readers: Readers of the sources, one for each; groups of experts take them in turn.
+        configs: Configurations of the sources, all of one shape.
+        target: A mixture of experts of the sources' kind.
+        growth: How to grow; it may also widen and deepen.
 
     Raises:
-        GrowthError: the sizes do not fit, or the target computes something else whatever its weights.
+        GrowthError: the sizes do not fit, or the target computes another function whatever its weights.
     """
     mixture, dense, source = family_of(target.model_type), family_of(configs[0].model_type), configs[0]
     _check_alike(dense, configs, target)
@@ -74,7 +74,7 @@ def plan_upcycled(
     check_head(dense, grown, axes["head_in"].copies)
     layers = layer_map(growth.depth, before["layers"], after["layers"])
     planners = [
-        Planner(family=dense, reader=reader, axes=axes, growth=growth, layers=layers, reader_number=number)
+        SourcePlanner(family=dense, reader=reader, axes=axes, growth=growth, layers=layers, reader_number=number)
         for number, reader in enumerate(readers)
     ]
     shapes = stored_tensors(mixture, model_on_meta(target))
@@ -90,11 +90,10 @@ def plan_upcycled(
 
 
 def _made(
-    mixture: Family, planners: Sequence[Planner], name: str, shape: tuple[int, ...], shards: int, experts: int
+    mixture: Family, planners: Sequence[SourcePlanner], name: str, shape: tuple[int, ...], shards: int, experts: int
 ) -> MadeTensor:
-    line = find_parameter(mixture.table, name)
-    if line is None:
-        raise GrowthError(f"{name}: the axis table of {mixture.model_type} has no line for this parameter.")
+    """Plan one target tensor: a router is drawn, an expert is made from one source, all else from their mean."""
+    line = line_of(mixture, name)
     if line.writes[0] == _EXPERTS:
         dtype = planners[0].plan(_beside_router(planners[0].family, name, line), shape[1:]).target.dtype
         info = TensorInfo(name=name, shape=shape, dtype=dtype)
@@ -108,27 +107,31 @@ def _made(
     sliced = replace(
         sliced,
         target=replace(sliced.target, name=name, shape=shape),
-        gradient_share=(1 if line.reads == HIDDEN else shards) / experts,  # of a router that is even-handed
+        gradient_share=(1 if line.reads == HIDDEN else shards) / experts,  # under an even-handed router
         new_expert=expert >= shards * len(planners),
     )
     return as_expert(line, sliced, planner.growth)
 
 
 def _dense_name(mixture: Family, name: str, expert: int) -> str:
+    """Return what the dense model calls an expert's parameter."""
     for pattern, plain in mixture.dense_names.items():
         name = name.replace(pattern.replace("{expert}", str(expert)), plain)
     return name
 
 
 def _beside_router(dense: Family, name: str, line: Parameter) -> str:
-    """A dense parameter of the router's layer, for its dtype."""
+    """Return the name of a dense parameter in the router's layer, which has the router's dtype."""
     layered = (other for other in dense.table if other.is_layered and other.normalises is not None)
     pattern = next(layered).pattern.pattern.replace("\\", "")
     return pattern.replace("(?P<layer>d+)", str(layer_of(line, name)))
 
 
 def _shard(tensor: TensorPlan, line: Parameter, shape: tuple[int, ...], shard: int, shards: int) -> TensorPlan:
-    """The rows or columns of one shard of the hidden units; who reads them makes up for the weights p / G."""
+    """Cut the rows or columns of one shard of the hidden units out of a tensor's plan.
+
+    A projection that reads hidden units carries the factor G, because the router gives each shard only p / G.
+    """
     if shards == 1:
         return tensor
     width = shape[0] if line.reads != HIDDEN else shape[1]
@@ -146,6 +149,7 @@ def _cut(axis_map: AxisMap, part: slice) -> AxisMap:
 
 
 def _averaged(tensors: list[TensorPlan]) -> MadeTensor:
+    """Return the plan of the mean of several sources' tensors."""
     if len(tensors) == 1:
         return tensors[0]
     shares = [replace(each, rows=replace(each.rows, expand=each.rows.expand / len(tensors))) for each in tensors]
@@ -154,7 +158,7 @@ def _averaged(tensors: list[TensorPlan]) -> MadeTensor:
 
 
 def _shards(ffn: int, after: dict[str, int]) -> int:
-    """Into how many experts one block is cut: a narrower expert is a shard, a wider one a grown block."""
+    """Return how many experts one dense block is cut into; 1 where an expert is as wide as the block or wider."""
     if after["ffn"] >= ffn:
         return 1
     shards = ffn // after["ffn"]
@@ -169,11 +173,12 @@ def _shards(ffn: int, after: dict[str, int]) -> int:
 def _reasons(
     readers: Sequence[WeightReader], target: PreTrainedConfig, growth: GrowthSettings, active: int, shards: int
 ) -> tuple[str, ...]:
+    """Return why the experts compute another function than the dense block; empty where they compute the same."""
     found = []
     if not getattr(target, "norm_topk_prob", True):
         found.append("the router's weights of the chosen experts do not add up to one (norm_topk_prob)")
     if active % shards:
-        found.append(f"{active} active experts are no whole number of groups of {shards} shards")
+        found.append(f"{active} active experts are not a whole number of groups of {shards} shards")
     found += changed_experts(growth)
     if len({reader.directory.resolve() for reader in readers}) > 1:
         found.append(f"experts come from {len(readers)} sources, and what they share is averaged")
@@ -181,6 +186,7 @@ def _reasons(
 
 
 def _check_alike(dense: Family, configs: Sequence[PreTrainedConfig], target: PreTrainedConfig) -> None:
+    """Refuse sources of different shapes, and a target that computes another function whatever its weights."""
     for config in configs:
         shared = type(config)().to_dict().keys() & type(target)().to_dict().keys()
         differences = {k: pair for k, pair in dense.differences(config, target).items() if k in shared - {"model_type"}}

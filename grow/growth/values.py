@@ -1,4 +1,4 @@
-"""What the copies of an input carry of its weight: equal shares, one share each, uneven shares, noise that cancels.
+"""Values of the copies of a weight: equal shares, one share each, uneven shares, noise that cancels.
 
     symmetric  [ W/2   W/2  ]    diagonal  [ W   0 ]    uneven  [ .7W   .3W ]    noise  [ +e1  -e1 ]    rms  s [ W   W ]
                [ W/2   W/2  ]              [ 0   W ]            [ .3W   .7W ]           [ +e2  -e2 ]           [ W   W ]
@@ -14,7 +14,7 @@ after LEMON, arXiv 2310.07999; rms after SPARKLING, arXiv 2602.02472, whose sqrt
 Deviations: noise for any n, odd ones too (HyperCloning's code draws +e, -e in pairs and leaves the last block of an odd
 n bare): n Gaussians less their mean. LEMON's share is one for a whole copy: under Adam, whose steps do not see the size
 of a gradient, such copies stay together; ours is drawn weight by weight. Every row of noise is scaled to the exact
-power asked for, so a tensor can be made block of rows by block of rows.
+power asked for, so a tensor can be made one block of rows at a time.
 """
 
 import hashlib
@@ -25,31 +25,39 @@ from torch import Tensor
 from grow.growth.maps import AxisMap
 
 
-def shares(weight: Tensor, rows: AxisMap, columns: AxisMap, share: str, block: slice) -> Tensor:
-    """A block of rows of E_out W R_in, with the chosen split between the copies of an input.
+def grown_rows(
+    weight: Tensor, rows: AxisMap, columns: AxisMap | None, share: str, block: slice, *, contracts: bool = True
+) -> Tensor:
+    """Return a block of rows of E_out W R_in, with the chosen split between the copies of an input.
 
     Args:
-        weight: (out, in) source weight.
-        rows: how its output axis grows.
-        columns: how its input axis grows.
+        weight: (out, in) or (out,) source weight.
+        rows: How its output axis grows.
+        columns: How its other axis grows; None for vectors.
         share: `symmetric`, `diagonal` or `rms`; `uneven` is multiplied in afterwards.
-        block: which target rows.
+        block: Which target rows.
+        contracts: Whether the columns are read. An embedding's are written: they expand too, and are not shared.
 
     Returns:
-        (rows in the block, target inputs), in the weight's dtype.
+        (rows in the block, target columns) or (rows in the block,), in the weight's dtype.
     """
+    gain = rows.expand[block].to(weight)
+    if columns is None:
+        return weight[rows.index[block]] * gain
     grown = gather(weight, rows.index[block], columns.index)
+    if not contracts:
+        return scale_(grown, gain, columns.expand.to(weight))
     read = columns.read.to(weight)
     if splits_diagonally(rows, columns, share):
         grown *= rows.copy_number[block, None] == columns.copy_number
         read = read * columns.copies
     elif share == "rms":
         read = torch.full_like(read, rms_share(columns))
-    return scale_(grown, rows.expand[block].to(weight), read)
+    return scale_(grown, gain, read)
 
 
 def gather(weight: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """weight[rows][:, columns], as a new tensor."""
+    """Return weight[rows][:, columns], as a new tensor."""
     return weight.index_select(0, rows).index_select(1, columns)
 
 
@@ -61,30 +69,37 @@ def scale_(grown: Tensor, row_gain: Tensor, column_gain: Tensor) -> Tensor:
 
 
 def splits_diagonally(rows: AxisMap, columns: AxisMap, share: str) -> bool:
-    """The diagonal split exists only where both sides repeat alike; elsewhere the shares are equal."""
+    """Return whether the split is diagonal: it exists only where both axes repeat alike, else shares are equal."""
     alike = rows.copies == columns.copies > 1 and columns.uniform and bool((rows.counts == rows.counts[0]).all())
     return share == "diagonal" and alike
 
 
 def splits_unevenly(columns: AxisMap, share: str) -> bool:
-    """The uneven split exists where an input has copies that readers take equal shares of."""
+    """Return whether the split is uneven: it exists where an input has copies that are read in equal shares."""
     equal = (columns.expand * columns.read * columns.counts[columns.index] - 1).abs()[~columns.filler]
     return share == "uneven" and bool((columns.counts > 1).any()) and bool((equal < 1e-12).all())
 
 
 def rms_share(columns: AxisMap) -> float:
-    """What every copy carries of its input's weight, so that the root mean square of the outputs stays.
+    """Return the share of an input's weight that each copy carries, so that the outputs keep their root mean square.
 
-    Of uncorrelated inputs with c copies each, the sums of squares are to each other as d and the sum of c squared.
+    The mean square of a sum over d uncorrelated inputs grows from d to the sum of c_i squared, where input i has c_i
+    copies; the share is the square root of the ratio.
     """
     return float((columns.source_length / columns.counts.square().sum()) ** 0.5)
 
 
 def uneven_shares(rows: int, columns: AxisMap, largest: float, generator: torch.Generator) -> Tensor:
-    """Factors on equal shares: in each row, one copy of each input carries `largest`, the others the rest together.
+    """Draw factors on equal shares: in each row, one copy of each input carries `largest`, the others share the rest.
+
+    Args:
+        rows: Number of rows.
+        columns: The input axis.
+        largest: Share of the favoured copy, between 0 and 1.
+        generator: Source of randomness.
 
     Returns:
-        (rows, target inputs) in float64, of sum c over the c copies of an input in each row.
+        (rows, target inputs) in float64; in each row, the factors of the c copies of an input add up to c.
     """
     counts = columns.counts
     favoured = torch.rand((rows, columns.source_length), generator=generator).mul_(counts).long().clamp_(max=counts - 1)
@@ -96,10 +111,10 @@ def uneven_shares(rows: int, columns: AxisMap, largest: float, generator: torch.
 
 
 def noise_scale(weight: Tensor, rows: AxisMap, columns: AxisMap, snr_db: float) -> Tensor:
-    """Root mean square of the noise of each target row.
+    """Return the root mean square of the noise of each target row.
 
-    The signal is the divided block W/n that the row belongs to: one for each copy of the outputs and each part of a
-    fused projection. Its power is the uncentred mean square.
+    The signal is the divided block W/n that the row belongs to; there is a block for each copy of the outputs and each
+    part of a fused projection. Its power is the uncentred mean square.
 
     Returns:
         (target rows,) in the weight's dtype.
@@ -115,12 +130,12 @@ def noise_scale(weight: Tensor, rows: AxisMap, columns: AxisMap, snr_db: float) 
 
 
 def cancelling_noise(scale: Tensor, columns: AxisMap, generator: torch.Generator) -> Tensor:
-    """Gaussian rows that sum to zero over the copies of each input, with an exact root mean square each.
+    """Draw Gaussian rows that sum to zero over the copies of each input, with an exact root mean square each.
 
     Args:
         scale: (rows,) root mean square of each row.
-        columns: the input axis; must repeat its elements.
-        generator: source of the noise.
+        columns: The input axis, which must repeat its elements.
+        generator: Source of randomness.
 
     Returns:
         (rows, target inputs) in the dtype of `scale`.
@@ -139,7 +154,10 @@ def _uniform_noise(scale: Tensor, columns: AxisMap, generator: torch.Generator) 
 
 
 def _uneven_noise(scale: Tensor, columns: AxisMap, generator: torch.Generator) -> Tensor:
-    """Elements with one copy get none; all fillers hold the same, so their noise sums to zero too."""
+    """Draw noise where inputs have different numbers of copies: an input with one copy gets none.
+
+    All fillers hold the same value, so they count as copies of each other.
+    """
     group = torch.where(columns.filler, columns.source_length, columns.index)
     noise = torch.randn((len(scale), len(group)), generator=generator, dtype=scale.dtype)
     sums = noise.new_zeros(len(scale), columns.source_length + 1).index_add_(1, group, noise)
@@ -149,18 +167,21 @@ def _uneven_noise(scale: Tensor, columns: AxisMap, generator: torch.Generator) -
 
 
 def redrawn_units(units: str, count: int, share: float, seed: int) -> Tensor:
-    """Which of an expert's hidden units are redrawn: the same for its matrices and for their moments.
+    """Draw which hidden units of an expert are redrawn: the same for its matrices and for their moments.
 
     Args:
-        units: the expert's name.
-        count: its hidden units.
-        share: of them that are redrawn.
-        seed: of the growth.
+        units: Name of the expert's hidden units.
+        count: Number of the expert's hidden units.
+        share: Share of them that are redrawn.
+        seed: Seed of the growth.
+
+    Returns:
+        (round(share * count),) int64 indices.
     """
     return torch.randperm(count, generator=random_generator(seed, units, 0))[: round(share * count)]
 
 
 def random_generator(seed: int, tensor: str, first_row: int) -> torch.Generator:
-    """What is drawn depends on the seed, the tensor's name and the row alone, not on when or where it is made."""
+    """Return a generator for rows of a tensor; it depends on these arguments alone, not on when or where it is used."""
     key = hashlib.sha256(f"{seed}/{tensor}/{first_row}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(key[:8], "little", signed=False) >> 1)

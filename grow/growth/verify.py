@@ -1,4 +1,4 @@
-"""The check every growth that claims to preserve has to pass: same tokens, same logits, same scale."""
+"""The check that every growth has to pass if it claims to keep the function: same tokens, same logits, same scale."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,8 +11,8 @@ from torch.nn import functional
 from grow.common.errors import DataError
 from grow.growth.streamed import streamed_model
 
-# Worst logit difference, as a share of the largest logit, that rounding explains. Stock RMSNorms and OLMo's LayerNorm
-# round to float32 inside, so float64 weights agree to float32 there; half-precision weights are rounded when stored.
+# Largest logit difference, as a share of the largest logit, that rounding explains. Stock RMSNorms and OLMo's LayerNorm
+# compute in float32, so float64 weights agree only to float32 there; half-precision weights are rounded when stored.
 TOLERANCES = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
@@ -23,7 +23,7 @@ class Verification:
     max_abs_logit_diff: float
     max_abs_logit: float
     logit_scale: float
-    """Best-fit factor from the source's logits to the grown model's; a wrong head gives 1/n and leaves argmax alone."""
+    """Best-fit factor from the source's logits to the grown model's; a wrong head gives 1/n, which argmax hides."""
     kl: float
     """Mean KL divergence of the grown model's next-token distribution from the source's, in nats."""
     loss_before: float
@@ -33,11 +33,12 @@ class Verification:
 
     @property
     def preserved(self) -> bool:
-        """Whether rounding explains the difference."""
+        """Whether rounding explains the difference of the logits."""
         close = self.max_abs_logit_diff <= self.tolerance * self.max_abs_logit
         return close and abs(self.logit_scale - 1) <= max(self.tolerance, 5e-5)
 
     def as_json(self) -> dict[str, float | int]:
+        """Return its part of growth.json."""
         return asdict(self)
 
 
@@ -45,10 +46,10 @@ def verify(source: Path, grown: Path, tokens: Tensor, dtype: torch.dtype) -> Ver
     """Compare two checkpoint directories; one module of one model is in memory at a time.
 
     Args:
-        source: the source's directory.
-        grown: the grown model's directory.
-        tokens: (sequences, length + 1) int64 token ids; the last of each row is a target only.
-        dtype: of the stored weights; float64 is computed in float64, everything else in float32.
+        source: Directory of the source.
+        grown: Directory of the grown model.
+        tokens: (sequences, length + 1) int64 token ids; the last of each row is only a target.
+        dtype: Type of the stored weights; float64 weights compute in float64, all others in float32.
 
     Raises:
         DataError: a token id is outside the vocabulary.
@@ -57,13 +58,16 @@ def verify(source: Path, grown: Path, tokens: Tensor, dtype: torch.dtype) -> Ver
 
 
 def verify_mean(sources: Sequence[tuple[Path, float]], grown: Path, tokens: Tensor, dtype: torch.dtype) -> Verification:
-    """As `verify`, against the weighted mean of several sources' logits.
+    """Compare a grown model with the weighted mean of several sources' logits, as `verify` does with one source.
 
     Args:
-        sources: directories, and what each one's logits count.
-        grown: the grown model's directory.
-        tokens: (sequences, length + 1) int64 token ids.
-        dtype: of the stored weights.
+        sources: Directory of each source, and the weight of its logits.
+        grown: Directory of the grown model.
+        tokens: (sequences, length + 1) int64 token ids; the last of each row is only a target.
+        dtype: Type of the stored weights; float64 weights compute in float64, all others in float32.
+
+    Raises:
+        DataError: a token id is outside the vocabulary.
     """
     before = torch.stack([weight * logits_of(source, tokens, dtype) for source, weight in sources]).sum(0)
     after = logits_of(grown, tokens, dtype)
@@ -71,7 +75,11 @@ def verify_mean(sources: Sequence[tuple[Path, float]], grown: Path, tokens: Tens
 
 
 def logits_of(directory: Path, tokens: Tensor, dtype: torch.dtype) -> Tensor:
-    """Logits of a stored model, (sequences, length, vocabulary), in float64 for float64 weights, else float32."""
+    """Compute a stored model's logits, (sequences, length, vocabulary); in float64 for float64 weights, else float32.
+
+    Raises:
+        DataError: a token id is outside the vocabulary.
+    """
     model = streamed_model(directory, torch.float64 if dtype == torch.float64 else torch.float32)
     vocabulary = model.config.vocab_size
     if tokens.max() >= vocabulary or tokens.min() < 0:

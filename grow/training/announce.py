@@ -1,4 +1,4 @@
-"""What a run says when it starts: run.json, and a block of lines on the terminal."""
+"""Announces a run when it starts: run.json, and a block of lines on the terminal."""
 
 from dataclasses import asdict
 from typing import Any
@@ -22,7 +22,17 @@ def announce(
     config: dict[str, Any],
     changes: list[str],
 ) -> None:
-    """Write run.json and say in one block what is about to happen, and what has changed since the run was started."""
+    """Write run.json, and print what is about to happen and what has changed since the run was first started.
+
+    Args:
+        start: What the run starts from.
+        plan: How it trains.
+        device: Device of this rank.
+        run: Directory of the run; gets run.json.
+        shards: Token shards that it trains on.
+        config: Resolved configuration of the command line.
+        changes: A line about each key that differs from the run's first start.
+    """
     if not is_first():
         return
     model, batch = start.model, plan.batch
@@ -38,21 +48,30 @@ def announce(
         lineage=None if start.lineage is None else asdict(start.lineage),
         data={"path": str(shards.path), "digest": shards.digest, "train_tokens": shards.tokens("train")},
     )
-    lines = {
+    lines = _summary(start, plan, device, run, shards, flops)
+    if changes:
+        lines["changed"] = "; ".join(changes)
+    print("\n".join(f"{name:<8} {value}" for name, value in lines.items()), flush=True)
+    if start.grown is not None and start.grown.warning is not None:
+        print(start.grown.warning, flush=True)
+
+
+def _summary(
+    start: Start, plan: Plan, device: torch.device, run: RunDirectory, shards: TokenShards, flops: int
+) -> dict[str, str]:
+    """Return what a run is about to do: a name and a value for each line."""
+    model = start.model
+    return {
         "model": f"{model.config.model_type}, {parameter_count(model):,} parameters, {flops / 1e6:,.1f} MFLOP a token",
         "start": start.described,
         **({"trains": plan.trainable.described} if plan.trainable.kind != "all" else {}),
         "data": f"{shards.path}, {shards.tokens('train'):,} training tokens",
-        "step": str(batch),
+        "step": str(plan.batch),
         "length": _length(start, plan),
         "compute": f"{device}, {plan.trainer.precision}, {_strategy(plan)}, compile={plan.trainer.compile}",
         **({"average": str(plan.averaging)} if plan.averaging is not None else {}),
         "run": str(run.path),
-        **({"changed": "; ".join(changes)} if changes else {}),
     }
-    print("\n".join(f"{name:<8} {value}" for name, value in lines.items()), flush=True)
-    if start.warning is not None:
-        print(start.warning, flush=True)
 
 
 def _length(start: Start, plan: Plan) -> str:

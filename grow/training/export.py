@@ -1,4 +1,4 @@
-"""The two ends of a run on disk: what it says when it starts, and the stock model directory it leaves."""
+"""Exports what a run has trained: stock model directories, for the last weights and for their average."""
 
 import shutil
 from collections.abc import Mapping
@@ -23,10 +23,10 @@ def export_run(start: Start, trained: Trained, run: RunDirectory, shards: TokenS
     """Write the trained model, and its average where there is one, with the data's tokenizer, and close run.json.
 
     Args:
-        start: how the run began.
-        trained: what it ended with.
-        run: gets the models.
-        shards: whose tokenizer goes with them.
+        start: What the run started from.
+        trained: What the fit ended with.
+        run: Directory of the run; gets the models.
+        shards: Token shards of the run, whose tokenizer goes with the models.
 
     Raises:
         CheckpointError: a model cannot be written.
@@ -34,7 +34,7 @@ def export_run(start: Start, trained: Trained, run: RunDirectory, shards: TokenS
     if trained.weights is None:
         return
     _name_special_tokens(start.model, shards.eos_id)
-    shutil.rmtree(run.average, ignore_errors=True)  # of an export that was killed before the model was written
+    shutil.rmtree(run.average, ignore_errors=True)  # left by an export that was killed before the model was written
     if trained.averaged is not None:
         _export(run.average, trained.averaged, start, trained.clock, run, shards)
     _export(run.model, trained.weights, start, trained.clock, run, shards)
@@ -58,7 +58,14 @@ def _export(
 
 
 def total_spent(start: Start, clock: Clock, *, source: str, digest: str) -> Lineage:
-    """What a model has cost when its run ends, its source included; unknown where the source's cost is unknown."""
+    """Return what a model has cost when its run ends, its source included; unknown where the source's cost is unknown.
+
+    Args:
+        start: What the run started from.
+        clock: The run's clock.
+        source: Name of the run.
+        digest: Digest of the model's weight files.
+    """
     before = start.lineage
     own = clock.reading()
 
@@ -72,7 +79,7 @@ def total_spent(start: Start, clock: Clock, *, source: str, digest: str) -> Line
 
 
 def _name_special_tokens(model: PreTrainedModel, eos_id: int) -> None:
-    """Tell a model that names no end or beginning of text what its data used."""
+    """Give a model that names no end or beginning of text the token that its data uses."""
     for name in ("eos_token_id", "bos_token_id"):
         for config in (model.config, model.generation_config):
             if config is not None and getattr(config, name, None) is None:

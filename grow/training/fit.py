@@ -159,6 +159,6 @@ def _loop_callback(
         display=ProgressDisplay(clock.step + plan.steps_from(clock.tokens), shown=plan.ranks.is_first),
         probes=probes,
         window=run.window(rank),
-        first_row={} if start.max_logit_diff is None else {names.MAX_LOGIT_DIFF: start.max_logit_diff},
+        first_row={} if start.grown is None else {names.MAX_LOGIT_DIFF: start.grown.max_logit_diff},
         peak_flops=peak_flops(torch.cuda.get_device_name(device)) if knows_peak else None,
     )

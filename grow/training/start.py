@@ -1,7 +1,8 @@
 """What a run starts from: its own last checkpoint, a smaller model that is grown, or noise."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from grow.common.provenance import Lineage, read_json, read_lineage, write_json
 from grow.distributed.processes import barrier, from_first, is_first
 from grow.families.build import load_model, model_from_noise
+from grow.families.source_directory import find_source
 from grow.growth.depth import repeated_layers
-from grow.growth.run import find_source, grow
+from grow.growth.record import GrowthRecord
+from grow.growth.run import grow
 from grow.growth.settings import GrowthSettings
 from grow.training.checkpoints.checkpoint_reader import Checkpoint, newest_checkpoint
 from grow.training.checkpoints.grown_moments import grow_moments
@@ -24,6 +27,29 @@ from grow.training.run_directory import RunDirectory
 _VERIFIED_SEQUENCES = 4
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grown:
+    """What a growth hands to the run that starts from it.
+
+    A run that continues has only the repeated inputs and layers: its checkpoint holds the moments and the window.
+    """
+
+    input_copies: Mapping[str, float] = field(default_factory=dict)
+    """How often the growth repeated the inputs of a weight, by parameter; 1 where a weight is not named."""
+    new_layers: frozenset[int] = frozenset()
+    """Layers that repeat a layer below them."""
+    directory: Path | None = None
+    """Directory with the grown moments and window; it exists for as long as the block of `choose_start`."""
+    updates: int = 0
+    """Steps of the source's optimizer whose moments were grown; 0 where none were."""
+    window: dict[str, Any] | None = None
+    """State of the source's averaging window, whose snapshots were grown; None where none were."""
+    max_logit_diff: float | None = None
+    """Largest difference between the logits of the source and the grown model."""
+    warning: str | None = None
+    """What the user has to know before training begins."""
+
+
 @dataclass(kw_only=True, slots=True)
 class Start:
     """A model ready to train, and how it came to be."""
@@ -31,22 +57,24 @@ class Start:
     model: PreTrainedModel
     described: str
     checkpoint: Checkpoint | None = None
+    """The run's own checkpoint that it continues from."""
     lineage: Lineage | None = None
     """What had been spent on the source; None from noise."""
-    input_copies: Mapping[str, float] = field(default_factory=dict)
-    """Weights whose inputs the growth repeated, and how often."""
-    grown: Path | None = None
-    """What the growth wrote, for as long as it is needed: see `discard_grown`."""
-    new_layers: frozenset[int] = frozenset()
-    """Layers that the growth repeated."""
-    updates: int = 0
-    """Steps of the source's optimizer whose state was grown; its moments are in `grown`."""
-    window: dict[str, Any] | None = None
-    """State of the source's averaging window; its grown snapshots are in `grown`."""
-    max_logit_diff: float | None = None
-    warning: str | None = None
+    grown: Grown | None = None
+    """What a growth handed over, now or when the run was first started; None where nothing was grown."""
+
+    @property
+    def input_copies(self) -> Mapping[str, float]:
+        """How often a growth repeated the inputs of a weight, by parameter; empty where it repeated none."""
+        return {} if self.grown is None else self.grown.input_copies
+
+    @property
+    def new_layers(self) -> frozenset[int]:
+        """Layers that a growth repeated; empty where it repeated none."""
+        return frozenset() if self.grown is None else self.grown.new_layers
 
 
+@contextmanager
 def choose_start(
     config: PreTrainedConfig,
     growth: GrowthSettings | None,
@@ -54,107 +82,131 @@ def choose_start(
     data: Callable[..., L.LightningDataModule],
     run: RunDirectory,
     plan: Plan,
-) -> Start:
+) -> Iterator[Start]:
     """Continue the run where there is something to continue, else grow or draw its first weights.
 
+    The block that this opens is the fit: RUN/grown_state, which holds grown moments and an averaging window until the
+    engine has taken them, is removed when the block ends or fails.
+
     Args:
-        config: the architecture to train.
-        growth: how it is grown; None starts from noise.
-        source: what it grows from: checkpoint directory, run directory or hub id.
-        data: makes the data module; its validation split verifies a growth.
-        run: looked through for checkpoints; gets growth.json.
-        plan: seed and processes.
+        config: The architecture to train.
+        growth: How it is grown; None starts from noise.
+        source: Checkpoint directory, run directory or hub id that it grows from.
+        data: Makes the data module, whose validation split verifies a growth.
+        run: Looked through for checkpoints; gets growth.json.
+        plan: Seed, averaging and processes of the run.
 
     Raises:
         GrowthError: source and target do not fit, or the grown model does not compute the source's function.
         CheckpointError: the source is missing or damaged.
     """
-    start = _from_checkpoint(run)
-    if start is None and growth is not None and source is not None:
-        start = _grown(config, growth, source, data, run, plan)
-    return start or Start(model=model_from_noise(config, plan.seed), described=f"noise, seed {plan.seed}")
+    with _temporary(run.path / "grown_state") as state:
+        start = _from_checkpoint(run)
+        if start is None and growth is not None and source is not None:
+            start = _from_growth(config, growth, source, data, state, run, plan)
+        yield start or Start(model=model_from_noise(config, plan.seed), described=f"noise, seed {plan.seed}")
+
+
+@contextmanager
+def _temporary(directory: Path) -> Iterator[Path]:
+    """Yield a path that does not exist yet; remove what the block has put there, and what a killed run left there."""
+    if is_first():
+        shutil.rmtree(directory, ignore_errors=True)
+    try:
+        yield directory
+    finally:
+        if is_first():
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _from_checkpoint(run: RunDirectory) -> Start | None:
+    """Return the run's newest complete checkpoint as a start; None where it has none."""
     checkpoint, skipped = from_first(newest_checkpoint(run.checkpoints) if is_first() else (None, []))
     if is_first():
         print("".join(f"{line}\n" for line in skipped), end="", flush=True)
     if checkpoint is None:
         return None
     lineage = run.read()["lineage"]
+    copies = checkpoint.state.input_copies
+    layers = read_json(run.growth)["layers"] if run.growth.exists() else []
     return Start(
         model=load_model(checkpoint.path),
         described=f"checkpoint {checkpoint.path}",
         checkpoint=checkpoint,
         lineage=None if lineage is None else Lineage(**lineage),
-        input_copies=checkpoint.state.input_copies,
-        new_layers=frozenset(repeated_layers(read_json(run.growth)["layers"] if run.growth.exists() else [])),
+        grown=Grown(input_copies=copies, new_layers=frozenset(repeated_layers(layers))) if copies or layers else None,
     )
 
 
-def _grown(
+def _from_growth(
     config: PreTrainedConfig,
     growth: GrowthSettings,
     source: str,
     data: Callable[..., L.LightningDataModule],
+    state: Path,
     run: RunDirectory,
     plan: Plan,
 ) -> Start:
-    """Rank 0 grows while the others wait; what only the engine can take is read from `grown` when it stands."""
-    directory = run.path / "grown"
-    facts = from_first(_grow(config, growth, source, data, directory, run, plan) if is_first() else {})
-    return Start(model=load_model(directory), grown=directory, **facts)
+    """Grow on rank 0 while the others wait, then load the grown model on every rank."""
+    with _temporary(run.path / "grown") as directory:
+        handed: tuple[Grown, str] | None = None
+        if is_first():
+            tokens = next(iter(data().val_dataloader()))[:_VERIFIED_SEQUENCES]
+            record = grow(source, directory, growth, config, tokens)
+            grown = _hand_over(record, config, source, directory, state, plan)
+            write_json(run.growth, record.as_json())
+            handed = grown, _described(record, grown)
+        handed = from_first(handed)
+        assert handed is not None  # rank 0 has it
+        grown, described = handed
+        start = Start(model=load_model(directory), described=described, lineage=read_lineage(directory), grown=grown)
+        barrier()  # every rank has read the directory
+    return start
 
 
-def _grow(
-    config: PreTrainedConfig,
-    growth: GrowthSettings,
-    source: str,
-    data: Callable[..., L.LightningDataModule],
-    directory: Path,
-    run: RunDirectory,
-    plan: Plan,
-) -> dict[str, Any]:
-    tokens = next(iter(data().val_dataloader()))[:_VERIFIED_SEQUENCES]
-    run.path.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(directory, ignore_errors=True)
-    record = grow(source, directory, growth, config, tokens)
-    updates = 0
+def _hand_over(
+    record: GrowthRecord, config: PreTrainedConfig, source: str, directory: Path, state: Path, plan: Plan
+) -> Grown:
+    """Grow the source's moments and averaging window too where they are wanted, and sum up the growth.
+
+    Args:
+        record: Record of the growth.
+        config: The architecture to train.
+        source: Source of the growth.
+        directory: Directory of the grown model.
+        state: Directory to write moments and window into.
+        plan: Says whether the average's window is grown.
+    """
+    growth, updates, window = record.growth, 0, None
     if growth.optimizer_state != "reset":
-        updates = grow_moments([find_source(name) for name in growth.sources or [source]], directory, record)
-    window = None
+        updates = grow_moments([find_source(name) for name in growth.sources or [source]], directory, record, state)
     if plan.averaging is not None and plan.averaging.settings.on_growth == "map":
-        window = grow_window(find_source(source), directory, record)
-    write_json(run.growth, record.as_json())
-    kept = f", its optimizer's state after {updates:,} steps too ({growth.optimizer_state})" if updates else ""
-    kept += f", its window of {window['count']} snapshots too" if window else ""
-    return {
-        "described": record.described + kept,
-        "updates": updates,
-        "window": window,
-        "lineage": read_lineage(directory),
-        "input_copies": {name: copies for name, copies in record.input_copies.items() if copies > 1},
-        "new_layers": frozenset(repeated_layers(record.plan.layers)),
-        "max_logit_diff": record.verification.max_abs_logit_diff,
-        "warning": record.notice or (None if record.breaks_symmetry or _drops_out(config) else _warning(growth)),
-    }
+        window = grow_window(find_source(source), directory, record, state)
+    return Grown(
+        input_copies={name: copies for name, copies in record.input_copies.items() if copies > 1},
+        new_layers=frozenset(repeated_layers(record.plan.layers)),
+        directory=state,
+        updates=updates,
+        window=window,
+        max_logit_diff=record.verification.max_abs_logit_diff,
+        warning=record.notice or _symmetry_warning(record, config),
+    )
 
 
-def discard_grown(start: Start) -> None:
-    """Remove what the growth wrote, once every rank has read it; every rank calls this."""
-    barrier()
-    if is_first() and start.grown is not None:
-        shutil.rmtree(start.grown)
+def _described(record: GrowthRecord, grown: Grown) -> str:
+    """Say in a few words what the run starts from."""
+    moments = f", its optimizer's state after {grown.updates:,} steps too ({record.growth.optimizer_state})"
+    window = "" if grown.window is None else f", its window of {grown.window['count']} snapshots too"
+    return record.described + (moments if grown.updates else "") + window
 
 
-def _drops_out(config: PreTrainedConfig) -> bool:
-    trained = {"dropout", "attention_dropout", "activation_dropout", "hidden_dropout", "layerdrop"}
-    return any(getattr(config, name, 0) for name in trained)
-
-
-def _warning(growth: GrowthSettings) -> str:
+def _symmetry_warning(record: GrowthRecord, config: PreTrainedConfig) -> str | None:
+    """Return a warning where the copies of a growth would stay equal for ever; None where something breaks the tie."""
+    dropout = ("dropout", "attention_dropout", "activation_dropout", "hidden_dropout", "layerdrop")
+    if record.breaks_symmetry or any(getattr(config, name, 0) for name in dropout):
+        return None
     return (
-        f"warning: growth={growth.name} makes copies that nothing tells apart, and the model has no dropout: they stay "
-        "equal and the new capacity is never used. Add growth.snr_db=10 (noise that cancels) or growth.share=uneven "
-        "where width grows, growth.expert_noise=0.01 where experts do, or growth.optimizer_state=asymmetric."
+        f"warning: growth={record.growth.name} makes equal copies, and the model has no dropout: they stay equal and "
+        "the new capacity is never used. Add growth.snr_db=10 (noise that cancels) or growth.share=uneven where width "
+        "grows, growth.expert_noise=0.01 where experts do, or growth.optimizer_state=asymmetric."
     )

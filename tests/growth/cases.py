@@ -19,7 +19,7 @@ from transformers import (
 from grow.families.registry import family_of
 from grow.families.weights import WeightReader
 from grow.growth.made_tensors import GrowthPlan
-from grow.growth.one_source import plan_growth
+from grow.growth.one_source import plan_one_source
 from grow.growth.settings import GrowthSettings, ScaleSettings
 from grow.growth.target import scaled_target
 from grow.growth.tensor_writer import made_tensor
@@ -97,7 +97,7 @@ Target = ScaleSettings | PreTrainedConfig
 def plan(source: Source, growth: GrowthSettings, scale: Target) -> tuple[GrowthPlan, PreTrainedConfig]:
     """The plan of a growth by factors or into a given architecture, and that architecture."""
     target = scaled_target(source.config, scale) if isinstance(scale, ScaleSettings) else scale
-    return plan_growth(WeightReader(source.directory), source.config, target, growth), target
+    return plan_one_source(WeightReader(source.directory), source.config, target, growth), target
 
 
 def grown_tensors(source: Source, growth: GrowthSettings, scale: Target) -> dict[str, Tensor]:

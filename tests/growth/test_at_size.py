@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.growth.test_experts import mixture
 
 from grow.common.errors import CheckpointError
 from grow.families.build import load_model
@@ -20,6 +19,7 @@ from grow.growth.settings import GrowthSettings, ScaleSettings
 from grow.growth.streamed import streamed_model
 from grow.growth.target import scaled_target
 from tests.growth.cases import CONFIGS, PRESETS, make_source, some_tokens
+from tests.growth.test_upcycled import mixture
 
 SHARD = 40_000
 NOISY = PRESETS["hyperclone_diagonal_noisy"]

@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from grow.common.errors import CheckpointError, DataError, GrowthError
 from grow.families import weights
 from grow.families.build import load_config
+from grow.families.source_directory import find_source
 from grow.growth import run, tensor_writer
-from grow.growth.run import find_source, grow, random_tokens
+from grow.growth.run import grow, random_tokens
 from grow.growth.settings import GrowthSettings, ScaleSettings
 from grow.growth.target import scaled_target
 from grow.growth.verify import verify

@@ -5,9 +5,6 @@ from functools import partial
 
 import pytest
 import torch
-from tests.growth.test_experts import dense, mixture
-from tests.growth.test_join import beside, joined, pairs  # noqa: F401 (a fixture)
-from tests.growth.test_optimizer_state import EXACT, ToyAdamW, apart, exact_model, trained
 
 from grow.common.errors import ConfigError
 from grow.families.build import model_on_meta
@@ -17,12 +14,15 @@ from grow.families.weights import WeightReader
 from grow.growth.group_norm import use_group_norms
 from grow.growth.made_tensors import ExpertTensor, RouterTensor
 from grow.growth.moments import adam_factors, grow_adam_state
-from grow.growth.one_source import plan_growth
-from grow.growth.run import GrowthRecord
+from grow.growth.one_source import plan_one_source
+from grow.growth.record import GrowthRecord
 from grow.growth.settings import GrowthSettings
 from grow.growth.tensor_writer import made_tensor
 from grow.growth.upcycled import plan_upcycled
 from tests.growth.cases import VOCABULARY, make_source, some_tokens
+from tests.growth.test_joined import beside, joined, pairs  # noqa: F401 (a fixture)
+from tests.growth.test_moments import EXACT, ToyAdamW, apart, exact_model, trained
+from tests.growth.test_upcycled import dense, mixture
 
 PLAIN = GrowthSettings(name="plain")
 
@@ -67,7 +67,7 @@ def grow_both(source, adam, target, growth=PLAIN):
     """Grow a trained source and the moments of its run into an architecture with experts."""
     readers = [WeightReader(source.directory)]
     if source.config.model_type == target.model_type:
-        plan = plan_growth(readers[0], source.config, target, growth)
+        plan = plan_one_source(readers[0], source.config, target, growth)
     else:
         plan = plan_upcycled(readers, [source.config], target, growth)
     model = exact_model(target)
@@ -173,7 +173,7 @@ def test_noise_and_redrawn_units_tell_duplicated_experts_apart_and_the_plan_says
 
     def plan(**fields):
         growth = replace(PLAIN, **fields)
-        made = plan_growth(reader, source.config, mixture(number=8, active=4), growth)
+        made = plan_one_source(reader, source.config, mixture(number=8, active=4), growth)
         return GrowthRecord(growth=growth, lineage=None, plan=made, verification=None, renamed={})
 
     assert plan().plan.preserves and not plan().breaks_symmetry

@@ -11,9 +11,10 @@ from grow.common.errors import ConfigError, GrowthError
 from grow.families.build import load_config
 from grow.families.weights import WeightReader
 from grow.growth.group_norm import anneal_group_norms, stream_size, use_group_norms
-from grow.growth.joined import joined_target, plan_joined
+from grow.growth.joined import plan_joined
 from grow.growth.run import grow
 from grow.growth.settings import GrowthSettings
+from grow.growth.target import joined_target
 from tests.growth.cases import CONFIGS, Source, made_tensor, make_source, model_of, some_tokens
 
 EXACT = 1e-12

@@ -153,7 +153,7 @@ def test_olmo_cannot_stay_tied_and_says_what_to_do(sources):
     from grow.families.weights import WeightReader
 
     with pytest.raises(GrowthError, match=r"model\.tied_head=false"):
-        one_source.plan_growth(WeightReader(source.directory), source.config, target, preset())
+        one_source.plan_one_source(WeightReader(source.directory), source.config, target, preset())
 
 
 def test_a_tied_olmo_is_untied_when_no_target_is_named(sources):

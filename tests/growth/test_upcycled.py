@@ -98,7 +98,7 @@ def test_shards_without_their_scale_or_without_whole_groups_are_not_exact(dense_
     source = dense_source()
     narrow = {"intermediate_size": 24}
     record, grown = upcycle(source, mixture(number=8, active=3, **narrow), tmp_path / "odd")
-    assert record.plan.reasons == ("3 active experts are no whole number of groups of 2 shards",)
+    assert record.plan.reasons == ("3 active experts are not a whole number of groups of 2 shards",)
     assert relative_difference(source.model, grown) > 1e-3
     real = upcycled._shard
 

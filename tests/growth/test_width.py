@@ -336,7 +336,7 @@ def test_rms_shares_keep_the_size_of_the_outputs_and_equal_plain_ones_for_whole_
     weight, inputs = (torch.randn(400, 400, generator=generator, dtype=torch.float64) for _ in range(2))
     for target in (500, 600, 800, 1000, 1200):
         columns = maps.make_map(maps.dealt(400, target, generator), 400)
-        grown = values.shares(weight, maps.tile(400, 1), columns, "rms", slice(0, 400))
+        grown = values.grown_rows(weight, maps.tile(400, 1), columns, "rms", slice(0, 400))
         outputs = grown @ inputs[columns.index]
         assert float(outputs.square().mean() / (weight @ inputs).square().mean()) == pytest.approx(1, abs=0.01)
     up_to_twice = maps.make_map(maps.dealt(400, 600, generator), 400)
@@ -418,7 +418,7 @@ def test_only_what_tells_copies_apart_lets_them_learn_different_things_from_unch
     fields, scale, apart = SYMMETRY[case]
     growth = GrowthSettings(name="test", **fields)
     source = sources("llama-mha")
-    assert growth.tells_copies_apart == apart
+    assert growth.breaks_symmetry == apart
     grown = grown_model(source, growth, scale)
     assert relative_difference(source.model, grown) < EXACT
     key = "model.layers.0.mlp.up_proj.bias"  # bare units: what differs at the start lies in the weights alone

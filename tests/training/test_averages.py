@@ -166,8 +166,8 @@ def test_a_window_in_pieces_grows_to_the_same_bits_as_a_whole_one(tmp_path, chec
     record = grow(str(checkpoint), tmp_path / "grown", settings.growth, target)
     states, shards = [], []
     for source in (checkpoint, pieces):
-        states.append(grow_window(source, tmp_path / "grown", record))
-        shards.append(load_file(tmp_path / "grown" / "average-grown-00000.safetensors"))
+        states.append(grow_window(source, tmp_path / "grown", record, tmp_path / "window"))
+        shards.append(load_file(tmp_path / "window" / "average-grown-00000.safetensors"))
     assert states[0] == states[1] and states[0]["steps"] == [-5, -3, -1]
     assert shards[0].keys() == shards[1].keys()
     assert all(torch.equal(shards[0][key], shards[1][key]) for key in shards[0])

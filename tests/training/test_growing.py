@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from grow.common import metric_names as names
+from grow.common.errors import GrowthError
 from grow.common.provenance import read_lineage
 from grow.training.loop.callback import LoopCallback
 
@@ -85,3 +86,53 @@ def test_grown_weights_learn_slower_by_their_copies_also_after_resuming(grown, m
         grown(*more)
     assert groups[0] == groups[1]
     assert groups[0] == [pytest.approx(pair) for pair in ((0.005, 0.2), (0.01, 0.0))]  # every matrix grew
+
+
+# What a growth writes for its run is there for as long as the run's start needs it
+
+
+@pytest.fixture
+def checkpoint(source):
+    return source / "checkpoints" / "step-00000010"
+
+
+def _left(run):
+    return sorted(path.name for path in run.glob("*grown*")) + sorted(path.name for path in run.glob(".*grown*"))
+
+
+def test_the_grown_model_goes_before_the_fit_and_its_state_with_the_fit_that_fails(
+    grown, checkpoint, tmp_path, monkeypatch
+):
+    seen = []
+
+    def fails(self, trainer, module):
+        seen.append(_left(tmp_path / "grown"))
+        raise RuntimeError("seen")
+
+    monkeypatch.setattr(LoopCallback, "on_train_start", fails)
+    with pytest.raises(RuntimeError, match="seen"):
+        grown("growth=hyperclone_noisy", f"growth.source={checkpoint}", "growth.optimizer_state=exact")
+    assert seen == [["grown_state"]]
+    assert _left(tmp_path / "grown") == []
+
+
+def test_a_start_that_fails_after_the_growth_leaves_nothing_of_it(grown, source, tmp_path):
+    with pytest.raises(GrowthError, match="holds none"):
+        grown("growth=hyperclone_noisy", "growth.optimizer_state=exact")  # of a model, which has no optimizer
+    assert (tmp_path / "grown").is_dir() and _left(tmp_path / "grown") == []
+
+
+def test_what_a_killed_run_left_of_its_growth_is_removed_by_the_next_start(grown, checkpoint, tmp_path):
+    def killed(*names):
+        for name in names:
+            (tmp_path / "grown" / name).mkdir(parents=True)
+            (tmp_path / "grown" / name / "half.safetensors").write_text("torn")
+
+    killed("grown", "grown_state")  # before its first step
+    more = ("growth=hyperclone_noisy", f"growth.source={checkpoint}", "growth.optimizer_state=exact")
+    run = grown(*more)
+    assert _left(run) == []
+    killed("grown_state")  # while it trained: it continues from its last checkpoint
+    shutil.rmtree(run / "model")
+    grown(*more)
+    assert _left(run) == []

@@ -1,4 +1,4 @@
-"""A run's checkpoint as a stock model directory, with its tokenizer and its cost, proven to compute the same."""
+"""Exports a run's checkpoint as a stock model directory, with its tokenizer and cost, and compares their logits."""
 
 import shutil
 from dataclasses import replace
@@ -16,18 +16,21 @@ from grow.growth.verify import Verification, verify
 from grow.training.checkpoints.checkpoint_reader import require_complete
 from grow.training.run_directory import RunDirectory
 
-_SEQUENCES, _LENGTH = 4, 128  # compared
+_SEQUENCES, _LENGTH = 4, 128  # random tokens that the two are compared on
 
 
 def export_checkpoint(path: Path, output: Path) -> Verification:
     """Write RUN/checkpoints/step-... as a directory that loads anywhere, and compare what the two compute.
 
     Args:
-        path: of a checkpoint.
-        output: a directory that does not exist yet.
+        path: Directory of the checkpoint.
+        output: Directory to make.
+
+    Returns:
+        How far the exported model's logits are from the checkpoint's.
 
     Raises:
-        CheckpointError: the checkpoint is not complete, belongs to no run, or cannot be written.
+        CheckpointError: the checkpoint is not complete or belongs to no run, or the output exists or cannot be written.
         DataError: the run's token shards, which hold its tokenizer, are gone.
     """
     require_complete(path)
@@ -39,7 +42,7 @@ def export_checkpoint(path: Path, output: Path) -> Verification:
                 shutil.copy2(file, partial / file.name)
         copy_tokenizer(shards.tokenizer_dir, partial)
         spent = spent_on(path)
-        assert spent is not None  # a run's checkpoint always says
+        assert spent is not None  # a run's checkpoint always records it
         write_lineage(partial, replace(spent, source=str(run.path), digest=digest_files(weight_files(partial))))
         verification = verify(path, partial, _tokens(path), torch.float32)
         if not verification.preserved:
@@ -56,6 +59,7 @@ def _weights(path: Path) -> list[Path]:
 
 
 def _tokens(path: Path) -> torch.Tensor:
+    """Draw (sequences, length + 1) token ids evenly from a checkpoint's vocabulary, always the same ones."""
     vocabulary = load_config(path).vocab_size
     draw = torch.Generator().manual_seed(0)
     length = min(_LENGTH, getattr(load_config(path), "max_position_embeddings", _LENGTH))

@@ -1,8 +1,8 @@
-"""Adam's state for a grown model, out of the runs' checkpoints that it grows from, whatever ranks wrote those."""
+"""Grows Adam's state out of runs' checkpoints, whatever ranks wrote those, for the grown model to start with."""
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -14,39 +14,44 @@ from grow.common.errors import GrowthError
 from grow.families.build import load_config, model_on_meta
 from grow.families.experts import Place, module_places
 from grow.families.registry import family_of
+from grow.growth.made_tensors import ReadTensor
 from grow.growth.moments import grow_adam_state
-from grow.growth.run import GrowthRecord
+from grow.growth.record import GrowthRecord
 from grow.training.checkpoints.checkpoint_reader import OPTIMIZER_FILES, STARTS, SavedFragments, require_complete
 
 _FILE_BYTES = 10**9  # held in memory at a time
 
 
-def grow_moments(sources: Sequence[Path], grown: Path, record: GrowthRecord) -> int:
-    """Write the grown moments beside the grown weights, as optimizer shards of a checkpoint.
+def grow_moments(sources: Sequence[Path], grown: Path, record: GrowthRecord, output: Path) -> int:
+    """Write the grown moments as optimizer shards of a checkpoint.
 
     Args:
-        sources: runs' checkpoints, in the order they were grown from.
-        grown: directory of the grown model.
-        record: of the growth.
+        sources: Checkpoints of runs, in the order in which they were grown.
+        grown: Directory of the grown model.
+        record: Record of the growth.
+        output: Directory to write into; it is made if need be.
 
     Returns:
-        Steps the sources' optimizers had taken; of several, the fewest.
+        Steps that the sources' optimizers had taken; the fewest where there are several.
 
     Raises:
         GrowthError: a source has no optimizer state.
-        CheckpointError: its files are not what was written.
-        ConfigError: this growth has no rule for it.
+        CheckpointError: a source's files are not as they were written.
+        ConfigError: this growth has no rule for optimizer state.
     """
     policy = record.growth.optimizer_state
     updates = [_updates(source, policy) for source in sources]
     reads, places = list(map(_reader, sources, updates)), _places(grown)
     state = grow_adam_state(record.plan, reads, policy, seed=record.growth.seed)
-    write_shards(_packed(state, places), grown, OPTIMIZER_FILES)
+    write_shards(_packed(state, places), output, OPTIMIZER_FILES)
     return min(updates)
 
 
 def _packed(state: Iterable[tuple[str, Tensor]], places: Mapping[str, Place]) -> Iterator[tuple[str, str, Tensor]]:
-    """The moments of stored tensors put together as the stock module holds them; what a plan lists lies in order."""
+    """Yield the moments of stored tensors packed as the stock module holds them: key, parameter, values.
+
+    A plan lists the stored tensors of one parameter in the order in which they lie in it.
+    """
     named = ((*key.rpartition("/")[::2], tensor) for key, tensor in state)
     for parameter, own in groupby(named, lambda item: places[item[0]].parameter):
         pieces = defaultdict[str, list[Tensor]](list)
@@ -57,6 +62,7 @@ def _packed(state: Iterable[tuple[str, Tensor]], places: Mapping[str, Place]) ->
 
 
 def _updates(source: Path, policy: str) -> int:
+    """Return the steps that a source's optimizer had taken; refuse a source that holds no optimizer state."""
     if not any(source.glob(OPTIMIZER_FILES)):
         raise GrowthError(
             f"growth.optimizer_state={policy} needs the state of the source's optimizer, and {source} holds none. Give "
@@ -65,8 +71,8 @@ def _updates(source: Path, policy: str) -> int:
     return require_complete(source).state.updates
 
 
-def _reader(source: Path, updates: int) -> Callable[[str], Tensor]:
-    """Gives a source's moments by the names of its stored tensors; every step is that of the whole optimizer."""
+def _reader(source: Path, updates: int) -> ReadTensor:
+    """Return a reader of a source's moments by the names of its stored tensors; each has the whole optimizer's step."""
     saved, places = SavedFragments(source, OPTIMIZER_FILES), _places(source)
 
     def read(key: str) -> Tensor:
@@ -87,13 +93,14 @@ def _places(directory: Path) -> dict[str, Place]:
 
 
 def write_shards(items: Iterable[tuple[str, str, Tensor]], directory: Path, files: str) -> None:
-    """Write what `SavedFragments` reads, whole parameters at a time.
+    """Write shards that `SavedFragments` reads, whole parameters at a time.
 
     Args:
-        items: key, parameter it is of, and values.
-        directory: to write into.
-        files: pattern of the shards.
+        items: Key of a tensor, name of the parameter that it belongs to, and values.
+        directory: Directory to write into; it is made if need be.
+        files: Pattern of the shards' names.
     """
+    directory.mkdir(parents=True, exist_ok=True)
     for number, (tensors, starts) in enumerate(_by_file(items)):
         path = directory / files.replace("*", f"grown-{number:05}")
         save_file(tensors, path, metadata={STARTS: json.dumps(starts)})

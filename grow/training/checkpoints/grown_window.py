@@ -1,4 +1,4 @@
-"""The averaging window of a grown model, out of the run's checkpoint that it grows from, whatever ranks wrote it."""
+"""Grows the averaging window out of a run's checkpoint, whatever ranks wrote it, for the grown run to start with."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,27 +8,29 @@ from torch import Tensor
 
 from grow.common.errors import GrowthError
 from grow.families.weights import WeightReader
-from grow.growth.run import GrowthRecord
-from grow.growth.snapshots import Read, grow_snapshots
+from grow.growth.made_tensors import ReadTensor
+from grow.growth.record import GrowthRecord
+from grow.growth.snapshots import grow_snapshots
 from grow.training.checkpoints.checkpoint_reader import AVERAGE_FILES, SavedFragments, require_complete
 from grow.training.checkpoints.grown_moments import write_shards
 
 
-def grow_window(source: Path, grown: Path, record: GrowthRecord) -> dict[str, Any]:
-    """Write the grown snapshots beside the grown weights, as average shards of a checkpoint.
+def grow_window(source: Path, grown: Path, record: GrowthRecord, output: Path) -> dict[str, Any]:
+    """Write the grown snapshots as average shards of a checkpoint.
 
     Args:
-        source: a run's checkpoint.
-        grown: directory of the grown model.
-        record: of the growth.
+        source: Checkpoint of a run.
+        grown: Directory of the grown model.
+        record: Record of the growth.
+        output: Directory to write into; it is made if need be.
 
     Returns:
         The state of the average. Its steps count back from the growth, which is the grown run's step 0.
 
     Raises:
         GrowthError: the source has no window.
-        CheckpointError: its files are not what was written.
-        ConfigError: this growth maps no snapshots.
+        CheckpointError: the source's files are not as they were written.
+        ConfigError: this growth has no rule for snapshots.
     """
     state = require_complete(source).state if any(source.glob(AVERAGE_FILES)) else None
     if state is None or state.average is None or not state.average["steps"]:
@@ -38,7 +40,7 @@ def grow_window(source: Path, grown: Path, record: GrowthRecord) -> dict[str, An
             "averaging.on_growth=reset."
         )
     steps = state.average["steps"]
-    write_shards(_snapshots(source, grown, record, steps, state.step), grown, AVERAGE_FILES)
+    write_shards(_snapshots(source, grown, record, steps, state.step), output, AVERAGE_FILES)
     back = {"steps": [step - state.step for step in steps], "last_step": steps[-1] - state.step, "skipped": 0}
     return {**state.average, **back}
 
@@ -46,10 +48,10 @@ def grow_window(source: Path, grown: Path, record: GrowthRecord) -> dict[str, An
 def _snapshots(
     source: Path, grown: Path, record: GrowthRecord, steps: list[int], taken_at: int
 ) -> Iterator[tuple[str, str, Tensor]]:
-    """Key, parameter and values of every grown tensor of every snapshot."""
+    """Yield key, parameter and values of every grown tensor of every snapshot."""
     saved, weights = SavedFragments(source, AVERAGE_FILES), WeightReader(source)
 
-    def snapshot(step: int) -> Read:
+    def snapshot(step: int) -> ReadTensor:
         def read(name: str) -> Tensor:
             whole = saved.whole(f"snapshot-{step}/{record.renamed.get(name, name)}")
             return whole.view(weights.info(name).shape)

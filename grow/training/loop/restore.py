@@ -8,20 +8,20 @@ from transformers import PreTrainedModel
 from grow.training.checkpoints.checkpoint_reader import restore_average, restore_moments
 from grow.training.checkpoints.fragments import base_optimizer, owned_fragments
 from grow.training.checkpoints.run_average import RunAverage
-from grow.training.start import Start, discard_grown
+from grow.training.start import Start
 
 
 class Resume:
-    """What is to be restored once the engine stands.
+    """State to restore once the engine stands.
 
     Args:
-        start: how the run begins: from a checkpoint, perhaps, or with moments that were grown.
-        rank: whose random state is restored.
-        keep_masters: whether the engine makes its masters from bfloat16 copies, which lose 16 of the 32 bits.
+        start: Start of the run: a checkpoint, a growth with moments and a window perhaps, or noise.
+        rank: Rank whose random state is restored.
+        keep_masters: Whether the engine makes its masters from bfloat16 copies, which lose 16 of the 32 bits.
     """
 
     def __init__(self, start: Start, rank: int, *, keep_masters: bool) -> None:
-        self._start, self._checkpoint, self._rank = start, start.checkpoint, rank
+        self._checkpoint, self._grown, self._rank = start.checkpoint, start.grown, rank
         self._masters: dict[str, Tensor] | None = None
         if keep_masters:
             self._masters = {name: value.detach().clone() for name, value in start.model.named_parameters()}
@@ -32,12 +32,12 @@ class Resume:
         return self._checkpoint is None
 
     def restore(self, model: PreTrainedModel, optimizer: Any, average: RunAverage | None) -> None:
-        """Fill this rank's masters, moments, random state and part of the average."""
-        if self._checkpoint is not None or self._masters is not None or self._start.updates:
+        """Fill this rank's masters, moments, random state and part of the average; called once, before any step."""
+        grown_updates = 0 if self._grown is None else self._grown.updates
+        if self._checkpoint is not None or self._masters is not None or grown_updates:
             self._fill(model, optimizer)
         if average is not None:
             self._fill_average(average)
-        discard_grown(self._start)
 
     def _fill(self, model: PreTrainedModel, optimizer: Any) -> None:
         fragments = owned_fragments(model, optimizer, every_rank=True)
@@ -48,11 +48,11 @@ class Resume:
         if self._checkpoint is not None:
             self._checkpoint.restore_optimizer(fragments, base_optimizer(optimizer))
             self._checkpoint.restore_rng(self._rank)
-        elif self._start.updates and self._start.grown is not None:
-            restore_moments(self._start.grown, fragments, base_optimizer(optimizer), self._start.updates)
+        elif self._grown is not None and self._grown.directory is not None and self._grown.updates:
+            restore_moments(self._grown.directory, fragments, base_optimizer(optimizer), self._grown.updates)
 
     def _fill_average(self, average: RunAverage) -> None:
         if self._checkpoint is not None:
             self._checkpoint.restore_average(average.average, average.fragments)
-        elif self._start.window is not None and self._start.grown is not None:
-            restore_average(self._start.grown, self._start.window, average.average, average.fragments)
+        elif self._grown is not None and self._grown.directory is not None and self._grown.window is not None:
+            restore_average(self._grown.directory, self._grown.window, average.average, average.fragments)
