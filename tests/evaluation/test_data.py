@@ -38,10 +38,10 @@ def test_a_damaged_file_is_named_even_where_only_one_letter_differs(copied):
     path = copied.path / "piqa" / "validation.jsonl"
     path.write_bytes(path.read_bytes().replace(b"a", b"b", 1))
     copied.check(["copa"])
-    with pytest.raises(DataError, match=r"piqa/validation\.jsonl: is not what was fetched"):
+    with pytest.raises(DataError, match=r"piqa/validation\.jsonl: has changed since it was fetched"):
         copied.check(["piqa"])
     path.unlink()
-    with pytest.raises(DataError, match="but not there"):
+    with pytest.raises(DataError, match="but it is missing"):
         copied.check(["piqa"])
 
 

@@ -27,7 +27,8 @@ def shards(tmp_path_factory) -> TokenShards:
 
 
 def measure(model, tokenizer, shards, **changes):
-    options = {"sequence_length": LENGTH, "tokens": 10_000, "batch_tokens": 256, "watch": lambda *_: None} | changes
+    options = {"sequence_length": LENGTH, "tokens": 10_000, "batch_tokens": 256} | changes
+    options.setdefault("show_progress", lambda *_: None)
     return measure_heldout(Scorer(model=model, device=torch.device("cpu")), tokenizer, shards, **options)
 
 
