@@ -1,4 +1,4 @@
-"""Held-out text: the loss is the model's own, bytes are the text's, and each source is measured apart."""
+"""Held-out text: the loss is the model's own, bytes are those of the text, and each source is measured separately."""
 
 import math
 
