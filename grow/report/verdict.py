@@ -86,7 +86,7 @@ def judge(
             ArmVerdict(
                 arm=arm,
                 speedups=None if noise is None else _speedups(arm, noise, amortised_over),
-                advantages=trained_further and [_advantage(arm, trained_further, axis) for axis in AXES[:2]],
+                advantages=None if trained_further is None else _advantages(arm, trained_further),
                 notes=_notes(arm, noise, trained_further),
             )
             for arm in arms
@@ -114,6 +114,10 @@ def _measure(arm: Arm, baseline: Arm, axis: CostAxis, source_cost: float | None)
         speedup=speedup(arm.curve, baseline.curve, axis=axis, source_cost=source_cost),
         interval=None if source_cost is None else interval(ratio, arm.curves, baseline.curves),
     )
+
+
+def _advantages(arm: Arm, continued: Arm) -> list[Advantage]:
+    return [_advantage(arm, continued, axis) for axis in AXES[:2]]
 
 
 def _advantage(arm: Arm, continued: Arm, axis: CostAxis) -> Advantage:

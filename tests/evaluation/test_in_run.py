@@ -1,4 +1,4 @@
-"""Evaluation and analysis during training write rows when due, equal the offline commands, and leave training as it is."""
+"""Evaluation and analysis during training: rows when due, the same numbers as offline, and training left unchanged."""
 
 import json
 import math
