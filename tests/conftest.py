@@ -1,10 +1,10 @@
-"""What all tests rely on: signals that arrive."""
+"""Set-up for all tests: child processes can be interrupted by signals."""
 
 import signal
 
 
 def pytest_configure() -> None:
-    """Undo what `nohup` and a shell's `&` do: tests send signals to child processes, which would ignore them too."""
+    """Restore the signals that `nohup` and a shell's `&` ignore: child processes of tests would ignore them too."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,4 +1,4 @@
-"""Debian's documentation as text: what the converters leave out, what the filters keep, what a second start does."""
+"""Debian's documentation as text: converters drop markup, filters drop repeats, a second start fetches the rest."""
 
 import io
 import json
@@ -117,7 +117,7 @@ def test_what_is_short_or_not_english_is_left_out(text):
 
 
 def archive(path: Path, pages: dict[str, str]) -> Path:
-    """A tar archive, which the tests read in place of a package's."""
+    """Build a tar archive, which stands in for that of a package."""
     with tarfile.open(path, "w") as tar:
         for name, text in pages.items():
             member = tarfile.TarInfo(f"./usr/share/doc/x/{name}")
@@ -197,7 +197,7 @@ def test_a_mistake_is_one_paragraph(apt, tmp_path, packages, match):
         docs.fetch(packages, tmp_path)
 
 
-def test_a_machine_without_apt_is_told_so(monkeypatch, tmp_path):
+def test_a_machine_without_apt_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DataError, match="apt-cache: expected Debian's package tools"):
         docs.fetch("manpages", tmp_path)

@@ -1,4 +1,4 @@
-"""studies/measure_presets.sh: which runs it makes, seen by a stand-in for python that only notes them."""
+"""studies/measure_presets.sh: the runs it starts, recorded by a stand-in for python."""
 
 import os
 import subprocess
@@ -41,7 +41,7 @@ def measured(tmp_path_factory):
 
 
 def place(overrides):
-    """The shape and the seed's number of a run."""
+    """Return the shape and the seed of a run."""
     return Path(overrides["run_dir"]).parent.name, Path(overrides["run_dir"]).name
 
 
@@ -51,7 +51,7 @@ def test_every_preset_is_measured_at_one_learning_rate(measured):
     assert {run["optimizer.lr"] for run in measured[0]} == {"4e-3"}
 
 
-def test_train_takes_every_shape(measured):
+def test_train_accepts_every_shape(measured):
     one_each = {place(run)[0]: run for run in measured[0]}
     for run in one_each.values():
         assert compose([f"{key}={value}" for key, value in run.items()]).trainer.max_tokens > 0
@@ -65,6 +65,6 @@ def test_every_shape_has_three_baselines_and_the_best_presets_have_three_seeds(m
     assert runs["layers_2x", "join_above"] == 1
 
 
-def test_a_run_that_is_done_is_not_repeated(measured):
+def test_a_finished_run_is_not_repeated(measured):
     assert measured[0]
     assert measured[1] == []

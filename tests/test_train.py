@@ -1,4 +1,4 @@
-"""train.py as a command: what it exits with, and that ranks agree with one process. More in tests/cli/test_start.py."""
+"""train.py as a command: its exit codes, and ranks that agree with one process. More in tests/cli/test_start.py."""
 
 import json
 import os
@@ -24,7 +24,7 @@ ONE_OF_TWO = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SI
 
 @pytest.fixture(scope="module")
 def overrides(tmp_path_factory):
-    """(run_dir, *more) -> the command line of a tiny run."""
+    """Return a function (run_dir, *more) that returns the command line of a tiny run."""
     shards_dir = make_shards(tmp_path_factory.mktemp("shards"))
     return lambda run_dir, *more: command_line(shards_dir, run_dir, *more)
 

@@ -1,1 +1,1 @@
-"""Analyses of weights and scores: pure functions over a checkpoint directory. Knows no trainer and no harness."""
+"""Analyses of weights and scores: functions over a checkpoint directory, without a trainer or a harness."""

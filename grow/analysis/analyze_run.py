@@ -1,4 +1,4 @@
-"""All analyses of a run, checkpoint by checkpoint, written where the report looks for them."""
+"""All analyses of a run, checkpoint by checkpoint, written into RUN/analysis for the report."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
@@ -35,27 +35,27 @@ from grow.common.rows import (
 )
 
 MEAN_SCORES = {"eval/mean/acc": True, "eval/mean/acc_norm": True, "eval/mean/bits_per_byte": False}
-"""What can be forgotten beside the validation loss -> whether higher is better."""
+"""Scores that can be forgotten besides the validation loss -> whether higher is better."""
 
 
 def analyze_run(
     run: Path, layers: list[int] | None = None, source: str | None = None
 ) -> tuple[list[Row], dict[str, Forgetting]]:
-    """Analyze every checkpoint of a run, oldest first, and write it all down.
+    """Analyze every checkpoint of a run, oldest first, and write the results into the run directory.
 
     Args:
         run: run directory.
-        layers: whose spectra are taken; None takes the first, quarter, middle and last.
+        layers: layers whose spectra are computed, from 0; None takes the first, quarter, middle and last.
         source: run directory of the source; None takes the one of growth.json.
 
     Returns:
-        Rows of metrics, and the dip of each score whose source's own value is known.
+        Rows of metrics, one for each checkpoint, and the dip of each score whose value on the source is known.
 
     Raises:
-        CheckpointError: this is no run, or it has no complete checkpoint.
-        GrowthError: the model is of a family Grow does not know.
+        CheckpointError: the directory is not a run, or has no complete checkpoint.
+        GrowthError: Grow does not know the model's family.
     """
-    read_json(run / RUN_FILE)  # says so where this is no run
+    read_json(run / RUN_FILE)  # refuses a directory that is not a run
     growth = growth_of(run)
     for directory, clock in checkpoints(run):
         record(run, directory.name, clock, analyze_weights(directory, growth, layers))
@@ -66,13 +66,24 @@ def analyze_run(
 
 
 def record(run: Path, name: str, clock: Mapping[str, float], found: WeightAnalysis) -> None:
-    """Write one checkpoint's numbers and spectra."""
+    """Write the analysis of one checkpoint to RUN/analysis/NAME.json.
+
+    Args:
+        run: run directory.
+        name: name of the checkpoint.
+        clock: step, tokens, flops and seconds of the checkpoint.
+        found: numbers and spectra of its weights.
+    """
     (run / ANALYSIS_FOLDER).mkdir(exist_ok=True)
     write_json(run / ANALYSIS_FOLDER / f"{name}.json", {"name": name, **clock, **asdict(found)})
 
 
 def summarize(run: Path, source: str | None = None) -> tuple[list[Row], dict[str, Forgetting]]:
-    """Write rows of metrics of all that was analyzed, during the run and after it, and the dips up to now."""
+    """Write the metric rows of all analyses so far, made during the run or after it, and the dips up to now.
+
+    Returns:
+        The rows and the dips, as `analyze_run` does.
+    """
     rows = [_row_of(content) for content in read_analyses(run)]
     dips = find_forgetting(run, growth_of(run), source)
     if rows:
@@ -84,25 +95,25 @@ def summarize(run: Path, source: str | None = None) -> tuple[list[Row], dict[str
 
 
 def forget_after(run: Path, tokens: int) -> None:
-    """Remove what was analyzed later than a run now stands: it continues from before, or anew."""
+    """Remove the analyses made after `tokens`: a run that starts again from there will make them anew."""
     for content in read_analyses(run):
         if content["tokens"] > tokens:
             (run / ANALYSIS_FOLDER / f"{content['name']}.json").unlink()
 
 
 def growth_of(run: Path) -> dict[str, Any] | None:
-    """Content of a run's growth.json; None where nothing was grown."""
+    """Read a run's growth.json; None where nothing was grown."""
     return read_json(run / GROWTH_FILE) if (run / GROWTH_FILE).is_file() else None
 
 
 def _row_of(content: Mapping[str, Any]) -> Row:
-    """A row of metrics of one checkpoint's record: its name, the clock, means over matrices, each matrix."""
+    """Return a checkpoint's row of metrics: its name, its clock, means over matrices, and each matrix."""
     found = WeightAnalysis(**{field.name: content[field.name] for field in fields(WeightAnalysis)})
     return {"name": content["name"], **{name: content[name] for name in CLOCK}, **found.metrics()}
 
 
 def checkpoints(run: Path) -> Iterator[tuple[Path, dict[str, float]]]:
-    """Every complete set of live weights of a run with its clock, oldest first; the final model last."""
+    """Yield every complete checkpoint of a run with its clock, oldest first, and then the final model."""
     for directory in sorted(run.glob("checkpoints/step-*")):
         if (directory / COMPLETE_FILE).is_file():
             yield directory, clock_of(directory)
@@ -111,9 +122,18 @@ def checkpoints(run: Path) -> Iterator[tuple[Path, dict[str, float]]]:
 
 
 def find_forgetting(run: Path, growth: Mapping[str, Any] | None, source: str | None) -> dict[str, Forgetting]:
-    """The dip of the validation loss, and of each mean score that was measured on the source in the same way.
+    """Compute the dip of the validation loss, and of each mean score that is known of the source by the same protocol.
 
-    A grown model's first measurements, before any step, are its source's own where growth preserved the function.
+    Where growth preserved the function, the grown model's first measurements, before any step, are taken as its
+    source's own.
+
+    Args:
+        run: run directory.
+        growth: content of growth.json; None where nothing was grown.
+        source: run directory of the source; None takes the one of growth.json.
+
+    Returns:
+        Metric name -> its dip.
     """
     rows = [row for row in read_rows(run / METRICS_FILE) if VAL_LOSS in row]
     preserved = growth is not None and growth["preserved"]
@@ -132,20 +152,22 @@ def find_forgetting(run: Path, growth: Mapping[str, Any] | None, source: str | N
 
 
 def _source_scores(source: str | None) -> list[Row]:
-    """Scores of the run that was grown from, newest first; none where it was not evaluated or is no run."""
-    place = Path(source) if source else None
-    run = None if place is None else place if (place / RUN_FILE).is_file() else run_of(place)
+    """Read the scores of the source's run, newest first; none where it was not evaluated or is not a run."""
+    if not source:
+        return []
+    directory = Path(source)
+    run = directory if (directory / RUN_FILE).is_file() else run_of(directory)
     return [] if run is None else sorted(read_scores(run), key=lambda row: -row["tokens"])
 
 
 def _dip(rows: list[Row], name: str, own: float, *, higher_is_better: bool) -> Forgetting:
-    by_tokens = {row["tokens"]: row[name] for row in rows}  # the last measurement of a point stands
+    by_tokens = {row["tokens"]: row[name] for row in rows}  # of several measurements at a point the last one counts
     tokens = sorted(by_tokens)
     return forgetting(tokens, [by_tokens[at] for at in tokens], own, higher_is_better=higher_is_better)
 
 
 def summary_table(rows: list[Row]) -> Table:
-    """A line a checkpoint, with the mean over matrices of each analysis."""
+    """Return a table with a line for each checkpoint: the mean over matrices of each analysis."""
     kinds = [kind for kind in ("symmetry", "effective_rank", "expert_overlap") if f"analysis/{kind}/mean" in rows[0]]
     table = Table("checkpoint", "tokens", *[f"mean {kind.replace('_', ' ')}" for kind in kinds])
     for row in rows:

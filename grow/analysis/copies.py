@@ -1,10 +1,10 @@
-"""Which columns of a grown matrix are copies of the same source column, from growth.json and the family's axis table.
+"""The columns of a grown matrix that are copies of the same source column, by growth.json and the axis table.
 
     embed x 2                  [ a b | a b ]              copy 0: columns 0 1       copy 1: columns 2 3
     heads x 2, head_dim x 2    [ ab ab | cd cd ] ...      each head's elements repeat inside it, then the heads repeat
-    query heads in groups      [ a b a b | c d c d ]      where key-value heads stayed
+    query heads in groups      [ a b a b | c d c d ]      where the number of key-value heads stayed
 
-Only growth by whole copies has this layout; of any other (drawn or dealt index maps, fillers) nothing is said.
+Only growth by whole copies (width=tile) has this layout; matrices grown by other index maps or fillers are left out.
 """
 
 from collections.abc import Mapping
@@ -30,19 +30,20 @@ _SIZE_OF = {
     }.items()
     for part in parts
 }
-"""Factor of an axis -> the size that grows it."""
+"""Factor of an axis -> the size that determines its length."""
 
 
 def column_copies(config: PreTrainedConfig, growth: Mapping[str, Any], names: list[str]) -> dict[str, Tensor]:
-    """For each cloned matrix, its columns by copy.
+    """Return the columns of each cloned matrix, by copy.
 
     Args:
-        config: the grown model's.
+        config: stock configuration of the grown model.
         growth: content of its growth.json.
-        names: parameters of its checkpoint.
+        names: names of the parameters in its checkpoint.
 
     Returns:
-        Parameter name -> int64 (copies, source columns); matrices whose columns were not repeated are left out.
+        Parameter name -> column numbers, int64 (copies, source columns); matrices without repeated columns are left
+        out.
     """
     if growth["growth"].get("width", "tile") != "tile":
         return {}
@@ -63,12 +64,12 @@ def column_copies(config: PreTrainedConfig, growth: Mapping[str, Any], names: li
 
 
 def find_line(family: Family, name: str) -> Parameter | None:
-    """The line of an axis table for a parameter, under the name the table or the stock module gives it."""
+    """Return the line of the axis table for a parameter, named as in checkpoints or as in the stock module."""
     return find_parameter(family.table, family.stored_name(name))
 
 
 def _column_axis(line: Parameter | None) -> Axis | None:
-    """Of a matrix: what a linear weight reads, or the width of an embedding table, which a tied head reads."""
+    """Return the axis of a matrix's columns: the inputs of a linear weight, or the width of an embedding table."""
     if line is None:
         return None
     if line.reads is not None:
@@ -77,7 +78,7 @@ def _column_axis(line: Parameter | None) -> Axis | None:
 
 
 def _source_elements(axis: Axis, factors: Mapping[str, float], sizes: Mapping[str, int]) -> Tensor:
-    """(columns,) int64: the source element that each element of a grown axis stands for."""
+    """Return the source element that each element of a grown axis is a copy of, int64 (columns,)."""
     index = torch.zeros(1, dtype=torch.int64)
     for part, *_ in axis:
         inner = _tiled(part, factors, sizes)
@@ -86,6 +87,7 @@ def _source_elements(axis: Axis, factors: Mapping[str, float], sizes: Mapping[st
 
 
 def _tiled(part: str, factors: Mapping[str, float], sizes: Mapping[str, int]) -> Tensor:
+    """Return the same for one factor of an axis; query heads repeat within their group of a key-value head."""
     size = _SIZE_OF[part]
     copies = int(factors.get(size, 1))
     length = sizes[size] // copies

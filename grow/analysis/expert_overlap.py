@@ -1,4 +1,4 @@
-"""How alike the experts of a layer are. Experts copied from one dense layer begin at 1 and should part."""
+"""Overlap of the experts in a layer: 1 where they were copied from one dense layer, lower as they specialise."""
 
 import re
 from collections import defaultdict
@@ -11,7 +11,11 @@ _EXPERT = re.compile(r"(?P<before>.*experts)\.(?P<number>\d+)\.(?P<after>.*)")
 
 
 def group_experts(names: list[str]) -> dict[str, list[str]]:
-    """Matrix, its expert's number taken out -> that matrix of every expert, in the order of their numbers."""
+    """Group the parameters of experts by matrix.
+
+    Returns:
+        Name of the matrix without the expert's number -> its name in every expert, in the order of their numbers.
+    """
     found: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for name in names:
         if match := _EXPERT.fullmatch(name):
@@ -20,10 +24,10 @@ def group_experts(names: list[str]) -> dict[str, list[str]]:
 
 
 def expert_overlap(experts: Tensor) -> float:
-    """Mean cosine over all pairs of experts, each taken as one long vector.
+    """Return the mean cosine similarity over all pairs of experts, each flattened to one vector.
 
     Args:
-        experts: (experts, ...), two or more.
+        experts: weights of two or more experts, (experts, ...).
     """
     unit = functional.normalize(experts.flatten(1).float(), dim=1)
     cosines = unit @ unit.T

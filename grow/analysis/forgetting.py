@@ -1,7 +1,8 @@
-"""How far a grown model falls below its source before it recovers: the dip at the start of HyperCloning's figure 2.
+"""Forgetting: how far a grown model falls below its source before it recovers, as at the start of HyperCloning's
+figure 2 (arXiv 2409.12903).
 
-A model that preserves its source's function begins at the source's own score. Training then moves it, and where the
-score first gets worse something was forgotten.
+A model that preserves its source's function starts at the source's own score. Where training first makes that score
+worse, the model has forgotten something.
 """
 
 from collections.abc import Sequence
@@ -10,26 +11,28 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Forgetting:
-    """One score's dip."""
+    """The dip of one score."""
 
     own: float
-    """The source's score."""
+    """Score of the source."""
     worst: float
+    """Worst score of the grown model."""
     worst_at_tokens: float
+    """Tokens at the worst score."""
     drop: float
-    """How much worse than the source's the worst score is; 0 where it never got worse."""
+    """Difference between the source's score and the worst one; 0 where the score never got worse."""
     recovered_at_tokens: float | None
-    """Where the score is back at the source's after its worst, by linear interpolation; None: not within the run."""
+    """Tokens at which the score is back at the source's, linearly interpolated; None where the run ended before."""
 
 
 def forgetting(tokens: Sequence[float], scores: Sequence[float], own: float, *, higher_is_better: bool) -> Forgetting:
-    """The dip of a curve below the source's own score.
+    """Compute the dip of a curve below the source's own score.
 
     Args:
-        tokens: ascending, one a score; at least one.
-        scores: of the grown model.
-        own: of the source.
-        higher_is_better: an accuracy; else a loss.
+        tokens: tokens at each score, ascending; at least one.
+        scores: scores of the grown model.
+        own: score of the source.
+        higher_is_better: whether the score is an accuracy; False for a loss.
     """
     sign = 1.0 if higher_is_better else -1.0
     gains = [sign * (score - own) for score in scores]  # below 0: worse than the source

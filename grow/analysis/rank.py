@@ -1,4 +1,4 @@
-"""How many directions a matrix uses: its singular values, and two numbers drawn from them.
+"""The rank of a matrix, as the number of directions it uses: its singular values, and two numbers computed from them.
 
     effective rank = exp( - sum p log p ),   p = s / sum s        (Roy & Vetterli 2007)
 
@@ -11,12 +11,12 @@ from torch import Tensor
 
 
 def singular_values(weight: Tensor) -> Tensor:
-    """Float32, largest first."""
+    """Return the singular values of a matrix, float32, largest first."""
     return torch.linalg.svdvals(weight.float())
 
 
 def effective_rank(values: Tensor) -> float:
-    """Between 1 (one direction) and the number of values (all alike); 0 for a matrix of zeros."""
+    """Return the effective rank: from 1 (one direction) to the number of values (all equal); 0 if all are zero."""
     total = values.double().sum()
     if total == 0:
         return 0.0
@@ -25,6 +25,11 @@ def effective_rank(values: Tensor) -> float:
 
 
 def numerical_rank(values: Tensor, columns: int) -> int:
-    """Singular values above float32's own error on a matrix of this many columns (NumPy's rule)."""
+    """Count the singular values above the rounding error of float32, by the rule of `numpy.linalg.matrix_rank`.
+
+    Args:
+        values: singular values, largest first.
+        columns: larger dimension of the matrix.
+    """
     threshold = values.max() * max(len(values), columns) * torch.finfo(torch.float32).eps
     return int((values > threshold).sum())

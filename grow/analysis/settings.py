@@ -8,13 +8,14 @@ from grow.common.errors import ConfigError
 
 @dataclass(kw_only=True, slots=True)
 class AnalysisSettings:
-    """What a run says of its weights while it trains: symmetry, rank, expert overlap and forgetting."""
+    """Analyses of the weights during training: symmetry, rank, expert overlap and forgetting."""
 
     name: str
     every_tokens: int | None = None
-    """Analyzed right after growth, whenever so many tokens have passed, and at the end; null: never."""
+    """Analyze right after growth, every so many tokens, and at the end; null: never."""
     layers: list[int] | None = None
-    """Layers whose spectra are taken, from 0; null takes the first, quarter, middle and last, as figure 5 does."""
+    """Layers whose spectra are computed, from 0; null takes the first, quarter, middle and last, as in figure 5 of
+    arXiv 2409.12903."""
 
     def __post_init__(self) -> None:
         at_least_one("analysis.every_tokens", self.every_tokens)
@@ -23,14 +24,15 @@ class AnalysisSettings:
 
 @dataclass(kw_only=True, slots=True)
 class AnalyzeConfig:
-    """scripts/analyze.py: symmetry, rank and forgetting over all checkpoints of a run."""
+    """scripts/analyze.py: computes symmetry, rank and forgetting over all checkpoints of a run."""
 
     run: str
     """Run directory."""
     layers: list[int] | None = None
-    """Layers whose spectra are taken, from 0; null takes the first, quarter, middle and last, as figure 5 does."""
+    """Layers whose spectra are computed, from 0; null takes the first, quarter, middle and last, as in figure 5 of
+    arXiv 2409.12903."""
     source: str | None = None
-    """Run that was grown from; null takes the one that growth.json names. Its scores are what can be forgotten."""
+    """Run of the source, against whose scores forgetting is measured; null takes the one that growth.json names."""
 
     def __post_init__(self) -> None:
         _check_layers("layers", self.layers)

@@ -1,11 +1,11 @@
-"""How alike the copies in a cloned matrix still are: HyperCloning's symmetry metric.
+"""HyperCloning's symmetry metric: the similarity of the copies in a cloned matrix.
 
     W = [ W_0 | W_1 | ... ]  by copies of its inputs        symmetry = mean over pairs i < j and rows of cos(W_i, W_j)
 
-1 right after symmetric cloning; it falls as training tells the copies apart, and is near 0 for unrelated halves.
+It is 1 right after symmetric cloning, falls as training makes the copies different, and is near 0 for unrelated blocks.
 
-Source: Samragh et al. 2024, arXiv 2409.12903, section 3.2 and figure 5, for two copies. Beyond the paper: more copies,
-as the mean over their pairs, and inputs whose copies do not lie in halves.
+Source: Samragh et al. 2024, arXiv 2409.12903, section 3.2 and figure 5, for two copies. Extended beyond the paper to
+more copies, as the mean over their pairs, and to copies that are not contiguous blocks of columns.
 """
 
 import itertools
@@ -15,11 +15,11 @@ from torch.nn import functional
 
 
 def symmetry(weight: Tensor, copies: Tensor) -> float:
-    """Mean cosine between the copies' blocks, row by row.
+    """Return the mean cosine similarity between the copies' blocks, row by row.
 
     Args:
-        weight: (rows, columns).
-        copies: (n, columns / n) int64, the columns of each copy in the same order; n is 2 or more.
+        weight: cloned matrix, (rows, columns).
+        copies: column numbers of each copy, in the same order, int64 (n, columns / n) with n >= 2.
     """
     blocks = [weight[:, columns].float() for columns in copies]
     pairs = itertools.combinations(blocks, 2)

@@ -1,4 +1,4 @@
-"""Everything the analyses say of one checkpoint's weights, tensor by tensor: memory is a few tensors."""
+"""All analyses of one checkpoint's weights, matrix by matrix, with only a few tensors in memory at a time."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -20,7 +20,7 @@ from grow.families.weights import WeightReader
 
 @dataclass(kw_only=True, slots=True)
 class WeightAnalysis:
-    """Numbers by matrix, under the checkpoint's own names."""
+    """Results by matrix, under the names in the checkpoint."""
 
     symmetry: dict[str, float] = field(default_factory=dict)
     effective_rank: dict[str, float] = field(default_factory=dict)
@@ -30,7 +30,7 @@ class WeightAnalysis:
     """Singular values, largest first."""
 
     def metrics(self) -> dict[str, float]:
-        """analysis/symmetry/MATRIX, analysis/effective_rank/MATRIX, analysis/expert_overlap/MATRIX; /mean over them."""
+        """Return analysis/KIND/MATRIX and analysis/KIND/mean, for symmetry, effective_rank and expert_overlap."""
         kinds = {name: getattr(self, name) for name in ("symmetry", "effective_rank", "expert_overlap")}
         means = {f"analysis/{kind}/mean": mean(found.values()) for kind, found in kinds.items() if found}
         every = {f"analysis/{kind}/{matrix}": value for kind, found in kinds.items() for matrix, value in found.items()}
@@ -46,19 +46,19 @@ def analyze_weights(
     parts: int = 1,
     heartbeat: Callable[[str], None] = lambda name: None,
 ) -> WeightAnalysis:
-    """Analyze a stock model directory.
+    """Analyze a stock model directory, or one process's share of its matrices.
 
     Args:
-        directory: of the weights.
+        directory: directory of the weights.
         growth: content of growth.json; None for a model that was not grown, whose matrices have no copies.
-        layers: whose spectra are taken; None takes the first, quarter, middle and last.
-        part: takes every `parts`-th matrix from this one on: what several processes find is put together by `merged`.
-        parts: processes that share the matrices.
-        heartbeat: told the name of each matrix before it is looked at.
+        layers: layers whose spectra are computed, from 0; None takes the first, quarter, middle and last.
+        part: number of this process; it takes every `parts`-th matrix from this one on. `merged` joins the results.
+        parts: number of processes that share the matrices.
+        heartbeat: called with the name of each matrix before it is analyzed.
 
     Raises:
         CheckpointError: the directory holds no complete model.
-        GrowthError: it is of a family Grow does not know.
+        GrowthError: Grow does not know the model's family.
     """
     reader, config = WeightReader(directory), load_config(directory)
     family = family_of(config.model_type)
@@ -86,7 +86,7 @@ def analyze_weights(
 
 
 def merged(analyses: Sequence[WeightAnalysis]) -> WeightAnalysis:
-    """One analysis out of those of some of the matrices each."""
+    """Merge analyses of different matrices of one checkpoint into one."""
     found = WeightAnalysis()
     for kind in fields(WeightAnalysis):
         every = [pair for analysis in analyses for pair in getattr(analysis, kind.name).items()]
@@ -95,11 +95,12 @@ def merged(analyses: Sequence[WeightAnalysis]) -> WeightAnalysis:
 
 
 def _paper_layers(layers: int) -> list[int]:
-    """Layers 1, 6, 13 and 24 of 24, counted from 0; 1, 4, 8 and 16 of 16 come near it."""
+    """Return the first, quarter, middle and last layer, from 0; the paper takes 1, 6, 13 and 24 of 24, from 1."""
     return sorted({0, layers // 4, layers // 2, layers - 1})
 
 
 def _is_linear_of(family: Family, name: str, layers: list[int]) -> bool:
+    """Return whether a parameter is a linear weight of one of the layers."""
     line = find_line(family, name)
     match = None if line is None else line.pattern.fullmatch(name)
     if line is None or line.reads is None or match is None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from grow.common.checks import at_least_one, one_of, some
+from grow.common.checks import at_least_one, not_empty, one_of
 from grow.common.errors import ConfigError
 
 KINDS = ("none", "lawa", "ema", "swa", "wsm")
@@ -102,7 +102,7 @@ class AverageCheckpointsConfig:
     averaging: AveragingSettings
 
     def __post_init__(self) -> None:
-        some("checkpoints", self.checkpoints)
+        not_empty("checkpoints", self.checkpoints)
         if self.averaging.kind == "none":
             raise ConfigError("averaging=none: nothing to do. Choose averaging=lawa, ema, swa or wsm.")
 
@@ -124,7 +124,7 @@ class SweepAveragesConfig:
     """Sequences computed at a time."""
 
     def __post_init__(self) -> None:
-        some("k", self.k)
+        not_empty("k", self.k)
         for key in ("k", "every_steps"):
             for value in getattr(self, key) or ():
                 at_least_one(key, value)

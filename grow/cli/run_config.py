@@ -174,7 +174,7 @@ class ChainConfig(RunConfig):
     baseline: Any = None
     """Run directories of the target trained from noise, one for each seed; the report compares with them."""
     continued: Any = None
-    """Run directories of the last link's source trained on; the report compares with them."""
+    """Run directories of the last link's source trained further; the report compares with them."""
 
     def __post_init__(self) -> None:
         if self.growth is not None or self.trainable.kind != "all":

@@ -1,1 +1,1 @@
-"""What every other package may use: errors, the clock, metric names, run files. Imports nothing heavy."""
+"""What every package may use: errors, the clock, metric names, run files. Imports nothing heavy."""

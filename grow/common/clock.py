@@ -1,39 +1,40 @@
-"""The clock of a run: tokens. Steps, FLOPs and seconds are derived from it here and nowhere else."""
+"""The clock of a run: it counts tokens, and the steps, FLOPs and seconds that go with them."""
 
 import time
 from dataclasses import dataclass, field
 
 
 def flops_per_token(*, matmul_parameters: int, layers: int, attention_width: int, sequence_length: int) -> int:
-    """Training FLOPs a token costs: 6 a matmul weight, and full (not halved) attention.
+    """Return the training FLOPs of one token, forward and backward: 6 for each matmul weight, and full attention.
 
-    PaLM's convention (arXiv 2204.02311, appendix B) with the weights that are multiplied only: position tables
-    and an input embedding count nothing, a tied table counts once, as the head.
+    This is PaLM's convention (arXiv 2204.02311, appendix B): attention is not halved for the causal mask. Only
+    weights in a matrix product count: position tables and an input embedding do not, a tied table counts once, as
+    the head.
 
     Args:
-        matmul_parameters: weights that a token is multiplied with, the head included.
+        matmul_parameters: weights that each token is multiplied with, the head included.
         layers: number of decoder blocks.
         attention_width: heads * head_dim.
-        sequence_length: tokens a sequence.
+        sequence_length: tokens in one sequence.
     """
     return 6 * matmul_parameters + 12 * layers * attention_width * sequence_length
 
 
 @dataclass(kw_only=True, slots=True)
 class Clock:
-    """Counts tokens; knows the steps, FLOPs and seconds they stand for.
+    """Tokens, FLOPs, optimizer steps and seconds of one run so far.
 
-    Seconds count training and validation of this run, across restarts; not start-up, compilation or probes.
+    Seconds count the run's training and validation, across restarts; start-up, compilation and probes are left out.
     """
 
     tokens_per_step: int
     flops_per_token: int
-    """Of the step that is being taken; one that trains a part of the model costs less."""
+    """FLOPs of one token in the current step; a step that trains only a part of the model costs less."""
     tokens: int = 0
     flops: int = 0
     step: int = 0
-    """Optimizer steps; their size may have changed where a run was continued with another batch."""
-    seconds_before: float = 0.0  # spent by earlier starts of the same run
+    """Optimizer steps taken; their size in tokens changes where a run is continued with another batch size."""
+    seconds_before: float = 0.0  # counted before the last `start`, by earlier starts of the same run too
     _started_at: float | None = field(default=None, repr=False)
 
     def start(self) -> None:
@@ -45,18 +46,19 @@ class Clock:
         self.seconds_before, self._started_at = self.seconds, None
 
     def advance(self) -> None:
-        """One optimizer step was taken."""
+        """Count one optimizer step that was taken."""
         self.tokens += self.tokens_per_step
         self.flops += self.tokens_per_step * self.flops_per_token
         self.step += 1
 
     @property
     def seconds(self) -> float:
+        """Seconds counted so far, those since `start` included."""
         running = 0.0 if self._started_at is None else time.perf_counter() - self._started_at
         return self.seconds_before + running
 
     def reading(self) -> dict[str, int | float]:
-        """The four columns every logged row carries."""
+        """Return the four columns that every logged row carries."""
         return {
             "step": self.step,
             "tokens": self.tokens,

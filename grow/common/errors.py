@@ -1,4 +1,4 @@
-"""The errors a user can cause. Each says what was expected, what was found, where, and what to do."""
+"""The errors that a user can cause. Each message says what was expected, what was found, where, and what to do."""
 
 
 class GrowError(Exception):
@@ -14,7 +14,7 @@ class ConfigError(GrowError):
 
 
 class GrowthError(GrowError):
-    """This source cannot be grown into this target in the way that was asked."""
+    """The source cannot be grown into the target with these settings."""
 
     exit_code = 2
 
@@ -32,7 +32,7 @@ class CheckpointError(GrowError):
 
 
 class PreemptedError(GrowError):
-    """The system took the machine away; the same command continues the run."""
+    """The run was preempted: the system is taking the machine away. The same command continues the run."""
 
     exit_code = 75
 

@@ -1,4 +1,4 @@
-"""How every figure looks."""
+"""The style that all figures share: matplotlib settings and colours."""
 
 from typing import Any
 
@@ -11,4 +11,4 @@ STYLE: Any = {
     "text.parse_math": False,
 }
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Told apart by colour-blind readers (Okabe & Ito 2008)."""
+"""Colours that colour-blind readers can distinguish (Okabe & Ito 2008)."""

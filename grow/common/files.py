@@ -1,4 +1,4 @@
-"""Directories that appear whole or not at all, and what to say of disks that are full or may not be written."""
+"""Directories that appear complete or not at all, and clear errors for disks that are full or read-only."""
 
 import errno
 import fcntl
@@ -13,7 +13,11 @@ from grow.common.errors import CheckpointError
 
 @contextmanager
 def new_directory(output: Path, needed_bytes: int) -> Iterator[Path]:
-    """A directory to fill, which gets its final name when the block ends and vanishes when the block fails.
+    """Yield a directory to fill; it gets its final name when the block ends, and is removed when the block fails.
+
+    Args:
+        output: final name of the directory.
+        needed_bytes: bytes that will be written to it.
 
     Raises:
         CheckpointError: the output exists, or the disk cannot hold it.
@@ -32,7 +36,13 @@ def new_directory(output: Path, needed_bytes: int) -> Iterator[Path]:
 
 @contextmanager
 def continued_directory(output: Path, needed_bytes: int) -> Iterator[Path]:
-    """As `new_directory`, but what a killed process had in it is still there when the same command comes again.
+    """Yield a directory as `new_directory` does, with the files that a killed process wrote into it before.
+
+    The block that fills it finds those files and can continue where the killed process stopped.
+
+    Args:
+        output: final name of the directory.
+        needed_bytes: bytes it will have in the end, those of the files found in it included.
 
     Raises:
         CheckpointError: the output exists, another process is making it, or the disk cannot hold it.
@@ -41,10 +51,10 @@ def continued_directory(output: Path, needed_bytes: int) -> Iterator[Path]:
     partial = output.with_name(f".{output.name}.partial")
     with disk_errors_named(output):
         partial.parent.mkdir(parents=True, exist_ok=True)
-        there = sum(file.stat().st_size for file in partial.glob("*"))
-        check_space(partial.parent, needed_bytes - there, output)
+        written = sum(file.stat().st_size for file in partial.glob("*"))
+        check_space(partial.parent, needed_bytes - written, output)
         partial.mkdir(exist_ok=True)
-        with _only_one(partial, output):
+        with _locked(partial, output):
             try:
                 yield partial
                 partial.replace(output)
@@ -59,8 +69,8 @@ def _refuse_existing(output: Path) -> None:
 
 
 @contextmanager
-def _only_one(partial: Path, output: Path) -> Iterator[None]:
-    """A lock that a killed process leaves open."""
+def _locked(partial: Path, output: Path) -> Iterator[None]:
+    """Hold a lock on a directory for the length of a block; the system releases it when the process dies."""
     handle = os.open(partial, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -73,29 +83,35 @@ def _only_one(partial: Path, output: Path) -> Iterator[None]:
 
 @contextmanager
 def disk_errors_named(output: Path) -> Iterator[None]:
-    """Say of a disk that is full or may not be written what it is, and what was being written.
+    """Turn an error of a full or read-only disk in the block into one that names the output and the cause.
 
     Raises:
-        CheckpointError: instead of the system's error, or of what a library made of it.
+        CheckpointError: instead of the system's error, or of the error that a library raised with its text.
     """
     try:
         yield
     except Exception as error:
         codes = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-        said = [os.strerror(code) for code in codes if getattr(error, "errno", None) == code]
-        said += [os.strerror(code) for code in codes if os.strerror(code) in str(error)]
-        if isinstance(error, CheckpointError) or not said:
+        causes = [os.strerror(code) for code in codes if getattr(error, "errno", None) == code]
+        causes += [os.strerror(code) for code in codes if os.strerror(code) in str(error)]
+        if isinstance(error, CheckpointError) or not causes:
             raise
         raise CheckpointError(
-            f"{output}: cannot be written ({said[0]}). Nothing was left behind; what was complete before still is."
+            f"{output}: cannot be written ({causes[0]}). The unfinished files were removed; everything that was "
+            "complete before is still there."
         ) from None
 
 
 def check_space(directory: Path, needed_bytes: int, output: Path) -> None:
-    """Refuse to write what the disk cannot hold.
+    """Refuse to write more than the disk can hold.
+
+    Args:
+        directory: existing directory on the disk.
+        needed_bytes: bytes that will be written.
+        output: name that the error message gives.
 
     Raises:
-        CheckpointError: there is less free than needed.
+        CheckpointError: the disk has fewer bytes free than needed.
     """
     free = shutil.disk_usage(directory).free
     if free < needed_bytes:

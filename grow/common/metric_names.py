@@ -1,4 +1,4 @@
-"""Metric names, in one place. They are a contract: dashboards and reports look for these strings."""
+"""The names of metrics, in one place. They are a contract: dashboards and reports look for these strings."""
 
 TRAIN_LOSS = "train/loss"
 TRAIN_TOKENS = "train/tokens"

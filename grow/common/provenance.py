@@ -1,4 +1,4 @@
-"""Where a run and its weights come from: run.json, lineage, digests, atomic files."""
+"""Records of where a run and its weights come from: run.json, lineage, digests, versions."""
 
 import hashlib
 import json
@@ -17,19 +17,19 @@ LINEAGE_FILE = "lineage.json"
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
 GROWTH_FILE = "growth.json"
-STATE_FILE = "state.json"  # of a run's checkpoint
-COMPLETE_FILE = "COMPLETE.json"  # of a run's checkpoint, written last
+STATE_FILE = "state.json"  # in a run's checkpoint
+COMPLETE_FILE = "COMPLETE.json"  # in a run's checkpoint, written last
 WANDB_FILE = "wandb.json"
 
-_HASHED_AT_ONCE = 4
+_HASHING_THREADS = 4
 _RECORDED_PACKAGES = ("torch", "transformers", "lightning", "deepspeed", "tokenizers", "safetensors", "numpy")
 
 
 @dataclass(kw_only=True, slots=True)
 class Lineage:
-    """What was spent on a model before this run: by its source, and by the source's sources.
+    """What was spent on a model before this run: on its source, and on the source's own sources.
 
-    A cost that nobody recorded (a hub checkpoint's, say) is None, never 0.
+    A cost that nobody recorded (that of a hub checkpoint, for instance) is None, never 0.
     """
 
     source: str
@@ -48,7 +48,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file of ours.
+    """Read a JSON file that Grow wrote.
 
     Raises:
         CheckpointError: the file is missing or is not JSON.
@@ -62,73 +62,75 @@ def read_json(path: Path) -> Any:
 
 
 def sha256(path: Path) -> str:
-    """Digest of a file."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest_files(paths: list[Path]) -> str:
-    """SHA-256 over the names and contents of files, in the order of their names; read a few at a time."""
+    """Return the SHA-256 over the names and contents of files, in the order of their names."""
     paths = sorted(paths, key=lambda path: path.name)
     total = hashlib.sha256()
-    with ThreadPoolExecutor(_HASHED_AT_ONCE) as pool:
+    with ThreadPoolExecutor(_HASHING_THREADS) as pool:
         for path, digest in zip(paths, pool.map(sha256, paths), strict=True):
             total.update(path.name.encode() + b"\0" + bytes.fromhex(digest))
     return total.hexdigest()
 
 
 def digest_json(content: Any) -> str:
-    """SHA-256 of a JSON value, whatever the order of its keys."""
+    """Return the SHA-256 of a JSON value; the order of its keys makes no difference."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def read_lineage(model_dir: Path) -> Lineage | None:
-    """What was spent on the model in a directory, or None where nobody recorded it."""
+    """Read what was spent on the model in a directory; None where nobody recorded it."""
     path = model_dir / LINEAGE_FILE
     return Lineage(**read_json(path)) if path.exists() else None
 
 
 def spent_on(model_dir: Path) -> Lineage | None:
-    """What a model has cost up to now, its sources included, or None where nobody recorded it.
+    """Return what a model has cost up to now, its sources included; None where nobody recorded it.
 
-    A model directory says so itself; a run's checkpoint (RUN/checkpoints/step-...) is reckoned from its run.
+    A model directory has it in its lineage.json. For a run's checkpoint (RUN/checkpoints/step-...) it is the cost of
+    the run's source plus that of the run up to the checkpoint.
     """
     run = run_of(model_dir)
     if run is None or not (model_dir / STATE_FILE).is_file():
         return read_lineage(model_dir)
-    own = clock_of(model_dir)
-    del own["step"]
+    spent = clock_of(model_dir)
+    del spent["step"]
     before = read_json(run / RUN_FILE)["lineage"]
     if before is not None:
-        own = {name: None if before[name] is None else before[name] + cost for name, cost in own.items()}
-    return Lineage(source=str(model_dir), digest="", **own)
+        spent = {name: None if before[name] is None else before[name] + cost for name, cost in spent.items()}
+    return Lineage(source=str(model_dir), digest="", **spent)
 
 
 def run_of(directory: Path) -> Path | None:
-    """The run that a directory lies in: the nearest one above with a run.json."""
-    above = directory.resolve().parents
-    return next((parent for parent in above if (parent / RUN_FILE).is_file()), None) if directory.is_dir() else None
+    """Return the run that a directory lies in, which is the nearest parent with a run.json; None outside a run."""
+    if not directory.is_dir():
+        return None
+    return next((parent for parent in directory.resolve().parents if (parent / RUN_FILE).is_file()), None)
 
 
 def data_of(run: Path) -> Path | None:
-    """The token shards that a run was trained on, where it recorded them."""
+    """Return the directory of token shards that a run was trained on; None where it recorded none."""
     recorded = read_json(run / RUN_FILE).get("data") or {}
     return Path(recorded["path"]) if "path" in recorded else None
 
 
 def clock_of(checkpoint: Path) -> dict[str, Any]:
-    """step, tokens, flops and seconds of a run when it wrote a checkpoint, those of its source left out."""
+    """Return step, tokens, flops and seconds of a run when it wrote a checkpoint, without those of its source."""
     state = read_json(checkpoint / STATE_FILE)
     return {name: state[name] for name in ("step", "tokens", "flops", "seconds")}
 
 
 def write_lineage(model_dir: Path, lineage: Lineage) -> None:
-    """Record with a model directory what was spent on it."""
+    """Write what was spent on a model into its directory."""
     write_json(model_dir / LINEAGE_FILE, asdict(lineage))
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide a run's numbers."""
+    """Return the versions of Python and of the packages that decide a run's numbers."""
     found = {"python": platform.python_version()}
     for package in _RECORDED_PACKAGES:
         try:
@@ -139,7 +141,7 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The commit of the working tree this file belongs to, with a trailing + where it was changed since."""
+    """Return the commit of Grow's working tree, with a trailing + where files differ from it; None outside git."""
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],

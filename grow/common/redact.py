@@ -1,7 +1,8 @@
-"""Keeps secrets out of what is written down: command lines, configurations, anything that leaves the machine.
+"""Secrets are hidden in everything that is written or sent: command lines, configurations, tables.
 
-A secret is known by its key (`api_key=...`, `hub.token=...`), by where it stands (`https://user:password@host`) or by
-the shape that an issuer gives its keys. Counts such as `max_tokens` are not secrets.
+A secret is recognised by its key (`api_key=...`, `hub.token=...`), by its place in an address
+(`https://user:password@host`) or by the prefix that its issuer gives to keys. Counts such as `max_tokens` are not
+secrets.
 """
 
 import re
@@ -10,17 +11,17 @@ from typing import Any
 HIDDEN = "***"
 _SECRET_WORDS = {"token", "secret", "secrets", "password", "passwd", "key", "apikey", "credential", "credentials"}
 _USER_INFO = re.compile(r"(?<=://)[^/\s@]+(?=@)")
-_ISSUED = re.compile(r"\b(hf_|sk-|ghp_|github_pat_|glpat-|xox[abp]-|wandb_v1_|AKIA)[A-Za-z0-9_-]{12,}")
+_ISSUED_KEY = re.compile(r"\b(hf_|sk-|ghp_|github_pat_|glpat-|xox[abp]-|wandb_v1_|AKIA)[A-Za-z0-9_-]{12,}")
 
 
 def redacted(argument: str) -> str:
-    """A command line argument, KEY=VALUE or another, without the secret in it."""
+    """Return a command line argument (KEY=VALUE or any other) with a secret in it replaced by ***."""
     key, equals, _ = argument.partition("=")
     return f"{key}={HIDDEN}" if equals and _names_a_secret(key) else _without_secrets(argument)
 
 
 def redacted_config(content: Any) -> Any:
-    """Plain data (dicts, lists, scalars) with every secret in it hidden."""
+    """Return plain data (dicts, lists, scalars) with every secret in it replaced by ***."""
     if isinstance(content, dict):
         return {
             key: HIDDEN if isinstance(value, str) and _names_a_secret(str(key)) else redacted_config(value)
@@ -36,4 +37,4 @@ def _names_a_secret(key: str) -> bool:
 
 
 def _without_secrets(text: str) -> str:
-    return _ISSUED.sub(HIDDEN, _USER_INFO.sub(HIDDEN, text))
+    return _ISSUED_KEY.sub(HIDDEN, _USER_INFO.sub(HIDDEN, text))

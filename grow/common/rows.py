@@ -1,4 +1,4 @@
-"""Rows of metrics that lie in a file, one JSON object a line."""
+"""Rows of metrics in a file: one JSON object on each line."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ Row = dict[str, Any]
 
 
 def read_rows(path: Path) -> list[Row]:
-    """All rows of a file; none where there is no file. A row that a killed process tore is left out."""
+    """Read all rows of a file; none where there is no file. A line that a killed process left unfinished is skipped."""
     rows = []
     for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
         try:
@@ -26,39 +26,42 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a file whole."""
+    """Write a file of rows, so that a reader sees the old file or the new one, never half of one."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
     partial.replace(path)
 
 
 def last_clock(run: Path) -> dict[str, int | float]:
-    """Where a run ended, as far as its last row says.
+    """Read step, tokens, flops and seconds of a run's last row, those of them that it has.
 
     Raises:
-        CheckpointError: it has no rows.
+        CheckpointError: the run has no rows.
     """
     metrics = run / METRICS_FILE
     rows = read_rows(metrics)
     if not rows:
-        raise CheckpointError(f"{metrics}: expected the run's metrics, whose last row says when it ended.")
+        raise CheckpointError(f"{metrics}: expected the run's metrics, whose last row says where it ended, found none.")
     return {name: rows[-1][name] for name in CLOCK if name in rows[-1]}
 
 
 def read_analyses(run: Path) -> list[Row]:
-    """What was recorded of a run's weights, oldest first; of the same tokens the final model's comes last."""
+    """Read the analyses of a run's weights, oldest first; of those at the same tokens, the final model's comes last."""
     records = [read_json(path) for path in (run / ANALYSIS_FOLDER).glob("*.json") if path.name != FORGETTING_FILE]
     return sorted(records, key=lambda record: (record["tokens"], record["name"] == "model"))
 
 
 def read_scores(run: Path) -> list[Row]:
-    """Rows of a run with mean scores over tasks: those it measured while it trained, then those of eval.py."""
+    """Read a run's rows with mean scores over tasks: those measured during training, then those of eval.py."""
     rows = [*read_rows(run / METRICS_FILE), *read_rows(run / "eval" / METRICS_FILE)]
     return [row for row in rows if "tokens" in row and {"eval/mean/acc", "eval_avg/mean/acc"} & row.keys()]
 
 
 def protocol_of(row: Row) -> str:
-    """What must be equal for two scores to be compared: the tasks, how many items, how many examples before each."""
+    """Return the protocol of a row's scores: the tasks, the number of items, and the examples before each item.
+
+    Two scores can be compared where their protocols are equal.
+    """
     named = {name.split("/")[1] for name in row if name.startswith("eval") and name.endswith("/acc")}
     tasks = [", ".join(sorted(named - {"mean"}))] if named > {"mean"} else []
     items = f"first {row['eval/limit']} items" if "eval/limit" in row else "all items"

@@ -1,1 +1,1 @@
-"""Evaluation: any checkpoint in, scores of the harness's tasks and of held-out text out."""
+"""Evaluation: any checkpoint in, its scores on the harness's tasks and on held-out text out."""

@@ -1,7 +1,7 @@
-"""The tasks Grow knows: which file of lm-evaluation-harness each is, and where its items come from. Data, no imports.
+"""The tasks that Grow knows: each task's file in lm-evaluation-harness, and the origin of its items.
 
-Revisions are commits of the data sets on the Hugging Face hub. LogiQA's two sets exist there only as loading scripts,
-which `datasets` no longer runs; their scripts read the authors' repositories, and so does Grow, at pinned commits.
+Revisions are commits of the data sets on the Hugging Face hub. LogiQA and LogiQA 2 exist there only as loading scripts,
+which `datasets` no longer runs; those scripts read the authors' repositories, and so does Grow, at pinned commits.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HubItems:
-    """A data set on the hub."""
+    """A data set on the Hugging Face hub, at one commit."""
 
     path: str
     name: str | None
@@ -20,33 +20,36 @@ class HubItems:
 
     @property
     def origin(self) -> str:
+        """Where the items come from, as the manifest records it."""
         return f"{self.path}@{self.revision}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RawItems:
-    """Text files of a repository, which one of `grow.evaluation.fetch`'s readers understands."""
+    """Text files of a repository, at one commit."""
 
     url: str
-    """With {file} in it."""
+    """Address of a file, with {file} in place of its name."""
     reader: str
+    """Name of the function in `grow.evaluation.fetch.READERS` that reads the files."""
     files: dict[str, tuple[str, str]]
     """Split -> file and its SHA-256."""
 
     @property
     def origin(self) -> str:
+        """Where the items come from, as the manifest records it."""
         return self.url
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """One task."""
+    """One task: the harness's file that defines it, and its items."""
 
     stock: str
-    """The harness's own task file, below its `tasks` folder."""
+    """The harness's own task file, relative to its `tasks` folder."""
     source: HubItems | RawItems
     items: tuple[str, int]
-    """The split that is scored and how many items it has, as a check on what was fetched."""
+    """The split that is scored and its number of items, which fetched items are checked against."""
 
 
 def _hub(path: str, name: str | None, revision: str, *splits: str) -> HubItems:
@@ -125,4 +128,4 @@ TASKS = {
         items=("validation", 100),
     ),
 }
-"""HyperCloning's ten tasks (arXiv 2409.12903, figure 4), and boolq and copa as spares."""
+"""HyperCloning's ten tasks (arXiv 2409.12903, figure 4), and two more: boolq and copa."""

@@ -1,10 +1,10 @@
-"""Which evaluation items a training corpus contains: words in a row that both have.
+"""Contamination: the evaluation items that a training corpus contains, by the n-grams of words they share.
 
-A text is lower-cased and cut into words (letters and digits; the rest only separates). An item overlaps where `ngram`
-words in a row of any of its texts occur anywhere in a document. Items without a text that long cannot be told and are
-counted apart.
+A text is lower-cased and cut into words (runs of letters and digits). An item overlaps with the corpus where an n-gram
+of one of its texts occurs in a document. Items whose texts are all shorter than n words cannot be checked and are
+counted separately.
 
-Source: GPT-3's rule, 13 words (arXiv 2005.14165, appendix C), without its filter for frequent n-grams.
+Source: GPT-3's rule with n = 13 (arXiv 2005.14165, appendix C), without its filter for frequent n-grams.
 """
 
 import re
@@ -24,34 +24,38 @@ _DOCUMENTS_AT_A_TIME = 256
 
 @dataclass(kw_only=True, slots=True)
 class Overlap:
-    """What was found of one task."""
+    """Overlap of one task's items with a corpus."""
 
     items: int
+    """Items of the task."""
     too_short: int
-    """Items that have no text of as many words."""
+    """Items without a text of n words, which cannot be checked."""
     found: dict[int, str] = field(default_factory=dict)
-    """Number of an item in its file -> the first words in a row that the corpus has too."""
+    """Number of an overlapping item in its file -> the n-gram that was found in the corpus first."""
 
 
 def find_overlaps(data: EvaluationData, documents: Iterable[str], ngram: int) -> dict[str, Overlap]:
     """Search documents for the items of every task.
 
     Args:
-        data: the items; the split that is scored.
-        documents: the corpus.
-        ngram: words in a row.
+        data: evaluation items, of which the scored split of each task is searched for.
+        documents: texts of the corpus.
+        ngram: words of an n-gram.
+
+    Returns:
+        Task -> what was found of it.
     """
     owners: dict[str, list[tuple[str, int]]] = {}
     overlaps = {}
     for task in data.tasks:
         items = list(data.items(task, _scored_split(data, task)))
-        short = 0
+        too_short = 0
         for number, item in enumerate(items):
             grams = {gram for text in _texts(item) for gram in ngrams(text, ngram)}
-            short += not grams
+            too_short += not grams
             for gram in grams:
                 owners.setdefault(gram, []).append((task, number))
-        overlaps[task] = Overlap(items=len(items), too_short=short)
+        overlaps[task] = Overlap(items=len(items), too_short=too_short)
     for document in documents:
         for gram in ngrams(document, ngram):
             for task, number in owners.get(gram, ()):
@@ -60,13 +64,13 @@ def find_overlaps(data: EvaluationData, documents: Iterable[str], ngram: int) ->
 
 
 def ngrams(text: str, size: int) -> Iterator[str]:
-    """Every `size` words in a row of a text, joined by spaces."""
+    """Yield every n-gram of `size` words of a text, its words lower-cased and joined by spaces."""
     words = _WORD.findall(text.lower())
     return (" ".join(words[start : start + size]) for start in range(len(words) - size + 1))
 
 
 def training_documents(shards: TokenShards) -> Iterator[str]:
-    """The text of every training document, cut at the end-of-text id."""
+    """Yield the text of every training document; documents end at the end-of-text id."""
     tokenizer = load_tokenizer(str(shards.tokenizer_dir))
     for shard in shards.shards:
         if shard.split == "train":
@@ -83,7 +87,7 @@ def _scored_split(data: EvaluationData, task: str) -> str:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Every string in an item; a blank (winogrande's underscore) ends one text and begins another."""
+    """Yield every text of an item; a blank to fill in (winogrande's underscore) separates two texts."""
     if isinstance(value, str):
         yield from value.split("_")
     elif isinstance(value, dict):

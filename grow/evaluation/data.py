@@ -1,10 +1,10 @@
-"""Evaluation items as local files, and the harness's own tasks over them.
+"""Evaluation items in local files, and the harness's tasks reading them.
 
-DIRECTORY/manifest.json              every task's origin, and the items and digest of each file
-DIRECTORY/arc_easy/test.jsonl        one item a line, in the fields of the data set that the harness names
+DIRECTORY/manifest.json              each task's origin, and the number of items and the digest of each file
+DIRECTORY/arc_easy/test.jsonl        one item on each line, with the fields of the data set that the harness names
 
-A task is the harness's own file with its data set replaced: a file of a few lines that `include:`s it. Prompts,
-choices and metrics stay the harness's.
+For each task a short file `include:`s the harness's own task file and replaces its data set. Prompts, choices and
+metrics stay the harness's.
 """
 
 import hashlib
@@ -23,29 +23,30 @@ from grow.evaluation.catalogue import SPLITS, TASKS
 MANIFEST_FILE = "manifest.json"
 FORMAT = "grow-evaluation-data"
 VERSION = 1
-_FETCH = "python scripts/fetch_eval_data.py output={}"
+_FETCH_COMMAND = "python scripts/fetch_eval_data.py output={}"
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationData:
-    """A directory of items whose manifest was read; `check` compares the files with it."""
+    """A directory of items and its manifest; `check` compares the files with the manifest."""
 
     path: Path
     tasks: Mapping[str, dict[str, Any]]
+    """The manifest's entry of each task: its origin, and file, items and SHA-256 of each split."""
 
     @classmethod
     def open(cls, path: str | Path) -> "EvaluationData":
         """Read a directory's manifest.
 
         Raises:
-            DataError: there is none, or it is damaged.
+            DataError: the manifest is missing, damaged or of another version.
         """
         path = Path(path)
         manifest = path / MANIFEST_FILE
         if not manifest.is_file():
             raise DataError(
-                f"{manifest}: expected evaluation items, found no manifest. Fetch them: {_FETCH.format(path)}, or "
-                "set evaluation.data_dir to where they are."
+                f"{manifest}: expected a manifest of evaluation items, found none. Fetch the items: "
+                f"{_FETCH_COMMAND.format(path)}, or set evaluation.data_dir to their directory."
             )
         try:
             content = json.loads(manifest.read_text())
@@ -54,64 +55,77 @@ class EvaluationData:
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{manifest}: damaged ({error!r}). Fetch the items again into another directory.") from None
         if found != (FORMAT, VERSION):
-            raise DataError(f"{manifest}: expected {FORMAT} version {VERSION}, found {found[0]} version {found[1]}.")
+            raise DataError(
+                f"{manifest}: expected {FORMAT} version {VERSION}, found {found[0]} version {found[1]}. Fetch the "
+                "items again into another directory."
+            )
         return cls(path, tasks)
 
     def check(self, tasks: Iterable[str], num_fewshot: int = 0) -> None:
-        """Compare the files of some tasks with the manifest.
+        """Refuse tasks that cannot be evaluated on this directory, and files that differ from the manifest.
 
         Args:
-            tasks: their names.
+            tasks: names of the tasks.
             num_fewshot: solved examples before each item.
 
         Raises:
-            ConfigError: a task has no items here, or no items to draw examples from.
-            DataError: a file is missing or is not what was written.
+            ConfigError: a task has no items here, or no split to sample examples from.
+            DataError: a file is missing or differs from the manifest.
         """
+        tasks = list(tasks)
+        self._check_tasks(tasks)
+        if num_fewshot:
+            self._check_examples(tasks, num_fewshot)
+        for task in tasks:
+            for split in self.tasks[task]["splits"]:
+                self._check_file(task, split)
+
+    def _check_tasks(self, tasks: Iterable[str]) -> None:
         missing = [task for task in tasks if task not in self.tasks]
         if missing:
             raise ConfigError(
                 f"evaluation.tasks: {self.path} has no items of {', '.join(missing)}; it has "
                 f"{', '.join(sorted(self.tasks))}. Fetch them on a machine with a network ("
-                f"{_FETCH.format('DIR')} origin=hub), or choose from those, as evaluation=harness8 does."
+                f"{_FETCH_COMMAND.format('DIR')} origin=hub), or choose from those, as evaluation=harness8 does."
             )
-        unexampled = [task for task in tasks if len(self.tasks[task]["splits"]) == 1]
-        # The harness would draw an item's examples from the scored ones, itself included.
-        if num_fewshot and unexampled:
+
+    def _check_examples(self, tasks: Iterable[str], num_fewshot: int) -> None:
+        """Refuse examples for tasks with a single split: the harness would sample them from the scored items."""
+        single = [task for task in tasks if len(self.tasks[task]["splits"]) == 1]
+        if single:
             raise ConfigError(
-                f"evaluation.num_fewshot={num_fewshot}: {self.path} has no items of {', '.join(unexampled)} but those "
+                f"evaluation.num_fewshot={num_fewshot}: {self.path} has no items of {', '.join(single)} but those "
                 "that are scored, and examples must come from others. Set evaluation.num_fewshot=0, leave these tasks "
-                f"out, or fetch all their splits on a machine with a network ({_FETCH.format('DIR')} origin=hub; "
-                "lambada_openai has one split everywhere)."
+                f"out, or fetch all their splits on a machine with a network ({_FETCH_COMMAND.format('DIR')} "
+                "origin=hub; lambada_openai has one split everywhere)."
             )
-        for task in tasks:
-            for split in self.tasks[task]["splits"]:
-                self._check_file(task, split)
 
     def _check_file(self, task: str, split: str) -> None:
         path, expected = self.file(task, split), self.tasks[task]["splits"][split]["sha256"]
         if not path.is_file():
-            raise DataError(f"{path}: named in the manifest, but not there. Fetch the items again.")
+            raise DataError(f"{path}: expected this file of the manifest, but it is missing. Fetch the items again.")
         if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
-            raise DataError(f"{path}: is not what was fetched (its SHA-256 differs). Fetch the items again.")
+            raise DataError(f"{path}: has changed since it was fetched (its SHA-256 differs). Fetch the items again.")
 
     def file(self, task: str, split: str) -> Path:
+        """Return the file of one split."""
         return self.path / self.tasks[task]["splits"][split]["file"]
 
     def digest(self, task: str) -> str:
-        """SHA-256 over the digests of a task's files."""
+        """Return the SHA-256 over the digests of a task's files."""
         digests = [self.tasks[task]["splits"][split]["sha256"] for split in sorted(self.tasks[task]["splits"])]
         return hashlib.sha256("".join(digests).encode()).hexdigest()
 
     def items(self, task: str, split: str) -> Iterator[dict[str, Any]]:
-        """The items of one split, as they lie in the file."""
+        """Yield the items of one split, in the order of the file."""
         with self.file(task, split).open() as lines:
             yield from map(json.loads, lines)
 
     def write_task_files(self, tasks: Iterable[str], directory: Path) -> None:
-        """Write what the harness takes as `--include_path`: each task over its stock file, reading local items.
+        """Write a task file for each task into a directory that the harness takes as `--include_path`.
 
-        A split that is not here is taken out; where that is the test split, the harness scores the validation split.
+        A split without local items is removed from the task; without a test split, the harness scores the validation
+        split.
         """
         for task in tasks:
             config = task_config(task, {split: self.file(task, split) for split in self.tasks[task]["splits"]})
@@ -120,7 +134,12 @@ class EvaluationData:
 
 
 def task_config(task: str, files: Mapping[str, Path]) -> dict[str, Any]:
-    """The overriding task file as plain data."""
+    """Return a task file that includes the harness's own and reads local files, as plain data.
+
+    Args:
+        task: name of the task.
+        files: file of each split that has local items.
+    """
     import lm_eval
 
     stock = Path(lm_eval.__file__).parent / "tasks" / TASKS[task].stock
@@ -138,12 +157,12 @@ def task_config(task: str, files: Mapping[str, Path]) -> dict[str, Any]:
 def write_items(
     directory: Path, found: Mapping[str, tuple[str, Mapping[str, list[dict[str, Any]]]]], note: str
 ) -> EvaluationData:
-    """Write items and their manifest; the manifest comes last.
+    """Write items, and then their manifest.
 
     Args:
-        directory: to be filled.
-        found: task -> where it is from, and its items by split.
-        note: one sentence on the whole, for people.
+        directory: directory to fill.
+        found: task -> its origin, and its items by split.
+        note: one sentence for readers of the manifest.
     """
     tasks = {}
     for task, (origin, splits) in found.items():

@@ -1,9 +1,10 @@
-"""Evaluates a model in memory, or a checkpoint on disk with everything around it: results.json and metric rows."""
+"""The evaluation of a model in memory, and of checkpoints on disk, whose results.json and metric rows it writes."""
 
 import time
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -13,7 +14,7 @@ from grow.common.provenance import digest_files, digest_json, git_commit, versio
 from grow.data.shards import TokenShards
 from grow.distributed.processes import from_first, is_first
 from grow.evaluation.data import EvaluationData
-from grow.evaluation.harness import Finished, Watch, run_tasks
+from grow.evaluation.harness import ResultCache, ShowProgress, run_tasks
 from grow.evaluation.heldout import measure_heldout
 from grow.evaluation.results import RESULTS_FILE, Scores, append_row
 from grow.evaluation.scored_checkpoint import (
@@ -43,23 +44,25 @@ def evaluate_model(
     items: EvaluationData | None,
     shards: TokenShards | None,
     sequence_length: int,
-    watch: Watch = lambda what, done, total: None,
-    finished: Finished | None = None,
+    show_progress: ShowProgress = lambda what, done, total: None,
+    cache: ResultCache | None = None,
     without_grad: WithoutGrad = without_gradients,
 ) -> Scores:
-    """Scores of a model in memory, which is left in the mode it came in. All ranks call this and get the same.
+    """Score a model in memory. All ranks call this and get the same scores.
+
+    The model is put into evaluation mode and, at the end, back into the mode it came in.
 
     Args:
-        model: a stock model on `device`, of a family Grow knows.
-        tokenizer: its tokenizer.
+        model: stock model on `device`, of a family that Grow knows.
+        tokenizer: tokenizer of the model.
         settings: what to measure.
-        device: of this rank.
-        items: of the settings' tasks, checked; None where there are no tasks.
-        shards: whose validation split is measured; None measures no held-out text.
-        sequence_length: tokens of a held-out window.
-        watch: told about progress.
-        finished: where results of tasks are kept; None keeps none.
-        without_grad: computes one pass of the model.
+        device: device of this rank.
+        items: checked items of the settings' tasks; None where there are no tasks.
+        shards: token shards whose validation split is measured; None measures no held-out text.
+        sequence_length: tokens of one held-out window.
+        show_progress: called as requests are answered.
+        cache: results of finished tasks, on disk; None keeps none.
+        without_grad: runs one forward pass without gradients.
     """
     batch_tokens = settings.batch_tokens or BATCH_TOKENS[device.type]
     scorer = Scorer(model=model, device=device, without_grad=without_grad)
@@ -69,7 +72,7 @@ def evaluate_model(
         tasks = {}
         if items is not None:
             tasks = run_tasks(
-                scorer, tokenizer, settings, items, batch_tokens=batch_tokens, watch=watch, finished=finished
+                scorer, tokenizer, settings, items, batch_tokens=batch_tokens, show_progress=show_progress, cache=cache
             )
         heldout = {}
         if shards is not None and settings.heldout_tokens:
@@ -80,7 +83,7 @@ def evaluate_model(
                 sequence_length=sequence_length,
                 tokens=settings.heldout_tokens,
                 batch_tokens=batch_tokens,
-                watch=watch,
+                show_progress=show_progress,
             )
     finally:
         model.train(training)
@@ -88,19 +91,19 @@ def evaluate_model(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Planned:
-    """One checkpoint with all it needs, found and checked before anything is computed."""
+class PlannedEvaluation:
+    """One checkpoint with all that its evaluation needs, found and checked before anything is computed."""
 
     checkpoint: ScoredCheckpoint
     tokenizer: PreTrainedTokenizerFast
     items: EvaluationData | None
     shards: TokenShards | None
     output: Path
-    """Directory of its results; rows of metrics go beside it."""
+    """Directory of its results; rows of metrics go into the directory above."""
 
 
-def plan_evaluations(config: EvalConfig) -> list[Planned]:
-    """Find every checkpoint, tokenizer and data set, in the order they were named.
+def plan_evaluations(config: EvalConfig) -> list[PlannedEvaluation]:
+    """Find every checkpoint with its tokenizer and data, in the order of the configuration.
 
     Raises:
         CheckpointError, GrowthError: a checkpoint is missing, damaged, or of an unknown family.
@@ -119,7 +122,7 @@ def plan_evaluations(config: EvalConfig) -> list[Planned]:
     return planned
 
 
-def _plan(checkpoint: ScoredCheckpoint, config: EvalConfig, items: EvaluationData | None) -> Planned:
+def _plan(checkpoint: ScoredCheckpoint, config: EvalConfig, items: EvaluationData | None) -> PlannedEvaluation:
     tokenizer = find_tokenizer(checkpoint, config.tokenizer)
     path = Path(config.heldout) if config.heldout is not None else data_dir(checkpoint)
     shards = None
@@ -128,63 +131,90 @@ def _plan(checkpoint: ScoredCheckpoint, config: EvalConfig, items: EvaluationDat
         check_same_vocabulary(tokenizer, config.tokenizer or str(checkpoint.model), path)
     if items is None and shards is None:
         raise DataError(
-            f"{checkpoint.model}: nothing to measure it on. Give tasks (evaluation=harness8) or held-out "
-            "text (heldout=SHARDS)."
+            f"{checkpoint.model}: expected tasks or held-out text to measure it on, found neither. Choose tasks "
+            "(evaluation=harness8) or give held-out text (heldout=SHARDS)."
         )
     root = Path(config.output) if config.output is not None else None
     if root is None:
         root = OUTSIDE_A_RUN if checkpoint.run is None else checkpoint.run / "eval"
-    return Planned(
+    return PlannedEvaluation(
         checkpoint=checkpoint, tokenizer=tokenizer, items=items, shards=shards, output=root / checkpoint.name
     )
 
 
-def evaluate_checkpoint(plan: Planned, config: EvalConfig, device: torch.device, watch: Watch) -> Scores:
-    """Load, measure and write down one checkpoint.
+def evaluate_checkpoint(
+    plan: PlannedEvaluation, config: EvalConfig, device: torch.device, show_progress: ShowProgress
+) -> Scores:
+    """Load a planned checkpoint, measure it, and write its results. All ranks call this; the first one writes.
+
+    Args:
+        plan: checkpoint with its tokenizer, items and shards.
+        config: configuration of eval.py.
+        device: device of this rank.
+        show_progress: called as requests are answered.
 
     Raises:
         CheckpointError: the weights do not fit their configuration.
     """
-    checkpoint, settings, started = plan.checkpoint, config.evaluation, time.perf_counter()
-    stored = load_config(checkpoint.model).dtype
-    dtype = _DTYPES.get(config.precision) or (stored if isinstance(stored, torch.dtype) else torch.float32)
-    weights = from_first(digest_files(weight_files(checkpoint.model)) if is_first() else "")
-    batch_tokens = settings.batch_tokens or BATCH_TOKENS[device.type]
-    facts = {
-        "weights_sha256": weights,
-        "tokenizer_sha256": tokenizer_digest(plan.tokenizer),
-        "dtype": str(dtype).removeprefix("torch."),
-        "batch_tokens": batch_tokens,
-        "lm_eval": metadata.version("lm_eval"),
-    }
-    model = load_model(checkpoint.model, dtype)
+    started = time.perf_counter()
+    dtype = _dtype_of(plan.checkpoint, config.precision)
+    facts = _deciding_facts(plan, config, dtype, device)
+    model = load_model(plan.checkpoint.model, dtype)
     torch.nn.Module.to(model, device)  # in place
     scores = evaluate_model(
         model,
         plan.tokenizer,
-        settings,
+        config.evaluation,
         device=device,
         items=plan.items,
         shards=plan.shards,
-        sequence_length=checkpoint.sequence_length,
-        watch=watch,
-        finished=Finished(directory=plan.output, key=digest_json(facts)),
+        sequence_length=plan.checkpoint.sequence_length,
+        show_progress=show_progress,
+        cache=ResultCache(directory=plan.output, key=digest_json(facts)),
     )
     if is_first():
-        plan.output.mkdir(parents=True, exist_ok=True)
-        content = {
-            "checkpoint": str(checkpoint.model),
-            "averaged": checkpoint.averaged,
-            **checkpoint.clock,
-            **scores.as_json(),
-            "items": None if plan.items is None else str(plan.items.path),
-            "evaluation": asdict(settings),
-            **facts,
-            "versions": versions(),
-            "git_commit": git_commit(),
-            "evaluation_seconds": round(time.perf_counter() - started, 1),
-        }
-        write_json(plan.output / RESULTS_FILE, content)
-        if "tokens" in checkpoint.clock:
-            append_row(plan.output.parent, checkpoint.clock, scores.row(settings, averaged=checkpoint.averaged))
+        _write_results(plan, config.evaluation, scores, facts, time.perf_counter() - started)
     return scores
+
+
+def _dtype_of(checkpoint: ScoredCheckpoint, precision: str) -> torch.dtype:
+    """Return the dtype to compute in; auto takes that of the stored weights."""
+    stored = load_config(checkpoint.model).dtype
+    return _DTYPES.get(precision) or (stored if isinstance(stored, torch.dtype) else torch.float32)
+
+
+def _deciding_facts(
+    plan: PlannedEvaluation, config: EvalConfig, dtype: torch.dtype, device: torch.device
+) -> dict[str, Any]:
+    """Return all that decides a checkpoint's scores besides the tasks themselves."""
+    weights = from_first(digest_files(weight_files(plan.checkpoint.model)) if is_first() else "")
+    return {
+        "weights_sha256": weights,
+        "tokenizer_sha256": tokenizer_digest(plan.tokenizer),
+        "dtype": str(dtype).removeprefix("torch."),
+        "batch_tokens": config.evaluation.batch_tokens or BATCH_TOKENS[device.type],
+        "lm_eval": metadata.version("lm_eval"),
+    }
+
+
+def _write_results(
+    plan: PlannedEvaluation, settings: EvaluationSettings, scores: Scores, facts: dict[str, Any], seconds: float
+) -> None:
+    """Write results.json, and append a row of metrics where the checkpoint's tokens are known."""
+    checkpoint = plan.checkpoint
+    plan.output.mkdir(parents=True, exist_ok=True)
+    content = {
+        "checkpoint": str(checkpoint.model),
+        "averaged": checkpoint.averaged,
+        **checkpoint.clock,
+        **scores.as_json(),
+        "items": None if plan.items is None else str(plan.items.path),
+        "evaluation": asdict(settings),
+        **facts,
+        "versions": versions(),
+        "git_commit": git_commit(),
+        "evaluation_seconds": round(seconds, 1),
+    }
+    write_json(plan.output / RESULTS_FILE, content)
+    if "tokens" in checkpoint.clock:
+        append_row(plan.output.parent, checkpoint.clock, scores.row(settings, averaged=checkpoint.averaged))

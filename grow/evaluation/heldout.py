@@ -1,9 +1,9 @@
 """Perplexity and bits per byte of held-out text, source by source.
 
-Each source is read in windows of the training length, the same ones for every model of the same data: every token is
-predicted from those before it in its window. Bits per byte compare models of different tokenizers:
+Each source is read in windows of the training length; all models with the same data get the same windows. Every token
+is predicted from those before it in its window. Bits per byte compare models with different tokenizers:
 
-    loss = mean nats a token        perplexity = exp(loss)        bits per byte = nats of all / (ln 2 * bytes of all)
+    loss = mean nats per token        perplexity = exp(loss)        bits per byte = total nats / (ln 2 * total bytes)
 """
 
 import math
@@ -20,23 +20,25 @@ from grow.data.order import order
 from grow.data.shards import TokenShards, Windows
 from grow.data.tokenizer import bytes_per_token
 from grow.evaluation.packing import Request, make_batches, pack
-from grow.evaluation.parallel import deal
+from grow.evaluation.parallel import distribute
 from grow.evaluation.scoring import Scorer
 
-WINDOW_SEED = 0  # of which windows are read; not a run's, so that all runs read the same
+WINDOW_SEED = 0  # chooses the windows; it is not the run's seed, so that all runs read the same windows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeldOut:
-    """What a model makes of one source."""
+    """The scores of a model on one source."""
 
     tokens: int
+    """Predicted tokens."""
     loss: float
-    """Mean nats a token."""
+    """Mean nats per token."""
     bits_per_byte: float
 
     @property
     def perplexity(self) -> float:
+        """exp(loss)."""
         return math.exp(self.loss)
 
 
@@ -48,18 +50,21 @@ def measure_heldout(
     sequence_length: int,
     tokens: int,
     batch_tokens: int,
-    watch: Callable[[str, int, int], None],
+    show_progress: Callable[[str, int, int], None],
 ) -> dict[str, HeldOut]:
-    """Loss, perplexity and bits per byte of each source of the validation split. All ranks call this.
+    """Measure a model on each source of the validation split. All ranks call this and get the same.
 
     Args:
-        scorer: the model.
-        tokenizer: says how many bytes a token stands for.
-        shards: the data.
-        sequence_length: tokens a window.
-        tokens: of each source, at most.
-        batch_tokens: places of a batch.
-        watch: told about progress.
+        scorer: model that scores the windows.
+        tokenizer: tokenizer of the shards, from which the bytes of each token are known.
+        shards: token shards whose validation split is measured.
+        sequence_length: predicted tokens of one window.
+        tokens: largest number of predicted tokens of each source.
+        batch_tokens: largest number of tokens in a batch, padding included.
+        show_progress: called as windows are scored.
+
+    Returns:
+        Source -> its scores; sources without a whole window are left out.
 
     Raises:
         DataError: no source has a whole window.
@@ -69,17 +74,17 @@ def measure_heldout(
     for source in shards.sources:
         windows = _windows(shards, source, sequence_length, tokens)
         if len(windows):
-            found[source] = _measure(scorer, windows, lengths, batch_tokens, partial(watch, source))
+            found[source] = _measure(scorer, windows, lengths, batch_tokens, partial(show_progress, source))
     if not found:
         raise DataError(
-            f"{shards.path}: no held-out source has {sequence_length + 1} tokens in a file. Give heldout= with more "
-            "held-out text, or evaluation.heldout_tokens=0."
+            f"{shards.path}: expected a held-out source with {sequence_length + 1} tokens in a file, found none. Give "
+            "heldout= with more held-out text, or set evaluation.heldout_tokens=0."
         )
     return found
 
 
 def _windows(shards: TokenShards, source: str, sequence_length: int, tokens: int) -> NDArray[np.int64]:
-    """(windows, sequence_length + 1) ids."""
+    """Return the ids of a source's windows: (windows, sequence_length + 1)."""
     own = [shards.read(shard) for shard in shards.shards if (shard.split, shard.source) == ("validation", source)]
     windows = Windows(own, sequence_length)
     count = min(len(windows), max(1, tokens // sequence_length))
@@ -95,8 +100,8 @@ def _measure(
 ) -> HeldOut:
     requests = [Request(tuple(ids[:-1]), tuple(ids[1:])) for ids in windows.tolist()]
     nats: dict[int, float] = {}
-    for found in deal(make_batches(pack(requests, range(len(requests))), batch_tokens), scorer.score):
-        for part in found:
+    for scored in distribute(make_batches(pack(requests, range(len(requests))), batch_tokens), scorer.score):
+        for part in scored:
             nats.update((index, -answer.logprob) for index, answer in part.items())
         progress(len(nats), len(requests))
     total, targets = math.fsum(nats.values()), windows[:, 1:]

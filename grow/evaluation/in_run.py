@@ -1,4 +1,4 @@
-"""Evaluation while a model trains: what eval.py measures, on the model as it stands in memory."""
+"""Evaluation during training: what eval.py measures, on the model in memory."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,10 +14,9 @@ from grow.training.step.module import PretrainModule
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationProbe:
-    """Scores tasks and held-out text; a `grow.training.loop.probe.Probe`.
+    """Scores tasks and held-out text during training; a `grow.training.loop.probe.Probe`.
 
-    Batches are dealt to the ranks as in eval.py, and every number is the one that eval.py finds on the same weights in
-    the same precision: here the one that the model trains in.
+    Its scores equal those of eval.py on the same weights and in the same precision, which here is that of training.
     """
 
     settings: EvaluationSettings
@@ -31,8 +30,13 @@ class EvaluationProbe:
     shown: tuple[str, ...] = ("eval/mean/acc", "eval/mean/bits_per_byte", "eval_avg/mean/acc")
 
     def measure(self, module: PretrainModule, heartbeat: Callable[[str], None], averaged: bool) -> dict[str, float]:
-        """eval/TASK/METRIC of every task and their mean, eval/heldout/SOURCE/METRIC; or eval_avg/..."""
-        from grow.evaluation.evaluate import evaluate_model  # imports the harness: only runs that evaluate wait for it
+        """Measure the model; all ranks call this when the probe is due.
+
+        Returns:
+            eval/TASK/METRIC of each task, eval/mean/METRIC, eval/heldout/SOURCE/METRIC; of averaged weights
+            eval_avg/... instead.
+        """
+        from grow.evaluation.evaluate import evaluate_model  # imports the harness, which only runs that evaluate need
 
         scores = evaluate_model(
             module.model,
@@ -42,18 +46,21 @@ class EvaluationProbe:
             items=self.items,
             shards=self.shards,
             sequence_length=self.sequence_length,
-            watch=lambda what, done, total: heartbeat(f"the evaluation of {what}"),
+            show_progress=lambda what, done, total: heartbeat(f"the evaluation of {what}"),
             without_grad=module.without_grad,
         )
         return scores.row(self.settings, averaged=averaged)
 
 
 def plan_evaluation(settings: EvaluationSettings, shards: TokenShards, sequence_length: int) -> list[EvaluationProbe]:
-    """What a run evaluates, if anything, with all that it needs found before training starts.
+    """Plan a run's evaluations, with all that they need found before training starts.
+
+    Returns:
+        One probe; none where the settings evaluate nothing during training.
 
     Raises:
-        ConfigError: a task has no items, or no items to draw examples from.
-        DataError: items are missing or damaged, or the shards' tokenizer is.
+        ConfigError: a task has no items, or no split to sample examples from.
+        DataError: items or the shards' tokenizer are missing or damaged.
     """
     if settings.every_tokens is None:
         return []

@@ -1,4 +1,4 @@
-"""The processes that evaluate together: whole batches are dealt to them in turn, and every rank gets every answer."""
+"""Evaluation on several ranks: whole batches are distributed to them in turn, and every rank gets every answer."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -16,21 +16,24 @@ Batch = TypeVar("Batch")
 
 @contextmanager
 def joined(accelerator: str) -> Iterator[torch.device]:
-    """Join the processes that torchrun started, if it did, for the length of a block; gives this rank's device.
+    """Join the processes that torchrun started, if any, for the length of a block; yield this rank's device.
+
+    Args:
+        accelerator: auto, cpu or gpu.
 
     Raises:
-        ConfigError: a GPU was asked for and there are too few.
+        ConfigError: the configuration needs more GPUs than there are.
     """
     device = local_device("accelerator", accelerator, int(os.environ.get("LOCAL_RANK", 0)))
     with group(device) if int(os.environ.get("WORLD_SIZE", 1)) > 1 else nullcontext():
         yield device
 
 
-def deal(batches: Sequence[Batch], compute: Callable[[Batch], Value]) -> Iterator[list[Value]]:
-    """Compute every batch on one rank or another; yields the values of a round, one batch a rank, on every rank.
+def distribute(batches: Sequence[Batch], compute: Callable[[Batch], Value]) -> Iterator[list[Value]]:
+    """Compute batches in rounds, one batch on each rank; yield the values of each round, in order, on every rank.
 
-    Every rank computes as often as every other, which a model in shards needs: in the last round, ranks without a
-    batch compute the last one again and nobody listens.
+    All ranks compute equally often, as a model in shards requires: in the last round, ranks without a batch of their
+    own compute the last batch again, and those values are discarded.
     """
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     for start in range(0, len(batches), world_size):

@@ -1,4 +1,4 @@
-"""What an evaluation found: means over tasks, metric names, results.json, and tables for a terminal."""
+"""The results of an evaluation: means over tasks, metric names, the content of results.json, tables for a terminal."""
 
 import json
 import math
@@ -22,30 +22,29 @@ AVERAGED_OVER = ("acc", "acc_norm", "bits_per_byte")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scores:
-    """Everything that was measured on one model."""
+    """All scores of one model: by task, and by held-out source."""
 
     tasks: Mapping[str, TaskResult]
     heldout: Mapping[str, HeldOut]
 
     def mean(self) -> dict[str, float]:
-        """Plain means over the tasks, with standard errors of independent tasks.
+        """Return unweighted means over the tasks; their standard errors take the tasks as independent.
 
         A task without acc_norm (lambada_openai, winogrande, boolq, copa) enters the mean of acc_norm with its acc.
         """
         means = {}
         for name in AVERAGED_OVER if self.tasks else ():
-            own = [name if name in result.metrics else "acc" for result in self.tasks.values()]
-            pairs = list(zip(self.tasks.values(), own, strict=True))
-            errors = [result.metrics[f"{key}_stderr"] for result, key in pairs]
-            means[name] = sum(result.metrics[key] for result, key in pairs) / len(pairs)
+            pairs = [(result.metrics, name if name in result.metrics else "acc") for result in self.tasks.values()]
+            errors = [metrics[f"{key}_stderr"] for metrics, key in pairs]
+            means[name] = sum(metrics[key] for metrics, key in pairs) / len(pairs)
             means[f"{name}_stderr"] = math.sqrt(sum(error**2 for error in errors)) / len(pairs)
         return means
 
     def metrics(self, *, averaged: bool = False) -> dict[str, float]:
-        """Metric name -> value, for a row of metrics: eval/TASK/acc, eval/mean/acc, eval/heldout/SOURCE/loss, ...
+        """Return all scores by metric name: eval/TASK/acc, eval/mean/acc, eval/heldout/SOURCE/loss, ...
 
         Args:
-            averaged: of averaged weights, whose names begin with eval_avg.
+            averaged: whether the weights are averaged ones, whose metric names begin with eval_avg.
         """
         prefix = "eval_avg" if averaged else "eval"
         row = {
@@ -59,13 +58,15 @@ class Scores:
         return row
 
     def row(self, settings: EvaluationSettings, *, averaged: bool = False) -> dict[str, float]:
-        """`metrics` and what they were measured with, as a row of JSON has them: NaN, which it has not, is left out."""
+        """Return `metrics` and the settings they were measured with, for a row of JSON; NaN, which JSON lacks, is left
+        out.
+        """
         measured = {name: value for name, value in self.metrics(averaged=averaged).items() if math.isfinite(value)}
         limit = {} if settings.limit is None else {"eval/limit": settings.limit}
         return measured | limit | {"eval/num_fewshot": settings.num_fewshot}
 
     def as_json(self) -> dict[str, Any]:
-        """The part of results.json that was measured; per-sample results stay in the tasks' own files."""
+        """Return the measured part of results.json; per-sample results are only in the tasks' own files."""
         tasks = {task: asdict(result) for task, result in self.tasks.items()}
         for result in tasks.values():
             del result["samples"]
@@ -74,9 +75,9 @@ class Scores:
 
 
 def append_row(directory: Path, clock: Mapping[str, int | float], metrics: Mapping[str, float]) -> None:
-    """Append one row to a metrics.jsonl of evaluations, in a single write.
+    """Append one row to the metrics.jsonl of a directory of evaluations, in a single write.
 
-    The run's own metrics.jsonl is never touched: a run that resumes cuts it to what its checkpoint knew.
+    The run's own metrics.jsonl is not written: a run that resumes truncates it to the length at its checkpoint.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / METRICS_FILE).open("a") as file:
@@ -84,7 +85,7 @@ def append_row(directory: Path, clock: Mapping[str, int | float], metrics: Mappi
 
 
 def score_table(name: str, scores: Scores) -> Table:
-    """One checkpoint: a line a task, and a line a held-out source."""
+    """Return the table of one checkpoint: a line for each task and each held-out source."""
     table = Table("task", "items", "acc", "acc_norm", "bits/byte", "perplexity", title=name, title_justify="left")
     for task, result in scores.tasks.items():
         table.add_row(task, f"{result.items:,}", *_cells(result.metrics), end_section=task == list(scores.tasks)[-1])
@@ -109,7 +110,7 @@ def _with_error(metrics: Mapping[str, float], name: str) -> str:
 
 
 def trend_table(rows: Sequence[tuple[str, Mapping[str, int | float], Scores]]) -> Table:
-    """Several checkpoints: a line each, oldest tokens first."""
+    """Return the table of several checkpoints: a line for each, fewest tokens first."""
     tasks = list(rows[0][2].tasks)
     table = Table("checkpoint", "tokens", "mean acc", "mean acc_norm", "mean bits/byte", *tasks)
     for name, clock, scores in sorted(rows, key=lambda row: row[1].get("tokens", 0)):

@@ -1,12 +1,12 @@
-"""What `checkpoint=` means: where the weights are, whose tokenizer they need, and how much training they have seen.
+"""The meaning of `checkpoint=`: where the weights are, which tokenizer they need, how much training they have had.
 
     RUN                              RUN/model
-    RUN/model, RUN/average,          as they are; the run is the nearest directory above with a run.json
+    RUN/model, RUN/average,          the directory; its run is the nearest directory above with a run.json
     RUN/checkpoints/step-00000500
-    any stock model directory        as it is; what it has seen is what its lineage.json says, if it has one
+    any stock model directory        the directory; its training is that of its lineage.json, if it has one
     owner/name                       a download from the hub
 
-The tokenizer is the first one found beside the weights, in RUN/model, or in the data the run was trained on.
+The tokenizer is the first one found in the directory of the weights, in RUN/model, and in the run's training data.
 """
 
 import json
@@ -35,43 +35,46 @@ from grow.families.registry import family_of
 from grow.families.source_directory import find_source
 from grow.families.weights import WeightReader
 
-PADDING = 1024  # ids below this many beyond the tokenizer's are padding, as OLMo's 50,304 for 50,280
+PADDING = 1024  # a model may have fewer than this many ids beyond its tokenizer's, as OLMo's 50,304 for 50,280
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoredCheckpoint:
-    """A model on disk, found and looked at but not loaded."""
+    """A model on disk that was found and checked but not loaded."""
 
     model: Path
     """Directory of weights and config.json."""
     run: Path | None
-    """Directory of the run it belongs to."""
+    """Directory of the run it belongs to; None outside a run."""
     name: str
-    """Short, and safe as a directory: model, average, step-00000500, EleutherAI--pythia-70m."""
+    """Short name that can be a directory: model, average, step-00000500, EleutherAI--pythia-70m."""
     clock: dict[str, int | float]
-    """step, tokens, flops and seconds as far as they are known."""
+    """Those of step, tokens, flops and seconds that are known."""
 
     @property
     def averaged(self) -> bool:
-        """Whether these are averaged weights of a run, by where they lie in it."""
+        """Whether these are averaged weights of a run, which is known from their directory."""
         return self.run is not None and any(
             part.startswith("average") for part in self.model.relative_to(self.run).parts
         )
 
     @property
     def sequence_length(self) -> int:
-        """Tokens of the sequences it was trained on; what it can take, up to 2,048, where nobody recorded that."""
+        """Tokens of the sequences it was trained on; where nobody recorded them, its positions, at most 2,048."""
         if self.run is not None:
             return int(read_json(self.run / RUN_FILE)["model"]["sequence_length"])
         return min(2048, int(load_config(self.model).max_position_embeddings))
 
 
 def find_checkpoint(name: str) -> ScoredCheckpoint:
-    """Find a model and check everything about it that can be seen without loading it.
+    """Find a model and check all that can be checked without loading it.
+
+    Args:
+        name: run directory, model directory or hub id.
 
     Raises:
-        CheckpointError: there is none, it is incomplete or damaged.
-        GrowthError: it is of a family that Grow does not know.
+        CheckpointError: there is no such model, or it is incomplete or damaged.
+        GrowthError: Grow does not know the model's family.
     """
     path = Path(name)
     is_run = (path / RUN_FILE).is_file()
@@ -92,7 +95,7 @@ def find_checkpoint(name: str) -> ScoredCheckpoint:
 
 
 def _clock(model: Path, run: Path | None) -> dict[str, int | float]:
-    """What had been trained when these weights were written; tokens of the run itself, not of its source."""
+    """Return the clock at which these weights were written: that of the run itself, without its source's."""
     if run is not None and (model / STATE_FILE).is_file():
         clock = clock_of(model)
         return {**clock, "seconds": round(clock["seconds"], 3)}
@@ -104,14 +107,14 @@ def _clock(model: Path, run: Path | None) -> dict[str, int | float]:
 
 
 def find_tokenizer(checkpoint: ScoredCheckpoint, given: str | None) -> PreTrainedTokenizerFast:
-    """The tokenizer of a checkpoint.
+    """Find and load the tokenizer of a checkpoint.
 
     Args:
-        checkpoint: the model.
-        given: directory or hub id; None looks where it may lie.
+        checkpoint: model whose tokenizer is needed.
+        given: directory or hub id of the tokenizer; None searches the places named at the top of this module.
 
     Raises:
-        DataError: there is none, or it is of another vocabulary than the model.
+        DataError: there is none, or its vocabulary is not the model's.
     """
     looked_in = [given] if given is not None else list(map(str, tokenizer_places(checkpoint.model, checkpoint.run)))
     place = given or next((place for place in looked_in if (Path(place) / "tokenizer.json").is_file()), None)
@@ -131,24 +134,29 @@ def find_tokenizer(checkpoint: ScoredCheckpoint, given: str | None) -> PreTraine
 def check_same_vocabulary(tokenizer: PreTrainedTokenizerFast, place: str, shards: Path) -> None:
     """Refuse a tokenizer whose ids mean other words than those of token shards.
 
+    Args:
+        tokenizer: tokenizer to check.
+        place: where it was found, for the error message.
+        shards: directory of token shards.
+
     Raises:
-        DataError: they do.
+        DataError: the vocabularies differ.
     """
     if load_tokenizer(str(shards / TOKENIZER_DIR)).get_vocab() != tokenizer.get_vocab():
         raise DataError(
-            f"{place}: this is another tokenizer than the one {shards} was made with, so their ids mean different "
-            "words. Leave tokenizer= out, or give heldout= and tokenizer= that belong together."
+            f"{place}: this is another tokenizer than that of {shards}, so their ids mean different words. Leave "
+            "tokenizer= out, or give heldout= and tokenizer= that belong together."
         )
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:
-    """SHA-256 of what decides a text's ids and the prefix of an empty one."""
+    """Return the SHA-256 of all that decides the ids of a text and the prefix of an empty context."""
     ends = tokenizer.bos_token_id, tokenizer.eos_token_id
     return digest_json([json.loads(tokenizer.backend_tokenizer.to_str()), ends])
 
 
 def data_dir(checkpoint: ScoredCheckpoint) -> Path | None:
-    """The token shards that the checkpoint's run was trained on."""
+    """Return the token shards that the checkpoint's run was trained on; None where they are not known."""
     return None if checkpoint.run is None else data_of(checkpoint.run)
 
 
@@ -156,6 +164,7 @@ def _check_size(checkpoint: ScoredCheckpoint, tokenizer: PreTrainedTokenizerFast
     model_size, own_size = load_config(checkpoint.model).vocab_size, vocabulary_size(tokenizer)
     if not model_size - PADDING < own_size <= model_size:
         raise DataError(
-            f"{place}: this tokenizer has {own_size:,} ids, the model in {checkpoint.model} {model_size:,}. Its words "
-            "would mean something else to the model; give the one it was trained with: tokenizer=DIRECTORY_OR_HUB_ID."
+            f"{place}: this tokenizer has {own_size:,} ids, but the model in {checkpoint.model} has {model_size:,}, so "
+            "their ids mean different words. Give the tokenizer that the model was trained with: "
+            "tokenizer=DIRECTORY_OR_HUB_ID."
         )

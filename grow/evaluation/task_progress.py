@@ -1,4 +1,4 @@
-"""How far an evaluation is: a bar on a terminal, a line now and then anywhere else, nothing on other ranks."""
+"""The progress of an evaluation: a bar on a terminal, a line every 15 seconds elsewhere, nothing on other ranks."""
 
 import sys
 import time
@@ -12,7 +12,7 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 class EvaluationProgress:
-    """Shows requests answered, task by task; call it as a `Watch`, and use it as a context."""
+    """Shows how many requests of each task are answered: a context manager, and a `ShowProgress` to call."""
 
     def __init__(self) -> None:
         self._bar: Progress | None = None
@@ -33,7 +33,7 @@ class EvaluationProgress:
             self._bar.stop()
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """`done` of `total` requests of a task or source are answered."""
+        """Show that `done` of `total` requests of a task or held-out source are answered."""
         if self._bar is not None:
             if what not in self._bars:
                 self._bars[what] = self._bar.add_task(what, total=total)

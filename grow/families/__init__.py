@@ -1,1 +1,1 @@
-"""Model families: one axis table each over the stock transformers classes."""
+"""Model families: each has one axis table over its stock transformers classes."""

@@ -1,4 +1,4 @@
-"""Stock transformers models: from noise, from a directory, and what their parameters count."""
+"""Stock transformers models are built here, from noise or from a directory, and their parameters and FLOPs counted."""
 
 from pathlib import Path
 from typing import Any
@@ -16,20 +16,20 @@ transformers_logging.disable_progress_bar()
 
 
 def model_from_noise(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
-    """A float32 model with the stock initialisation, the same for the same seed."""
+    """Build a float32 model with the stock initialisation, the same one for the same seed."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
 
 
 def model_on_meta(config: PreTrainedConfig) -> PreTrainedModel:
-    """A model without storage, to be counted or looked at."""
+    """Build a model whose parameters have names and shapes but no storage."""
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config)
 
 
 def load_model(directory: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """The model in a stock checkpoint directory.
+    """Load the model of a stock checkpoint directory.
 
     Raises:
         CheckpointError: the directory holds no complete model.
@@ -49,10 +49,10 @@ def load_model(directory: Path, dtype: torch.dtype = torch.float32) -> PreTraine
 
 
 def load_config(directory: Path) -> PreTrainedConfig:
-    """The stock configuration in a checkpoint directory.
+    """Load the stock configuration of a checkpoint directory.
 
     Raises:
-        CheckpointError: there is none, or it is damaged.
+        CheckpointError: the directory has none, or it is damaged.
     """
     if not (directory / "config.json").is_file():
         raise CheckpointError(
@@ -67,15 +67,15 @@ def load_config(directory: Path) -> PreTrainedConfig:
 
 
 def parameter_count(model: nn.Module) -> int:
-    """All parameters, a tied head counted once."""
+    """Count all parameters; a tied head counts once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def training_flops_per_token(model: PreTrainedModel, sequence_length: int) -> int:
-    """FLOPs of forward and backward a token, by the convention of `grow.common.clock`."""
+    """Return the FLOPs of forward and backward for one token, by the convention of `grow.common.clock`."""
     sizes = family_of(model.config.model_type).sizes(model.config)
     matmul = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
-    packed = sum(parameter.numel() for parameter in model.parameters() if parameter.dim() == 3)  # experts, router aside
+    packed = sum(parameter.numel() for parameter in model.parameters() if parameter.dim() == 3)  # experts, not routers
     return flops_per_token(
         matmul_parameters=matmul + (packed * sizes["active_experts"] // sizes["experts"] if packed else 0),
         layers=sizes["layers"],

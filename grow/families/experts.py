@@ -1,4 +1,4 @@
-"""How mixtures of experts are stored: one tensor an expert on disk, one packed tensor in the stock module.
+"""How mixtures of experts are stored: one tensor for each expert on disk, one packed tensor in the stock module.
 
 The stock module packs `gate_up_proj` (experts, 2 ffn, embed) and `down_proj` (experts, embed, ffn); a checkpoint holds
 a gate and an up projection (ffn, embed) and a down projection (embed, ffn) for each expert.
@@ -16,13 +16,13 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def unpack_experts(block: str, gate: str, up: str, down: str) -> Callable[[str, tuple[int, ...]], Shapes]:
-    """How a family spells the parameters of its expert blocks in a checkpoint.
+    """Return a family's `Family.unpacked`: name and shape in the stock module -> those of the stored tensors.
 
     Args:
-        block: name of the feed-forward block, which the stock module calls `mlp`.
-        gate: name of an expert's gate projection.
-        up: name of its other projection to the hidden units.
-        down: name of its projection back.
+        block: name of the feed-forward block in checkpoints; the stock module calls it `mlp`.
+        gate: name of an expert's gate projection in checkpoints.
+        up: name of an expert's other projection to the hidden units.
+        down: name of an expert's projection back to the residual stream.
     """
 
     def unpack(name: str, shape: tuple[int, ...]) -> Shapes:
@@ -41,14 +41,14 @@ def unpack_experts(block: str, gate: str, up: str, down: str) -> Callable[[str, 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
-    """Where a stored tensor lies in the stock module: some elements of a parameter, in the order they lie in."""
+    """Where a stored tensor lies in the stock module: a slice of a flattened parameter."""
 
     parameter: str
     elements: slice
 
 
 def module_places(family: Family, model: nn.Module) -> dict[str, Place]:
-    """Name of every tensor that a checkpoint of a stock model holds -> where the module has it."""
+    """Return for every tensor of a stock model's checkpoint, by name, its place in the module."""
     places: dict[str, Place] = {}
     for name, parameter in model.named_parameters():
         start = 0
@@ -59,7 +59,7 @@ def module_places(family: Family, model: nn.Module) -> dict[str, Place]:
 
 
 def stored_tensors(family: Family, model: nn.Module) -> Shapes:
-    """Name and shape of every tensor that a checkpoint of a stock model holds; a tied head is not among them."""
+    """Return name and shape of every tensor of a stock model's checkpoint; a tied head is not stored."""
     shapes: Shapes = {}
     for name, parameter in model.named_parameters():
         shapes |= family.unpacked(family.stored_name(name), tuple(parameter.shape))

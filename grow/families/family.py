@@ -1,4 +1,4 @@
-"""What a family is to the rest of Grow: its axis table, its size names, and its stock configuration class."""
+"""One model family as the rest of Grow sees it: its axis table, its size names, its stock configuration class."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 Sizes = dict[str, int]
 """embed, word, heads, kv_heads, head_dim, ffn, layers, vocab, positions: lengths and counts of one model."""
 
-_SETTING_OF = {"vocab": "vocab_size", "positions": "max_positions", "word": "word_embed"}  # where the words differ
-_NOT_THE_FUNCTION = {
-    # What may differ between a source and its target without changing what the model computes.
+_SETTING_OF = {"vocab": "vocab_size", "positions": "max_positions", "word": "word_embed"}  # where the names differ
+_NEUTRAL_ATTRIBUTES = {
+    # They may differ between a source and its target without changing what the model computes.
     *("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache", "pretraining_tp"),
     *("bos_token_id", "eos_token_id", "pad_token_id", "initializer_range", "init_std", "tie_word_embeddings"),
     *("dropout", "attention_dropout", "activation_dropout", "hidden_dropout", "classifier_dropout", "layerdrop"),
@@ -30,34 +30,34 @@ class Family:
     model_type: str
     table: tuple[Parameter, ...]
     attributes: Mapping[str, str]
-    """Size name -> attribute of the stock configuration. A size that is missing here follows from the others."""
+    """Size name -> attribute of the stock configuration. A size that is missing here is derived from the others."""
     config_class: str
     """Name of the stock configuration class in transformers."""
     specifics: Callable[[Any], dict[str, Any]]
-    """Model settings -> the stock attributes that only this family has, or spells its own way."""
+    """Model settings -> the stock attributes that only this family has, or names in its own way."""
     rotary_dims: Callable[["PreTrainedConfig"], int] = field(default=lambda config: 0)
-    """Rotated elements of each head, in half-split pairs; 0 without rotary positions."""
+    """Stock configuration -> rotated elements of each head, in half-split pairs; 0 without rotary positions."""
     centred: bool = False
-    """Whether its norms subtract the mean first (LayerNorm), not only divide (RMSNorm)."""
+    """Whether its norms subtract the mean (LayerNorm); those of other families only divide (RMSNorm)."""
     normalises_stream: Callable[["PreTrainedConfig"], bool] = field(default=lambda config: False)
-    """Whether its layers normalise the residual stream itself after each addition, not a branch's input or output."""
+    """Whether its layers normalise the residual stream itself, after each addition (post-norm)."""
     renamed: Mapping[str, str] = field(default_factory=dict)
     """Checkpoint name -> name in the stock module, where the two differ."""
     unpacked: Callable[[str, tuple[int, ...]], dict[str, tuple[int, ...]]] = field(
         default=lambda name, shape: {name: shape}
     )
-    """Name and shape in the stock module -> those of the tensors that a checkpoint holds for it."""
+    """Name and shape of a parameter in the stock module -> names and shapes of its tensors in a checkpoint."""
     dense: str | None = None
-    """Model type of the dense models whose feed-forward blocks can become this family's experts."""
+    """Model type of the dense models whose feed-forward blocks can become this family's experts; None: has none."""
     dense_names: Mapping[str, str] = field(default_factory=dict)
-    """What an expert's parameters are called -> what the dense model calls the same ones."""
+    """Name of an expert's parameters -> name of the same parameters in the dense model."""
 
     def stored_name(self, parameter: str) -> str:
-        """A parameter of the stock module as checkpoints, and so axis tables, spell it."""
+        """Return the name that checkpoints and axis tables give to a parameter of the stock module."""
         return next((stored for stored, module in self.renamed.items() if module == parameter), parameter)
 
     def stock_config(self, model: ModelSettings) -> "PreTrainedConfig":
-        """The transformers configuration of a configured model."""
+        """Build the transformers configuration of a model's settings."""
         import transformers
 
         sizes = {size: getattr(model, _SETTING_OF.get(size, size)) for size in self.attributes}
@@ -73,7 +73,7 @@ class Family:
         )
 
     def sizes(self, config: "PreTrainedConfig") -> Sizes:
-        """The sizes of a stock configuration."""
+        """Return the sizes of a stock configuration, those that it leaves to be derived included."""
         found = {size: getattr(config, attribute) for size, attribute in self.attributes.items()}
         found.setdefault("word", found["embed"])
         if found.get("kv_heads") is None:
@@ -83,7 +83,7 @@ class Family:
         return found
 
     def resize(self, config: "PreTrainedConfig", sizes: Sizes) -> "PreTrainedConfig":
-        """A copy of a stock configuration with other sizes.
+        """Return a copy of a stock configuration with other sizes.
 
         Raises:
             GrowthError: the family cannot have these sizes together.
@@ -91,20 +91,20 @@ class Family:
         values = {attribute: sizes[size] for size, attribute in self.attributes.items()}
         try:
             resized = type(config).from_dict({**config.to_dict(), **values})
-        except Exception as error:  # transformers raises a kind of its own around its validators
+        except Exception as error:  # transformers wraps its validators' errors in a class of its own
             raise GrowthError(f"{self.model_type} cannot have these sizes: {' '.join(str(error).split())}") from None
         found = self.sizes(resized)
         wrong = {size: found[size] for size in found if found[size] != sizes[size]}
         if wrong:
             raise GrowthError(
                 f"a {self.model_type} model of embed={sizes['embed']} and {sizes['heads']} heads has {wrong}, but "
-                f"{ {size: sizes[size] for size in wrong} } was asked for: its embed is heads x head_dim. "
+                f"{ {size: sizes[size] for size in wrong} } was requested: its embed is heads x head_dim. "
                 "Scale embed by scale.heads x scale.head_dim."
             )
         return resized
 
     def differences(self, source: "PreTrainedConfig", target: "PreTrainedConfig") -> dict[str, tuple[Any, Any]]:
-        """Attributes that make the two compute different functions whatever their sizes: name -> (source, target)."""
-        declared = type(source)().to_dict().keys() - _NOT_THE_FUNCTION - set(self.attributes.values())
+        """Return the attributes, sizes apart, that make the two compute different functions: name -> both values."""
+        declared = type(source)().to_dict().keys() - _NEUTRAL_ATTRIBUTES - set(self.attributes.values())
         pairs = {name: (getattr(source, name, None), getattr(target, name, None)) for name in sorted(declared)}
         return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}

@@ -31,7 +31,7 @@ TABLE = parse_table("""
 
 
 def specifics(model: FlexOlmoSettings) -> dict[str, Any]:
-    """What a stock FlexOlmo is told beside its sizes."""
+    """Return the stock attributes of a FlexOlmo besides its sizes."""
     return {
         **OLMO2.specifics(model),
         "router_aux_loss_coef": model.balance_loss,

@@ -30,13 +30,13 @@ TABLE = parse_table("""
 
 
 def specifics(model: GptNeoxSettings) -> dict[str, Any]:
-    """What a stock GPT-NeoX is told beside its sizes."""
+    """Return the stock attributes of a GPT-NeoX besides its sizes."""
     rope = {"rope_type": "default", "rope_theta": model.rope_theta, "partial_rotary_factor": model.rotary_fraction}
     return {"initializer_range": model.init_std, "rope_parameters": rope}
 
 
 def rotary_dims(config: "PreTrainedConfig") -> int:
-    """Rotated elements at the front of each head."""
+    """Return how many elements at the front of each head are rotated."""
     head_dim = config.hidden_size // config.num_attention_heads
     return int(head_dim * config.rope_parameters.get("partial_rotary_factor", 1.0))
 

@@ -30,7 +30,7 @@ TABLE = parse_table("""
 
 
 def specifics(model: LlamaSettings) -> dict[str, Any]:
-    """What a stock Llama is told beside its sizes."""
+    """Return the stock attributes of a Llama besides its sizes."""
     return {
         "initializer_range": model.init_std,
         "rms_norm_eps": model.norm_eps,

@@ -1,7 +1,7 @@
-"""Mixtral: a Llama whose feed-forward blocks are experts, a few of which are weighed and added (arXiv 2401.04088).
+"""Mixtral: a Llama whose feed-forward blocks are experts; each token takes a weighted sum of k (arXiv 2401.04088).
 
-Top-k comes before softmax, or what is the same, the best k probabilities are scaled to add up to one: a token whose
-experts are all alike gets what one of them computes.
+The weights of the k experts add up to one (top-k before softmax, or equally: softmax, top-k, rescale). So where all
+experts are equal, a token gets the output of one of them.
 """
 
 from typing import Any
@@ -30,7 +30,7 @@ TABLE = parse_table("""
 
 
 def specifics(model: MixtralSettings) -> dict[str, Any]:
-    """What a stock Mixtral is told beside its sizes."""
+    """Return the stock attributes of a Mixtral besides its sizes."""
     return {
         **LLAMA.specifics(model),
         "router_aux_loss_coef": model.balance_loss,

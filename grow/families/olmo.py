@@ -1,6 +1,7 @@
 """OLMo-1: LayerNorm without gain or bias, SwiGLU, rotary positions (arXiv 2402.00838).
 
-No parameter writes the axis that the head reads, so nothing can absorb the 1/n of a tied head: a grown OLMo is untied.
+No parameter writes the axis that the head reads, so none can absorb the 1/n that a tied head needs. A grown OLMo-1
+therefore has an untied head.
 """
 
 from typing import Any
@@ -27,7 +28,7 @@ TABLE = parse_table("""
 
 
 def specifics(model: OlmoSettings) -> dict[str, Any]:
-    """What a stock OLMo-1 is told beside its sizes."""
+    """Return the stock attributes of an OLMo-1 besides its sizes."""
     return {
         "initializer_range": model.init_std,
         "clip_qkv": model.clip_qkv,

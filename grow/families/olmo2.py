@@ -1,7 +1,7 @@
 """OLMo-2: RMSNorm on each sublayer's output and on whole queries and keys (arXiv 2501.00656).
 
-Queries are normalised after their projection, so the projection repeats them plainly (the map of the keys) and the
-gain behind it carries the scale that keeps the attention scores.
+Queries are normalised after their projection. So growth repeats the rows of the projection unscaled, as it does for
+keys, and puts the scale that keeps the attention scores into the gain of the norm behind it.
 """
 
 from typing import Any
@@ -29,7 +29,7 @@ TABLE = parse_table("""
 
 
 def specifics(model: Olmo2Settings) -> dict[str, Any]:
-    """What a stock OLMo-2 is told beside its sizes."""
+    """Return the stock attributes of an OLMo-2 besides its sizes."""
     return {
         "initializer_range": model.init_std,
         "rms_norm_eps": model.norm_eps,

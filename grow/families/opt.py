@@ -1,7 +1,7 @@
 """OPT: learned positions, ReLU, biases, LayerNorm before or after each sublayer (arXiv 2205.01068).
 
-`word` is the width of the embedding table. In hub opt-350m it differs from `embed`: project_in reads it, and
-project_out writes `head_in`, so that projection, not the head, absorbs the 1/n of a grown residual stream.
+`word` is the width of the embedding table. In the hub's opt-350m it differs from `embed`: project_in reads `word`, and
+project_out writes `head_in`. There project_out absorbs the 1/n of a grown residual stream, and the head stays as it is.
 """
 
 from typing import Any
@@ -38,7 +38,7 @@ TABLE = parse_table("""
 
 
 def specifics(model: OptSettings) -> dict[str, Any]:
-    """What a stock OPT is told beside its sizes."""
+    """Return the stock attributes of an OPT besides its sizes."""
     return {"init_std": model.init_std, "do_layer_norm_before": model.pre_norm, "dropout": model.dropout}
 
 

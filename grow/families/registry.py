@@ -1,4 +1,4 @@
-"""Every family Grow knows, found by transformers' model_type."""
+"""Every family that Grow knows, by transformers' model_type."""
 
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ FAMILIES = {family.model_type: family for family in (OPT, GPT_NEOX, OLMO, OLMO2,
 
 
 def family_of(model_type: str) -> Family:
-    """The family of a model type.
+    """Return the family of a model type.
 
     Raises:
         GrowthError: Grow has no axis table for it.
@@ -34,12 +34,12 @@ def family_of(model_type: str) -> Family:
 
 
 def stock_config(model: ModelSettings) -> "PreTrainedConfig":
-    """The transformers configuration of a configured model.
+    """Build the transformers configuration of a model's settings.
 
     Raises:
         ConfigError: transformers refuses the sizes.
     """
     try:
         return family_of(model.family).stock_config(model)
-    except Exception as error:  # transformers raises a kind of its own around its validators
+    except Exception as error:  # transformers wraps its validators' errors in a class of its own
         raise ConfigError(f"model={model.name}: {' '.join(str(error).split())}") from None

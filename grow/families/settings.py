@@ -1,4 +1,4 @@
-"""Configuration of a model: one dataclass a family, sizes in Grow's own words. Imports nothing heavy."""
+"""Configuration of a model: one dataclass for each family, with Grow's names of the sizes. Imports nothing heavy."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -22,7 +22,7 @@ class ModelSettings:
     heads: int
     head_dim: int
     ffn: int
-    """Width inside a feed-forward block (of each of gate and up, where there are two)."""
+    """Hidden width of a feed-forward block (of gate and of up each, where it has both)."""
     tied_head: bool
     """Whether the unembedding is the embedding table."""
     init_std: float = 0.02
@@ -119,7 +119,7 @@ class LlamaSettings(ModelSettings):
 def _check_experts(model: "MixtralSettings | FlexOlmoSettings") -> None:
     if not 1 <= model.active_experts <= model.experts:
         raise ConfigError(
-            f"model.active_experts={model.active_experts}: expected 1 to model.experts={model.experts} of them."
+            f"model.active_experts={model.active_experts}: expected a number from 1 to model.experts={model.experts}."
         )
 
 
@@ -131,7 +131,7 @@ class MixtralSettings(LlamaSettings):
 
     experts: int
     active_experts: int
-    """How many experts each token goes through."""
+    """Experts that each token goes through."""
     balance_loss: float = 0.01
     """Weight of the loss that spreads tokens over experts; the stock class sums it over active experts."""
 
@@ -148,7 +148,7 @@ class FlexOlmoSettings(Olmo2Settings):
 
     experts: int
     active_experts: int
-    """How many experts each token goes through."""
+    """Experts that each token goes through."""
     balance_loss: float = 0.01
     """Weight of the loss that spreads tokens over experts; the stock class sums it over active experts."""
 

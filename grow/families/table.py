@@ -1,6 +1,6 @@
-"""The axis table of a family: which named axis each dimension of each parameter is, and what it reads and writes.
+"""The axis table of a family: the named axis of each dimension of each parameter, and what it reads and writes.
 
-A line of a table is a parameter of the checkpoint and its axes:
+Each line of a table is a parameter of the checkpoint and its axes:
 
     model.layers.{layer}.self_attn.q_proj.weight    heads*query <- embed      writes heads x query, reads embed
     model.embed_tokens.weight                       vocab, embed              two axes, both written
@@ -24,25 +24,25 @@ class Parameter:
 
     pattern: re.Pattern[str]
     writes: tuple[Axis, ...]
-    """Axis of each leading dimension: what the parameter puts out."""
+    """Axes of the parameter's outputs: of all dimensions, or of all but the last where it `reads` that."""
     reads: Axis | None
-    """Axis of the last dimension where it contracts with an activation."""
+    """Axis of the last dimension, where that is contracted with an activation; else None."""
     normalises: Axis | None = None
-    """Axis whose statistics this gain follows: it multiplies an element of it into one of `writes`."""
+    """For the gain of a norm: the axis whose elements it normalises and scales into those of `writes`."""
 
     @property
     def is_layered(self) -> bool:
-        """Whether every layer has one."""
+        """Whether every layer has such a parameter."""
         return "layer" in self.pattern.groupindex
 
     @property
     def is_head(self) -> bool:
-        """Whether this is the unembedding, whose copies never get noise (it would be the noise of the logits)."""
+        """Whether this is the unembedding; its copies get no noise, which would reach the logits directly."""
         return self.reads is not None and self.writes[0] == (("vocab",),)
 
 
 def parse_table(text: str) -> tuple[Parameter, ...]:
-    """Read an axis table; see the module's first lines for the notation."""
+    """Read an axis table, in the notation that the top of this module describes."""
     return tuple(_parse_line(line) for line in text.strip().splitlines() if line.strip())
 
 
@@ -65,35 +65,35 @@ def _parse_axis(text: str) -> Axis:
 
 
 def find_parameter(table: tuple[Parameter, ...], name: str) -> Parameter | None:
-    """The line that describes a parameter, or None."""
+    """Return the line that describes a parameter; None where the table has none."""
     return next((line for line in table if line.pattern.fullmatch(name)), None)
 
 
 def expert_of(line: Parameter, name: str) -> int | None:
-    """The expert that a parameter of this line belongs to; None where it belongs to none."""
+    """Return the number of the expert that a parameter of this line belongs to; None where it belongs to none."""
     match = line.pattern.fullmatch(name)
     return int(match["expert"]) if match and "expert" in line.pattern.groupindex else None
 
 
 def layer_of(line: Parameter, name: str) -> int | None:
-    """The layer that a parameter of this line belongs to; None where it belongs to none."""
+    """Return the number of the layer that a parameter of this line belongs to; None where it belongs to none."""
     match = line.pattern.fullmatch(name)
     return int(match["layer"]) if match and line.is_layered else None
 
 
 def in_layer(line: Parameter, name: str, layer: int | None) -> str:
-    """The name of the same parameter in another layer; of one outside the layers, its own."""
+    """Return the name of the same parameter in another layer; a parameter outside the layers keeps its name."""
     return _renumbered(line, name, "layer", layer)
 
 
 def in_expert(line: Parameter, name: str, expert: int | None) -> str:
-    """The name of the same parameter of another expert; of one that is no expert's, its own."""
+    """Return the name of the same parameter in another expert; a parameter outside the experts keeps its name."""
     return _renumbered(line, name, "expert", expert)
 
 
-def _renumbered(line: Parameter, name: str, what: str, number: int | None) -> str:
+def _renumbered(line: Parameter, name: str, group: str, number: int | None) -> str:
     match = line.pattern.fullmatch(name)
     if number is None or match is None:
         return name
-    start, end = match.span(what)
+    start, end = match.span(group)
     return f"{name[:start]}{number}{name[end:]}"

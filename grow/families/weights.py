@@ -1,7 +1,7 @@
-"""The tensors of a stock checkpoint directory, one at a time: read by name, written as a stream.
+"""The tensors of a stock checkpoint directory: read one at a time by name, written as a stream of blocks of rows.
 
-Neither side ever holds more than a block of rows of what it writes. A directory is written under another name and
-renamed when it is complete, so what carries the final name can be trusted.
+Writing never holds more than two blocks in memory. The caller writes into a directory under another name and renames
+it when it is complete, so a directory under the final name can be trusted.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ _DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TensorInfo:
-    """What a checkpoint's header says of a tensor."""
+    """Name, shape and dtype of a tensor, as in a checkpoint's header."""
 
     name: str
     shape: tuple[int, ...]
@@ -54,11 +54,16 @@ class TensorInfo:
 
     @property
     def bytes(self) -> int:
+        """Size of the tensor's data."""
         return prod(self.shape) * self.dtype.itemsize
 
 
 class WeightReader:
-    """Tensors of a directory with `model.safetensors` or its sharded form, or of safetensors files.
+    """Reads tensors of a directory with `model.safetensors` or its sharded form, or of given safetensors files.
+
+    Args:
+        directory: the checkpoint directory.
+        files: safetensors files to read; None takes the directory's own.
 
     Raises:
         CheckpointError: weights are missing, truncated, or in a format that could run code.
@@ -74,23 +79,27 @@ class WeightReader:
 
     @property
     def names(self) -> list[str]:
-        """Every tensor, in the order of the files."""
+        """Names of all tensors, in the order of the files."""
         return list(self._place_of)
 
     def info(self, name: str) -> TensorInfo:
-        """Shape and dtype, from the header alone."""
+        """Return shape and dtype of a tensor, from the header alone.
+
+        Raises:
+            CheckpointError: the dtype is one that Grow cannot read.
+        """
         path, entry = self._place_of[name]
         if entry["dtype"] not in _DTYPES:
             raise CheckpointError(f"{path}: tensor {name} has dtype {entry['dtype']}, which Grow cannot read.")
         return TensorInfo(name=name, shape=tuple(entry["shape"]), dtype=_DTYPES[entry["dtype"]])
 
     def read(self, name: str) -> torch.Tensor:
-        """One tensor, on the CPU. Read, not mapped: mapped pages would stay in the process's memory."""
+        """Read one tensor to the CPU. It is not memory-mapped: mapped pages would stay in the process's memory."""
         shape = self.info(name).shape
         return self.read_flat(name, slice(0, prod(shape))).view(shape)
 
     def read_flat(self, name: str, elements: slice) -> torch.Tensor:
-        """Some elements of a tensor, in the order they lie in: (stop - start,)."""
+        """Read a range of a tensor's elements, in the order of the file: (stop - start,)."""
         path, entry = self._place_of[name]
         dtype = self.info(name).dtype
         tensor = torch.empty(elements.stop - elements.start, dtype=dtype)
@@ -101,7 +110,7 @@ class WeightReader:
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """The safetensors files of a checkpoint directory.
+    """Return the safetensors files of a checkpoint directory.
 
     Raises:
         CheckpointError: there are none, or the index names one that is missing.
@@ -125,7 +134,7 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def _read_header(path: Path) -> dict[str, dict[str, Any]]:
-    """Tensor name -> dtype, shape and first byte in the file; the library checks that the file is whole."""
+    """Return for each tensor, by name, dtype, shape and first byte in the file; safetensors checks the file's size."""
     try:
         safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
@@ -144,9 +153,9 @@ def write_weights(
 
     Args:
         directory: an existing directory.
-        tensors: what will be written, in this order.
-        blocks: the tensors' elements in order, each tensor as one or more blocks of whole rows.
-        max_shard_bytes: most bytes of one file.
+        tensors: name, shape and dtype of each tensor to write, in order.
+        blocks: data of the tensors in the same order, each tensor in one or more blocks of whole rows.
+        max_shard_bytes: largest size of one file.
     """
     files, source = files_of(tensors, max_shard_bytes), iter(blocks)
     for name, stored in files.items():
@@ -155,7 +164,7 @@ def write_weights(
 
 
 def files_of(tensors: list[TensorInfo], max_shard_bytes: int) -> dict[str, list[TensorInfo]]:
-    """Name of each file that a checkpoint has -> the tensors in it, in order."""
+    """Return the name of each file of a checkpoint -> the tensors in it, in order."""
     shards = _split(tensors, max_shard_bytes)
     if len(shards) == 1:
         return {SINGLE_FILE: shards[0]}
@@ -163,7 +172,7 @@ def files_of(tensors: list[TensorInfo], max_shard_bytes: int) -> dict[str, list[
 
 
 def write_index(directory: Path, files: dict[str, list[TensorInfo]]) -> None:
-    """Say which file each tensor is in, where there are several."""
+    """Write the index that names each tensor's file, where there are several files."""
     if files.keys() == {SINGLE_FILE}:
         return
     weight_map = {info.name: name for name, stored in files.items() for info in stored}
@@ -185,7 +194,12 @@ def _split(tensors: list[TensorInfo], max_shard_bytes: int) -> list[list[TensorI
 
 
 def write_file(path: Path, tensors: list[TensorInfo], blocks: Iterator[torch.Tensor]) -> str:
-    """Stream tensors into one file.
+    """Stream tensors into one file and sync it to disk.
+
+    Args:
+        path: file to write.
+        tensors: name, shape and dtype of each tensor, in order.
+        blocks: data of the tensors, as for `write_weights`; only as many blocks as they need are taken.
 
     Returns:
         SHA-256 of the file.
@@ -224,7 +238,7 @@ def _header(tensors: list[TensorInfo]) -> bytes:
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
-    """Carry the tokenizer's files from one model directory to another; a directory without any is fine."""
+    """Copy the tokenizer's files from one model directory to another; a source without any is fine."""
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copy2(source / name, target / name)

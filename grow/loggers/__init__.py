@@ -1,1 +1,1 @@
-"""Views of a run's metrics.jsonl: W&B, TensorBoard, CSV. The file is the truth; a view can be lost and made again."""
+"""Views of a run's metrics.jsonl in W&B, TensorBoard and CSV. A lost view can be made again from that file."""

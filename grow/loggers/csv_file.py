@@ -1,4 +1,4 @@
-"""metrics.csv: a table of a run's rows, made anew at every start of the run."""
+"""metrics.csv, a table of a run's rows that is written anew at every start of the run."""
 
 import csv
 import os
@@ -9,10 +9,10 @@ from grow.common.rows import Row
 
 
 class CsvView:
-    """One line a row; a column that a later row brings is added to the table as a whole.
+    """Writes a line for each row; a row with a new column rewrites the whole table with that column.
 
     Args:
-        path: the file.
+        path: CSV file to write.
     """
 
     def __init__(self, path: Path) -> None:
@@ -21,9 +21,11 @@ class CsvView:
         self._file: Any = None
 
     def start(self, record: dict[str, Any]) -> None:
+        """Begin an empty table; `Views` calls this at every start of the run."""
         self._rewrite([])
 
     def write(self, row: Row) -> None:
+        """Append one row."""
         new = [column for column in row if column not in self._columns]
         if new:
             self._columns += new
@@ -32,11 +34,12 @@ class CsvView:
         csv.DictWriter(self._file, self._columns).writerow(row)
 
     def close(self, summary: Row, *, failed: bool) -> None:
+        """Close the file."""
         if self._file is not None:
             self._file.close()
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
-        """Put a whole table in the file's place, and stay at its end."""
+        """Replace the file by a whole table, and keep it open for more rows."""
         if self._file is not None:
             self._file.close()
         partial = self._path.with_name(f".{self._path.name}.{os.getpid()}.partial")

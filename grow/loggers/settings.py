@@ -11,21 +11,21 @@ MODES = ("online", "offline")
 
 @dataclass(kw_only=True, slots=True)
 class LoggerSettings:
-    """Where a run's rows are shown besides metrics.jsonl. Nothing here changes what is trained."""
+    """The views of a run's rows besides metrics.jsonl. No setting here changes what is trained."""
 
     name: str
     views: list[str] = field(default_factory=list)
     """Any of csv, tensorboard, wandb."""
     mode: str = "online"
-    """W&B only. offline: keep its files in the run directory, for `wandb sync`."""
+    """W&B only. online: upload during the run. offline: keep W&B's files in the run directory, for `wandb sync`."""
     project: str = "grow"
     """W&B only."""
     entity: str | None = None
-    """W&B only: user or team; null is the account's default."""
+    """W&B only: user or team; null takes the account's default."""
     group: str | None = None
-    """W&B only: runs that belong together; null is the experiment or sweep, else the recipe."""
+    """W&B only: name that groups runs; null takes the experiment or sweep, else the recipe."""
     tags: list[str] = field(default_factory=list)
-    """W&B only: besides the model and the growth."""
+    """W&B only: tags besides those of the model and the growth."""
 
     def __post_init__(self) -> None:
         wrong = [view for view in self.views if view not in VIEWS]

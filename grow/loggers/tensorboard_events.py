@@ -1,4 +1,4 @@
-"""TensorBoard event files of a run's rows, made anew at every start of the run. The x-axis is tokens."""
+"""TensorBoard event files of a run's rows over tokens, written anew at every start of the run."""
 
 import datetime
 import shutil
@@ -10,10 +10,10 @@ from grow.common.rows import Row
 
 
 class TensorBoardView:
-    """A scalar for every number of a row, at the row's tokens; relative time is the run's own seconds.
+    """Writes a scalar for every number of a row, with tokens as the step and the run's own seconds as relative time.
 
     Args:
-        directory: of the event files; those of an earlier start are replaced.
+        directory: directory of the event files; those of an earlier start are replaced.
 
     Raises:
         ConfigError: the package tensorboard is not installed.
@@ -32,16 +32,19 @@ class TensorBoardView:
         self._started = 0.0
 
     def start(self, record: dict[str, Any]) -> None:
+        """Remove the event files of an earlier start and begin new ones; `Views` calls this at every start."""
         shutil.rmtree(self._directory, ignore_errors=True)
         self._writer = self._open(str(self._directory), flush_secs=10)
         self._started = datetime.datetime.fromisoformat(record["started"]).timestamp()
 
     def write(self, row: Row) -> None:
+        """Write the numbers of one row."""
         moment = self._started + row["seconds"]
         for name, value in row.items():
             if isinstance(value, (int, float)):
                 self._writer.add_scalar(name, value, row["tokens"], walltime=moment)
 
     def close(self, summary: Row, *, failed: bool) -> None:
+        """Close the event files."""
         if self._writer is not None:
             self._writer.close()

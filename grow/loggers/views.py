@@ -1,4 +1,4 @@
-"""Hands a run's rows to its views. A view that fails is left behind with one warning; training goes on."""
+"""The views of a run, which get its rows. A view that fails is dropped with one warning, and training continues."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,27 +12,41 @@ from grow.loggers.settings import LoggerSettings
 
 
 class View(Protocol):
-    """One way to look at the rows of metrics.jsonl."""
+    """One way to show the rows of metrics.jsonl. `Views` calls its methods, on the first rank only."""
 
     def start(self, record: dict[str, Any]) -> None:
-        """Get ready for rows. `record` is run.json."""
+        """Prepare for rows, at every start of the run.
+
+        Args:
+            record: content of run.json.
+        """
 
     def write(self, row: Row) -> None:
-        """Show a row of metrics.jsonl. A run that continues hands over its old rows first."""
+        """Show one row of metrics.jsonl; at a start, first those of earlier starts, and then each new one."""
 
     def close(self, summary: Row, *, failed: bool) -> None:
-        """Finish, whether `start` was called or not."""
+        """Finish at the end of the run, also where `start` was never called.
+
+        Args:
+            summary: mean speeds of the whole run.
+            failed: whether the run ends with an error.
+        """
 
 
 class Views:
-    """The views of one run; none on ranks other than the first."""
+    """The views of one run, called together.
+
+    Args:
+        run: run directory.
+        views: name -> view; none on ranks other than the first.
+    """
 
     def __init__(self, run: Path, views: dict[str, View]) -> None:
         self._run, self._views = run, views
         self._last: Row = {}
 
     def start(self, rows: Iterator[Row]) -> None:
-        """Begin with the rows that an earlier start of the run left."""
+        """Start all views and show them the rows of earlier starts; called before the training loop."""
         if not self._views:
             return
         record = read_json(self._run / RUN_FILE)
@@ -41,12 +55,12 @@ class Views:
             self.write(row)
 
     def write(self, row: Row) -> None:
-        """Show the next row."""
+        """Show a new row in all views; called when the row is added to metrics.jsonl."""
         self._each(lambda view: view.write(row))
         self._last = row
 
     def close(self, *, failed: bool) -> None:
-        """Finish all views."""
+        """Close all views; `open_views` calls this when its block ends."""
         self._each(lambda view: view.close(_summary(self._last), failed=failed))
         self._views.clear()
 
@@ -54,11 +68,11 @@ class Views:
         for name, view in list(self._views.items()):
             try:
                 action(view)
-            except Exception as error:  # whatever a view's library raises, it is no reason to stop training
+            except Exception as error:  # no error of a view's library is a reason to stop training
                 del self._views[name]
                 reason = " ".join(str(error).split()) or type(error).__name__
                 print(
-                    f"warning: the {name} view stopped working and is left out from here on ({reason}). "
+                    f"warning: the {name} view stopped working and gets no more rows ({reason}). "
                     f"{self._run / METRICS_FILE} has every row; the same command shows them all again.",
                     flush=True,
                 )
@@ -66,12 +80,12 @@ class Views:
 
 @contextmanager
 def open_views(settings: LoggerSettings, run: Path, *, shown: bool) -> Iterator[Views]:
-    """The views of a run, open for the length of a block.
+    """Open the views of a run for the length of a block, and close them at its end.
 
     Args:
-        settings: which.
-        run: the run directory, where all of them keep their files.
-        shown: False opens none (ranks other than the first).
+        settings: choice of views.
+        run: run directory, in which all views keep their files.
+        shown: False opens no view, for ranks other than the first.
 
     Raises:
         ConfigError: a view cannot be opened: its package is missing, or W&B cannot be reached.
@@ -111,7 +125,7 @@ _OPENERS: dict[str, Callable[[LoggerSettings, Path], View]] = {
 
 
 def _summary(last: Row) -> Row:
-    """Speeds of the whole run, validation included, from its last row."""
+    """Return the mean speeds of the whole run, validation included, from its last row."""
     if not last.get("seconds"):
         return {}
     return {

@@ -1,8 +1,8 @@
-"""Weights & Biases: one W&B run for a Grow run, however many ranks and starts it takes.
+"""Weights & Biases: one W&B run for each Grow run, however many ranks and starts that takes.
 
-wandb.json of the run directory holds the id of the W&B run, drawn once, and how far W&B has been told: a run that
-continues tells it nothing twice. W&B cannot take rows back, so of steps that were lost and trained again it keeps the
-first rows; metrics.jsonl has those of the weights.
+wandb.json in the run directory holds the id of the W&B run, generated once, and which rows were sent, so that a
+continued run sends no row twice. W&B cannot delete rows. So where steps were lost and trained again, W&B keeps their
+first rows, while metrics.jsonl has the rows of the final weights.
 """
 
 import secrets
@@ -25,32 +25,33 @@ _FINISH_TIMEOUT_S = 300.0
 
 
 @dataclass(kw_only=True, slots=True)
-class Told:
-    """How far W&B has been told of a run."""
+class SentRows:
+    """Which rows of a run were sent to W&B; the content of wandb.json."""
 
     id: str
+    """Id of the W&B run."""
     rows: int = 0
-    """Also the W&B step of the next one."""
+    """Number of rows sent, which is also the W&B step of the next one."""
     tokens: int = -1
-    """Of the last row."""
+    """Tokens of the last row sent."""
     columns: list[str] = field(default_factory=list)
-    """Of all rows at those tokens: a training row and a validation row may stand at the same ones."""
+    """Columns of all rows sent at those tokens: a training row and a validation row may have the same tokens."""
 
     def has(self, row: Row) -> bool:
-        """Whether W&B was told of this row, or of another one in its place."""
+        """Return whether this row, or another one in its place, was sent."""
         return row["tokens"] < self.tokens or (row["tokens"] == self.tokens and row.keys() <= set(self.columns))
 
     def add(self, row: Row) -> None:
-        """W&B is told of a row."""
+        """Record that a row was sent."""
         before = self.columns if row["tokens"] == self.tokens else []
         self.rows, self.tokens, self.columns = self.rows + 1, row["tokens"], sorted({*before, *row})
 
     def correct(self, step: int, tokens: int | None) -> None:
-        """Believe the server, where a killed process told it less than was written down here.
+        """Take the server's word where a killed process recorded rows here that never arrived there.
 
         Args:
-            step: W&B's next one.
-            tokens: of the last row that arrived, if any did.
+            step: W&B's next step.
+            tokens: tokens of the last row that arrived; None where none did.
         """
         self.rows = max(self.rows, step)
         if tokens is None:
@@ -60,11 +61,11 @@ class Told:
 
 
 class WandbView:
-    """Rows over `train/tokens`, the run's configuration and lineage, and its final speeds.
+    """Sends W&B a run's rows over `train/tokens`, its configuration and lineage, and its final speeds.
 
     Args:
-        settings: project, group, tags, mode.
-        run: the run directory; W&B's own files go into it too.
+        settings: project, entity, group, tags and mode.
+        run: run directory, into which W&B's own files go too.
 
     Raises:
         ConfigError: wandb is not installed or not logged in, or its server cannot be reached.
@@ -75,25 +76,28 @@ class WandbView:
         self._state_file = run / WANDB_FILE
         known = read_json(self._state_file) if self._state_file.exists() else {"id": secrets.token_hex(4)}
         self._run = _connect(settings, run, known["id"])
-        self._told = Told(**known)
+        self._sent = SentRows(**known)
         if settings.mode == "online":
-            self._told.correct(self._run.step, self._run.summary.get(TRAIN_TOKENS))
-        write_json(self._state_file, asdict(self._told))
+            self._sent.correct(self._run.step, self._run.summary.get(TRAIN_TOKENS))
+        write_json(self._state_file, asdict(self._sent))
 
     def start(self, record: dict[str, Any]) -> None:
+        """Send the run's configuration, without secrets; `Views` calls this at every start of the run."""
         facts = {key: value for key, value in record.items() if key != "config"}
         self._run.config.update(redacted_config({**record["config"], "run": facts}), allow_val_change=True)
         self._run.define_metric(TRAIN_TOKENS)
         self._run.define_metric("*", step_metric=TRAIN_TOKENS, step_sync=True)
 
     def write(self, row: Row) -> None:
-        if self._told.has(row):
+        """Send one row, unless it was sent before."""
+        if self._sent.has(row):
             return
-        self._run.log({**row, TRAIN_TOKENS: row["tokens"]}, step=self._told.rows, commit=True)
-        self._told.add(row)
-        write_json(self._state_file, asdict(self._told))
+        self._run.log({**row, TRAIN_TOKENS: row["tokens"]}, step=self._sent.rows, commit=True)
+        self._sent.add(row)
+        write_json(self._state_file, asdict(self._sent))
 
     def close(self, summary: Row, *, failed: bool) -> None:
+        """Send the run's mean speeds and finish the W&B run."""
         self._run.summary.update(summary)
         self._run.finish(exit_code=int(failed))
 
@@ -138,7 +142,7 @@ def _connect(settings: LoggerSettings, run: Path, run_id: str) -> Any:
 
 @contextmanager
 def _redacted_argv() -> Iterator[None]:
-    """Hide the secrets of the command line from W&B, which copies sys.argv into a run's metadata by itself."""
+    """Hide secrets in sys.argv for the length of a block: W&B copies it into the metadata of a run."""
     original = sys.argv
     sys.argv = [redacted(argument) for argument in original]
     try:

@@ -1,7 +1,7 @@
-"""The links of a chain as one curve: validation loss against all that was spent, by this link and those before it.
+"""The report of a chain: its links as one curve, the validation loss against all that was spent up to each point.
 
-The last link's own page, speedup.* and report.html, is what scripts/report.py makes of it: its source is the chain up
-to it, so "source included" is the whole chain's cost.
+The last link also gets the files of scripts/report.py: speedup.* and report.html. Its source is the chain before it,
+so "source included" there is the cost of the whole chain.
 """
 
 from collections.abc import Sequence
@@ -23,30 +23,33 @@ from grow.report.settings import ReportConfig
 from grow.report.verdict import Verdict, judge
 from grow.report.wording import AXIS_NAMES, cost, scale
 
-_DRAWN: tuple[CostAxis, ...] = ("tokens", "flops")
+_PLOTTED_AXES: tuple[CostAxis, ...] = ("tokens", "flops")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Stretch:
-    """One link of the chain's curve."""
+class LinkCurve:
+    """The part of a chain's curve that one link made."""
 
     run: Run
     total: Curve
-    """Its validation points, at what had been spent on the chain by then."""
+    """Validation points of the link, with the costs of the links before it added."""
 
 
 def report_chain(name: str, config: ReportConfig) -> list[Path]:
     """Write the chain's curve and table, and the last link's speed-up.
 
     Args:
-        name: of the chain, which its last link is called by.
-        config: the links in their order, what the last one is held against, and where to write.
+        name: name of the chain, which labels its last link.
+        config: links in their order, baselines of the last one, and the output directory.
+
+    Returns:
+        The files written.
 
     Raises:
-        CheckpointError, DataError: a run cannot be read.
-        ConfigError: a baseline is none, or nothing can be written.
+        CheckpointError, DataError: a run cannot be read, or what its source cost is unknown.
+        ConfigError: a baseline started in another way than a baseline has to, or the output cannot be written.
     """
-    stretches = [_stretch(read_run(Path(directory))) for directory in config.runs]
+    curves = [_link_curve(read_run(Path(directory))) for directory in config.runs]
     judged = judge(
         config.runs[-1:],
         baseline=config.baseline,
@@ -57,68 +60,71 @@ def report_chain(name: str, config: ReportConfig) -> list[Path]:
     output = Path(config.output)
     paths = publish(judged, output)
     added = [output / f"chain.{kind}" for kind in ("json", "md", "png")]
-    write_json(added[0], [_as_json(stretch) for stretch in stretches])
-    added[1].write_text(_as_markdown(name, stretches))
-    _draw(stretches, judged, added[2])
+    write_json(added[0], [_as_json(curve) for curve in curves])
+    added[1].write_text(_as_markdown(name, curves))
+    _draw(curves, judged, added[2])
     return [*paths, *added]
 
 
-def table(stretches: Sequence[Stretch]) -> list[list[str]]:
-    """A row a link: its name, what it trained, loss before and after, and what the chain had cost by its end."""
+def table(curves: Sequence[LinkCurve]) -> list[list[str]]:
+    """Return a header, and a row for each link: name, sizes, what it trains, losses, cost of the chain so far."""
     rows = [["link", "layers x width", "trains", "loss before", "loss after", *(AXIS_NAMES[axis] for axis in AXES)]]
-    for stretch in stretches:
-        config, total = stretch.run.config, stretch.total
+    for curve in curves:
+        config, total = curve.run.config, curve.total
         sizes = f"{config['model']['layers']} x {config['model']['embed']}"
         losses = [f"{total.loss[0]:.4f}", f"{total.loss[-1]:.4f}"]
         costs = [cost(axis, total.along(axis)[-1]) for axis in AXES]
-        rows.append([stretch.run.name, sizes, config["trainable"]["name"], *losses, *costs])
+        rows.append([curve.run.name, sizes, config["trainable"]["name"], *losses, *costs])
     return rows
 
 
-def _stretch(run: Run) -> Stretch:
+def _link_curve(run: Run) -> LinkCurve:
     before = {axis: 0.0 if run.lineage is None else getattr(run.lineage, axis) for axis in AXES}
     if None in before.values():
-        raise CheckpointError(f"{run.directory}: what its source cost is unknown, so it cannot be part of a chain.")
+        raise CheckpointError(
+            f"{run.directory}: expected a source whose cost is known, found one without it in run.json, so the run "
+            "cannot be part of a chain. Leave it out, or train its source with Grow."
+        )
     spent: dict[str, Any] = {axis: run.curve.along(axis) + before[axis] for axis in AXES}
-    return Stretch(run=run, total=Curve(**spent, loss=run.curve.loss, averaged=run.curve.averaged))
+    return LinkCurve(run=run, total=Curve(**spent, loss=run.curve.loss, averaged=run.curve.averaged))
 
 
-def _as_json(stretch: Stretch) -> dict[str, Any]:
-    total = stretch.total
+def _as_json(curve: LinkCurve) -> dict[str, Any]:
+    total = curve.total
     averaged = None if total.final_averaged is None else total.averaged.tolist()
     points: dict[str, Any] = {axis: total.along(axis).tolist() for axis in AXES}
-    return {"link": stretch.run.name, **points, "loss": total.loss.tolist(), "loss_of_average": averaged}
+    return {"link": curve.run.name, **points, "loss": total.loss.tolist(), "loss_of_average": averaged}
 
 
-def _as_markdown(name: str, stretches: Sequence[Stretch]) -> str:
-    header, *rows = table(stretches)
+def _as_markdown(name: str, curves: Sequence[LinkCurve]) -> str:
+    header, *rows = table(curves)
     listed = markdown_table(header, rows)
-    return f"# Chain {name}\n\nCosts are the chain's up to the end of each link.\n\n{listed}\n\n![](chain.png)\n"
+    return f"# Chain {name}\n\nCosts are those of the chain up to the end of each link.\n\n{listed}\n\n![](chain.png)\n"
 
 
-def _draw(stretches: Sequence[Stretch], verdict: Verdict, path: Path) -> None:
-    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(stretches)))
+def _draw(curves: Sequence[LinkCurve], verdict: Verdict, path: Path) -> None:
+    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(curves)))
     figure = Figure(figsize=(13, 5.4), layout="constrained")
-    panels = figure.subplots(1, len(_DRAWN), sharey=True)
-    for panel, axis in zip(panels, _DRAWN, strict=True):
-        divisor, unit = scale(axis, stretches[-1].total.along(axis)[-1])
+    panels = figure.subplots(1, len(_PLOTTED_AXES), sharey=True)
+    for panel, axis in zip(panels, _PLOTTED_AXES, strict=True):
+        divisor, unit = scale(axis, curves[-1].total.along(axis)[-1])
         if verdict.baseline is not None:
-            curve = verdict.baseline.curve
-            panel.plot(curve.along(axis) / divisor, curve.loss, color="black", label="target from noise")
-        for stretch, colour in zip(stretches, colours, strict=True):
-            costs = stretch.total.along(axis) / divisor
-            panel.plot(costs, stretch.total.loss, color=colour, marker=".", linewidth=2, label=stretch.run.name)
+            noise = verdict.baseline.curve
+            panel.plot(noise.along(axis) / divisor, noise.loss, color="black", label="target from noise")
+        for curve, colour in zip(curves, colours, strict=True):
+            costs = curve.total.along(axis) / divisor
+            panel.plot(costs, curve.total.loss, color=colour, marker=".", linewidth=2, label=curve.run.name)
             panel.axvline(costs[-1], color="#CCCCCC", linewidth=0.8, zorder=0)
         panel.set_xlabel(f"all links, {unit}" if axis == "tokens" else f"all links, 1{unit}")
         panel.set_xlim(left=0)
-    panels[0].set_ylabel("validation loss (nats a token)")
-    panels[0].set_ylim(*_range(stretches, [] if verdict.baseline is None else [verdict.baseline.curve.final_loss]))
+    panels[0].set_ylabel("validation loss (nats per token)")
+    panels[0].set_ylim(*_loss_range(curves, [] if verdict.baseline is None else [verdict.baseline.curve.final_loss]))
     panels[-1].legend(frameon=False)
     figure.savefig(path, dpi=110)
 
 
-def _range(stretches: Sequence[Stretch], others: list[float]) -> tuple[float, float]:
-    """Room for everything but the first steep fall of the chain."""
-    losses = np.concatenate([*(stretch.total.loss for stretch in stretches), others])[1:]
-    room = 0.06 * (losses.max() - losses.min() or 1.0)
-    return float(losses.min() - room), float(losses.max() + room)
+def _loss_range(curves: Sequence[LinkCurve], others: list[float]) -> tuple[float, float]:
+    """Return limits of the loss axis that hold every point but the first, which lies far above all others."""
+    losses = np.concatenate([*(curve.total.loss for curve in curves), others])[1:]
+    margin = 0.06 * (losses.max() - losses.min() or 1.0)
+    return float(losses.min() - margin), float(losses.max() + margin)

@@ -1,4 +1,4 @@
-"""A validation curve: held-out loss against what was spent, and the arithmetic on several seeds of it."""
+"""Validation curves, which are held-out loss against cost, and means and intervals over several seeds."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,15 +20,15 @@ Interval = tuple[float, float]
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class Curve:
-    """Validation points of one run, oldest first; the costs are those of that run alone, its source's not included."""
+    """Validation points of one run, oldest first; costs are those of the run alone, without its source's."""
 
     tokens: Numbers
     flops: Numbers
     seconds: Numbers
     loss: Numbers
-    """Mean cross-entropy on the held-out split, in nats a token."""
+    """Mean cross-entropy on the held-out split, in nats per token."""
     averaged: Numbers = field(default_factory=lambda: np.array(np.nan))
-    """The same of the averaged weights, NaN where there was no average."""
+    """The loss of the averaged weights; NaN where there was no average."""
 
     def __post_init__(self) -> None:
         for name in _COLUMNS:
@@ -36,15 +36,16 @@ class Curve:
         self.averaged = np.broadcast_to(self.averaged, self.loss.shape)
 
     def along(self, axis: CostAxis) -> Numbers:
-        """What was spent at each point, in tokens, FLOPs or seconds."""
+        """Return the cost at each point, in tokens, FLOPs or seconds."""
         return {"tokens": self.tokens, "flops": self.flops, "seconds": self.seconds}[axis]
 
     def loss_at(self, cost: float, axis: CostAxis) -> float:
-        """Loss in nats after spending `cost`, by linear interpolation between the points around it."""
+        """Return the loss in nats at a cost, linearly interpolated between the points around it."""
         return float(np.interp(cost, self.along(axis), self.loss))
 
     @property
     def final_loss(self) -> float:
+        """Loss at the last point."""
         return float(self.loss[-1])
 
     @property
@@ -55,17 +56,25 @@ class Curve:
 
 
 def mean_curve(curves: Sequence[Curve]) -> Curve:
-    """The pointwise mean of several seeds, at the token counts that all of them validated at."""
+    """Return the pointwise mean of several seeds, at the token counts at which all of them were validated."""
     return _mean(_align(curves))
 
 
 def interval(
     statistic: Callable[[Curve, Curve], float], first: Sequence[Curve], second: Sequence[Curve]
 ) -> Interval | None:
-    """95 % bootstrap interval (percentiles over seeds) of a statistic of two mean curves.
+    """Return the 95 % bootstrap interval (percentiles over seeds) of a statistic of two mean curves.
 
-    Both groups are resampled, each on its own. None where `first` has fewer than three seeds: too few to tell.
-    The statistic may return infinities; ends of the interval are values that occurred, never interpolated.
+    The two groups are resampled independently. The ends of the interval are values that occurred and are never
+    interpolated, so the statistic may be infinite.
+
+    Args:
+        statistic: function of the mean curves of the first and the second group.
+        first: curves of the first group, one for each seed.
+        second: curves of the second group, one for each seed.
+
+    Returns:
+        Lower and upper end; None where `first` has fewer than three seeds, which are too few.
     """
     if len(first) < SEEDS_FOR_INTERVAL:
         return None

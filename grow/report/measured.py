@@ -1,4 +1,4 @@
-"""Reads what evaluations and analyses, in a run or after it, left in its directory: scores, weights, forgetting."""
+"""The evaluations and analyses of a run, read from its directory: scores, weight analyses, forgetting."""
 
 import re
 from collections.abc import Iterable
@@ -13,37 +13,41 @@ _UP = ("up_proj", "gate_proj", "fc1", "dense_h_to_4h")
 _UNEMBEDDING = ("lm_head.weight", "embed_out.weight")
 _LAYER = re.compile(r"\.(\d+)\.")
 Points = list[tuple[float, float, float | None]]
-"""Tokens, value and standard error, ascending."""
+"""(tokens, value, standard error or None), by ascending tokens."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
-    """One run's evaluations and analyses, as far as there are any."""
+    """The evaluations and analyses of one run; empty where there were none."""
 
     label: str
     scores: list[Row]
+    """Rows with mean scores over tasks."""
     analyses: list[Row]
     """Content of each checkpoint's analysis, oldest first."""
     dips: dict[str, Row]
+    """Score -> its `grow.analysis.forgetting.Forgetting`, as a dict."""
 
     def trend(self, score: str, *, averaged: bool, protocol: str) -> Points:
-        """The mean score over tasks against tokens; the last measurement of a point stands."""
+        """Return the mean score over tasks against tokens; of several measurements at a point the last one counts."""
         name = f"eval{'_avg' if averaged else ''}/mean/{score}"
         rows = {row["tokens"]: row for row in self.scores if name in row and protocol_of(row) == protocol}
         return [(at, rows[at][name], rows[at].get(f"{name}_stderr")) for at in sorted(rows)]
 
     def symmetry(self) -> dict[str, Points]:
-        """Figure 5's matrices: an up-projection of the analyzed layers, and the unembedding where it is its own."""
+        """Return the symmetry of figure 5's matrices: the layers' up-projections, and the unembedding if untied."""
         names = self.analyses[0]["symmetry"] if self.analyses else ()
         return {_short(name): self._points("symmetry", name) for name in _figure_5(names, self._layers())}
 
     def effective_rank(self) -> dict[str, Points]:
-        """Effective rank of figure 6's matrices."""
+        """Return the effective rank of figure 6's matrices."""
         return {_short(name): self._points("effective_rank", name) for name in self.spectral_matrices()}
 
     def spectral_matrices(self) -> list[str]:
-        """Figure 6's kinds of matrix: an up-projection of the first layer analyzed, attention of the second, and a
-        down-projection of the last but one."""
+        """Return the names of figure 6's matrices: up-projection, attention, down-projection.
+
+        They are those of the first, the second and the last but one of the analyzed layers.
+        """
         names, layers = sorted(self.analyses[0]["spectra"]) if self.analyses else [], self._layers()
         wanted = zip(((*_UP,), ("attn", "attention"), ("down_proj", "fc2", "4h_to_h")), (0, 1, -2), strict=True)
         found = []
@@ -62,7 +66,12 @@ class Measured:
 
 
 def read_measured(label: str, directory: Path) -> Measured:
-    """Everything that was measured on a run beside its validation; empty lists where nothing was."""
+    """Read all that was measured on a run besides its validation.
+
+    Args:
+        label: label of the run in figures.
+        directory: run directory.
+    """
     forgetting = directory / ANALYSIS_FOLDER / FORGETTING_FILE
     return Measured(
         label=label,
@@ -73,11 +82,12 @@ def read_measured(label: str, directory: Path) -> Measured:
 
 
 def protocols(measured: Iterable[Measured]) -> list[str]:
-    """Every protocol that occurs, in the order it first did."""
+    """Return the different protocols of all scores, in the order of their first appearance."""
     return list(dict.fromkeys(protocol_of(row) for one in measured for row in one.scores))
 
 
 def layer_of(name: str) -> int | None:
+    """Return the number of the layer in a parameter's name; None outside the layers."""
     match = _LAYER.search(name)
     return None if match is None else int(match[1])
 

@@ -1,4 +1,4 @@
-"""Draws evaluations and weight analyses: score trends, symmetry, effective rank, singular values."""
+"""Figures of evaluations and weight analyses: score trends, symmetry, effective rank, singular values."""
 
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +24,7 @@ class Picture:
 
 
 def draw_measured(measured: Sequence[Measured]) -> list[Picture]:
-    """A figure for everything that at least one run has."""
+    """Draw a figure for each kind of measurement that at least one run has."""
     grown = [one for one in measured if any(one.symmetry().values())][:_MOST_RUNS]
     analyzed = [one for one in measured if one.spectral_matrices()][:_MOST_RUNS]
     pictures = [_scores(measured, protocol) for protocol in protocols(measured)]
@@ -41,7 +41,8 @@ def draw_measured(measured: Sequence[Measured]) -> list[Picture]:
         pictures.append(
             Picture(
                 title="Effective rank",
-                caption="exp of the entropy of the singular values' shares: how many directions a matrix uses.",
+                caption="The number of directions that a matrix uses: exp of the entropy of its singular values, each "
+                "divided by their sum.",
                 png=_by_run(analyzed, lambda one: one.effective_rank(), "effective rank"),
             )
         )
@@ -63,8 +64,8 @@ def _scores(measured: Sequence[Measured], protocol: str) -> Picture:
         _finish(figure, panels)
         return Picture(
             title=f"Harness tasks: {protocol}",
-            caption="Plain mean over the tasks, with standard errors. acc_norm takes acc where a task has no acc_norm; "
-            "bits per byte are those of the right answer.",
+            caption="Unweighted mean over the tasks, with standard errors. Tasks without acc_norm count there with "
+            "their acc. Bits per byte are those of the right answer.",
             png=_png(figure),
         )
 
@@ -83,7 +84,7 @@ def _by_run(runs: Sequence[Measured], lines: Callable[[Measured], Mapping[str, P
 
 
 def _spectra(one: Measured) -> Picture:
-    """Singular values at the first and the last checkpoint analyzed."""
+    """Draw a run's singular values at the first and the last analyzed checkpoint."""
     matrices = one.spectral_matrices()
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5 * max(len(matrices), 2), 4.4), layout="constrained")
@@ -99,7 +100,7 @@ def _spectra(one: Measured) -> Picture:
         panels[-1].legend(frameon=False)
         return Picture(
             title=f"Singular values: {one.label}",
-            caption="Largest first, at the first and the last checkpoint analyzed. Figure 6 of arXiv 2409.12903.",
+            caption="Largest first, at the first and the last analyzed checkpoint. Figure 6 of arXiv 2409.12903.",
             png=_png(figure),
         )
 

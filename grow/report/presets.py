@@ -1,10 +1,11 @@
-"""Measured growth presets: the runs of studies/measure_presets.sh, each judged against its own shape from noise.
+"""Measured growth presets: the runs of studies/measure_presets.sh, each compared with its own shape from noise.
 
-    RUNS/SHAPE/PRESET-SEED    a target of that shape, grown by that preset
-    RUNS/SHAPE/noise-SEED     the shape's baseline; the source trained on, RUNS/source/identity-SEED, has none
+    RUNS/SHAPE/PRESET-SEED       a target of that shape, grown by that preset
+    RUNS/SHAPE/noise-SEED        the baseline of that shape
+    RUNS/source/identity-SEED    the source trained further, which has no baseline
 
-A speed-up is against the baseline of the same shape; shapes cost different FLOPs a token, so that between shapes only
-the loss against FLOPs compares.
+Each speed-up is against the baseline of the same shape. Shapes differ in FLOPs per token, so compare different shapes
+by their loss against FLOPs.
 """
 
 import csv
@@ -22,14 +23,14 @@ from grow.report.verdict import ArmVerdict, Verdict, judge
 from grow.report.wording import cost
 
 _HEADER = (
-    *("preset", "shape", "parameters", "seeds", "first loss", "last loss", "below noise", "to target"),
-    *("speed-up", "source's tokens counted", "its FLOPs counted"),
+    *("preset", "shape", "parameters", "seeds", "first loss", "last loss", "nats below noise", "cost to target"),
+    *("speed-up", "with source's tokens", "with source's FLOPs"),
 )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PresetRow:
-    """One preset on one shape, means over its seeds. Losses in nats a token; None: not reached, or nothing to say."""
+    """One preset on one shape: means over its seeds, losses in nats per token. None: not reached, or no baseline."""
 
     preset: str
     shape: str
@@ -40,40 +41,46 @@ class PresetRow:
     """Validation loss right after growth."""
     final_loss: float
     final_by_seed: str
-    """The same for each seed."""
+    """Final loss of each seed, separated by spaces."""
     gain: float | None = None
-    """Nats below the baseline, both at their end."""
+    """Final loss of the baseline minus that of the preset, in nats."""
     tokens_to_target: float | None = None
     """Tokens to the baseline's final loss; 0 where the growth starts at it."""
     flops_to_target: float | None = None
     speedup: float | None = None
-    """Source free; the same in tokens and in FLOPs. 0: never reached; infinite: at no cost."""
+    """Speed-up with the source free, equal in tokens and in FLOPs. 0: never reached; infinite: at no cost."""
     low: float | None = None
     high: float | None = None
-    """95 % interval of the speed-up, from three seeds on."""
+    """Lower (`low`) and upper end of the 95 % interval of the speed-up, from three seeds on."""
     speedup_tokens: float | None = None
-    """The source's tokens counted."""
+    """Speed-up in tokens, the source's tokens included."""
     speedup_flops: float | None = None
-    """The source's FLOPs counted."""
+    """Speed-up in FLOPs, the source's FLOPs included."""
 
 
 def read_shapes(runs: Path, seed: int | None = None) -> dict[str, Verdict]:
-    """Every shape's finished runs, judged.
+    """Read the finished runs and judge them, shape by shape.
 
     Args:
         runs: directory that studies/measure_presets.sh filled.
-        seed: reads this one's grown runs alone, against all of the baselines; None reads all.
+        seed: seed of the grown runs to read, next to the baselines of all seeds; None reads all.
+
+    Returns:
+        Shape -> verdict on its presets.
 
     Raises:
         DataError: there are no such runs, or one cannot be read.
-        CheckpointError: as `read_run`.
+        CheckpointError: a run directory is damaged; see `read_run`.
     """
     found: dict[str, list[Path]] = {}
     for directory in sorted(model.parent for model in runs.glob("*/*-[0-9]/model")):
         if seed is None or directory.name.startswith("noise-") or directory.name.endswith(f"-{seed}"):
             found.setdefault(directory.parent.name, []).append(directory)
     if not found:
-        raise DataError(f"{runs}: expected SHAPE/PRESET-SEED, finished runs of studies/measure_presets.sh, found none.")
+        raise DataError(
+            f"{runs}: expected finished runs in SHAPE/PRESET-SEED, found none. Make them with "
+            "studies/measure_presets.sh."
+        )
     return {shape: _judge(directories) for shape, directories in found.items()}
 
 
@@ -84,7 +91,7 @@ def _judge(directories: list[Path]) -> Verdict:
 
 
 def rows(shapes: dict[str, Verdict]) -> list[PresetRow]:
-    """A row for every arm: by shape, the largest speed-up first, the shape's baseline last."""
+    """Return a row for each preset: by shape, the largest speed-up first, and the shape's baseline last."""
     found = []
     for shape, verdict in shapes.items():
         found += sorted((_grown(shape, judged, verdict.baseline) for judged in verdict.arms), key=_rank)
@@ -93,7 +100,7 @@ def rows(shapes: dict[str, Verdict]) -> list[PresetRow]:
 
 
 def best(found: Iterable[PresetRow], count: int) -> list[PresetRow]:
-    """The rows with the largest speed-ups, source free; of equal ones those that gain most."""
+    """Return the rows with the largest source-free speed-ups; of equal ones those with the largest gain."""
     return sorted((row for row in found if row.speedup is not None), key=_rank)[:count]
 
 
@@ -138,7 +145,7 @@ def _row(shape: str, preset: str, arm: Arm, **measured: float | None) -> PresetR
 
 
 def as_csv(found: Iterable[PresetRow]) -> str:
-    """The rows under a header, numbers to four digits after the point; None is an empty cell."""
+    """Return the rows as CSV with a header; numbers have at most four decimals, None is an empty cell."""
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in fields(PresetRow)], lineterminator="\n")
     writer.writeheader()
@@ -151,7 +158,7 @@ def _number(value: Any) -> Any:
 
 
 def as_markdown(found: Iterable[PresetRow]) -> str:
-    """The rows as a table, one a line."""
+    """Return the rows as a Markdown table."""
     return markdown_table(_HEADER, map(_cells, found))
 
 
@@ -182,10 +189,14 @@ def _ratio(value: float | None) -> str:
 
 
 def with_table(page: str, table: str) -> str:
-    """A Markdown page with its table of the same first column put in the place of the one it has.
+    """Return a Markdown page with a new table in place of the one with the same first header cell.
+
+    Args:
+        page: text of the page.
+        table: new table in Markdown.
 
     Raises:
-        DataError: the page has none.
+        DataError: the page has no such table.
     """
     lines, first_cell = page.splitlines(), table[: table.index("|", 1) + 1]
     starts = [number for number, line in enumerate(lines) if line.startswith(first_cell)]

@@ -1,4 +1,4 @@
-"""Draws the measured growth presets: the curves of each shape, and where every preset ended against its FLOPs."""
+"""The figure of the measured growth presets: curves of each shape, and final losses against FLOPs."""
 
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,13 @@ _COLUMNS = 4
 
 
 def draw_shapes(shapes: dict[str, Verdict], path: Path) -> None:
-    """Write the figure: a panel for each shape, tokens below and FLOPs above, and one of the ends of all shapes.
+    """Draw a panel of curves for each shape (tokens below, FLOPs above) and a panel of the final losses of all shapes.
 
-    Thin lines are seeds, thick ones their mean; from noise is black.
+    Thin lines are seeds, thick lines their mean; black is from noise.
+
+    Args:
+        shapes: shape -> verdict on its presets.
+        path: PNG file to write.
     """
     drawn = {shape: verdict for shape, verdict in shapes.items() if verdict.baseline is not None}
     with matplotlib.rc_context({**STYLE, "font.size": 10}):
@@ -43,7 +47,7 @@ def _draw_shape(panel: Any, shape: str, verdict: Verdict) -> None:
 
 
 def _draw_ends(panel: Any, shapes: dict[str, Verdict]) -> None:
-    """Last losses against the FLOPs of run and sources together."""
+    """Draw final losses against the FLOPs of runs and their sources together."""
     for number, (shape, verdict) in enumerate(shapes.items()):
         arms = [judged.arm for judged in verdict.arms]
         spent = [arm.curve.flops[-1] + (arm.source_cost("flops") or 0.0) for arm in arms]
@@ -52,6 +56,6 @@ def _draw_ends(panel: Any, shapes: dict[str, Verdict]) -> None:
         if verdict.baseline is not None:
             end = verdict.baseline.curve
             panel.plot(end.flops[-1] / 1e12, end.final_loss, "x", color=f"C{number}", markersize=9)
-    panel.set_xlabel("TFLOPs, sources' included; x: from noise")
-    panel.set_ylabel("last validation loss")
+    panel.set_xlabel("TFLOPs, sources included; x: from noise")
+    panel.set_ylabel("final validation loss")
     panel.legend(frameon=False, fontsize=8)

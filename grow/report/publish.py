@@ -1,4 +1,4 @@
-"""Writes a verdict down: speedup.json, speedup.md, speedup.png and one self-contained report.html."""
+"""The files of a verdict: speedup.json, speedup.md, speedup.png and one self-contained report.html."""
 
 import base64
 import html
@@ -26,7 +26,10 @@ from grow.report.verdict import Advantage, ArmVerdict, MeasuredSpeedup, Verdict
 
 
 def publish(verdict: Verdict, output: Path) -> list[Path]:
-    """Write the four files into a directory, made if needed, and return their paths.
+    """Write the four files into a directory, which is made if needed.
+
+    Returns:
+        Paths of the files, in the order of this module's first line.
 
     Raises:
         ConfigError: the directory cannot be made or written to.
@@ -44,7 +47,7 @@ def publish(verdict: Verdict, output: Path) -> list[Path]:
 
 
 def as_json(verdict: Verdict) -> dict[str, Any]:
-    """The numbers; null stands for what is not known or does not exist, its outcome says which."""
+    """Return the content of speedup.json; null is a number that is unknown or does not exist, as `outcome` says."""
     return {
         "amortised_over": verdict.amortised_over,
         "baseline": _arm_json(verdict.baseline),
@@ -92,7 +95,7 @@ def _ends(interval: tuple[float, float] | None) -> list[float | str] | None:
 
 
 def as_markdown(verdict: Verdict) -> str:
-    """Both tables with what they are measured against."""
+    """Return speedup.md: both tables, each under a sentence on its baseline, and the notes."""
     parts = ["# Speed-up", wording.target_sentence(verdict), _markdown_table(*wording.speedup_table(verdict))]
     parts += [wording.continued_sentence(verdict), _markdown_table(*wording.continued_table(verdict))]
     notes = [f"- {_markdown(judged.arm.label)}: {_markdown(note)}" for judged in verdict.arms for note in judged.notes]
@@ -108,7 +111,7 @@ def _markdown(text: str) -> str:
 
 
 def as_tables(verdict: Verdict) -> list[Table]:
-    """Both tables for a terminal."""
+    """Return both tables for a terminal."""
     tables = []
     for title, (header, rows) in (
         (wording.target_sentence(verdict), wording.speedup_table(verdict)),
@@ -122,7 +125,12 @@ def as_tables(verdict: Verdict) -> list[Table]:
 
 
 def as_html(verdict: Verdict, figure_png: bytes) -> str:
-    """One page that needs nothing else; everything that comes from a run is escaped."""
+    """Return report.html: one page without links to other files, in which all text from runs is escaped.
+
+    Args:
+        verdict: verdict to show.
+        figure_png: content of speedup.png.
+    """
     template = resources.files("grow.report").joinpath("report.html.j2").read_text()
     environment = Environment(autoescape=True, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True)
     arms = [arm for arm in (verdict.baseline, verdict.continued) if arm] + [judged.arm for judged in verdict.arms]

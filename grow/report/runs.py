@@ -1,4 +1,4 @@
-"""Reads a run directory: what was trained, from what, and its validation curve."""
+"""One run as the report reads it from its directory: configuration, lineage and validation curve."""
 
 import json
 import math
@@ -14,30 +14,31 @@ from grow.common.provenance import GROWTH_FILE, METRICS_FILE, RUN_FILE, Lineage,
 from grow.report.curves import AXES, Curve
 
 FROM_NOISE = "from noise"
-SOURCE_TRAINED_ON = "source trained on"
+SOURCE_TRAINED_FURTHER = "source trained further"
 
 
 @dataclass(kw_only=True, slots=True)
 class Run:
-    """One finished (or stopped) run, as its directory tells it."""
+    """One finished or stopped run, read from its directory."""
 
     directory: Path
     name: str
     label: str
-    """The recipe in words: how the run started."""
+    """How the run started: from noise, the source trained further, or the name of the growth."""
     curve: Curve
     config: dict[str, Any]
     model: dict[str, Any]
-    """parameters, flops_per_token, sequence_length."""
+    """parameters, flops_per_token and sequence_length."""
     lineage: Lineage | None
-    """None: started from noise."""
+    """What was spent on the source; None for a run from noise."""
     growth: dict[str, Any] | None
-    """The growth check of growth.json, where there was a growth."""
+    """Content of growth.json; None where nothing was grown."""
     versions: dict[str, str]
     git_commit: str | None
 
     @property
     def seed(self) -> Any:
+        """Seed of the run; None where it recorded none."""
         return self.config.get("seed")
 
 
@@ -75,8 +76,8 @@ def read_run(directory: Path) -> Run:
 def _label(config: dict[str, Any], lineage: Any) -> str:
     growth = config.get("growth")
     if growth is None:
-        return FROM_NOISE if lineage is None else SOURCE_TRAINED_ON
-    return SOURCE_TRAINED_ON if growth["name"] == "identity" else str(growth["name"])
+        return FROM_NOISE if lineage is None else SOURCE_TRAINED_FURTHER
+    return SOURCE_TRAINED_FURTHER if growth["name"] == "identity" else str(growth["name"])
 
 
 def _growth(path: Path) -> dict[str, Any] | None:
@@ -93,7 +94,7 @@ def _curve(path: Path) -> Curve:
     if points[0]["tokens"] != 0:
         raise DataError(
             f"{path}: expected the first validation at tokens=0, found it at {points[0]['tokens']}. Without the start "
-            "of the curve it cannot be told where it crosses a loss; run the training again."
+            "of the curve, the point where it reaches a loss is unknown; run the training again."
         )
     columns = {axis: np.array([row[axis] for row in points]) for axis in AXES}
     averaged = np.array([row.get(VAL_AVG_LOSS, math.nan) for row in points])
@@ -101,7 +102,7 @@ def _curve(path: Path) -> Curve:
 
 
 def _validations(path: Path) -> dict[int, dict[str, float]]:
-    """Validation rows by step; where a resumed run wrote a step again, the last row written stands."""
+    """Read the validation rows by step; where a resumed run wrote a step again, the last row counts."""
     try:
         lines = path.read_text(errors="replace").splitlines()
     except OSError:
@@ -116,7 +117,10 @@ def _validations(path: Path) -> dict[int, dict[str, float]]:
 
 
 def _row(line: str, *, torn_allowed: bool, where: str) -> dict[str, Any]:
-    """One flat JSON object; where a killed run tore a row, the resumed run's row may follow it on the same line."""
+    """Read one line as a flat JSON object.
+
+    A line may begin with an unfinished row of a killed run; then the resumed run's row follows it and is the one read.
+    """
     try:
         row = json.loads(line[line.rfind("{") :])
     except json.JSONDecodeError as error:
@@ -133,6 +137,6 @@ def _check(row: dict[str, Any], *, where: str) -> None:
         value = row.get(key)
         if not isinstance(value, (int, float)) or not math.isfinite(value):
             raise DataError(
-                f"{where}: expected a finite number for {key}, found {value!r}. If the run diverged, "
-                "leave it out and say so."
+                f"{where}: expected a finite number for {key}, found {value!r}. If the run diverged, leave it out of "
+                "the report and say so."
             )

@@ -1,17 +1,20 @@
-"""Speed-up against a baseline: the one function that decides what it is. Tables, figures and pages only show it.
+"""The definition of speed-up against a baseline. Tables, figures and pages only show what is computed here.
 
     target     the baseline's final validation loss
-    C(curve)   cost at which a curve is first at or below the target: linear interpolation, in the axis, between the
-               validation point before the crossing and the one after it
-    speed-up   C(baseline) / (C(run) + source cost);   1 and above is good
+    C(curve)   cost at which a curve is first at or below the target, linearly interpolated along the cost axis
+               between the validation point before the crossing and the one after it
+    speed-up   C(baseline) / (C(run) + source cost);   above 1 the run is faster than the baseline
     saving     1 - (C(run) + source cost) / C(baseline)
 
-The baseline is held to the same rule, so a baseline that touched its final loss early costs what it cost then.
-A run whose first validation, before any training, is at the target already has C(run) = 0. With a source cost its
-speed-up is C(baseline) / source cost; without one a ratio would be infinite and is not given: the outcome says it.
+The same rule holds for the baseline: where it first reached its final loss early, C(baseline) is the cost at that time.
+A run whose first validation, before any training, is at or below the target has C(run) = 0. With a source cost its
+speed-up is C(baseline) / source cost. Without one the ratio would be infinite; it is None, and the outcome says why.
 
-Three accountings, as in "Stacking Your Transformers" (arXiv 2405.15319, source included), bert2BERT (arXiv 2110.07143,
-source free) and between the two: F leaves the source's cost out, I charges all of it, A charges 1/m of it.
+There are three accountings of the source's cost:
+
+    F   source free, as in bert2BERT (arXiv 2110.07143): none of it is charged
+    I   source included, as in "Stacking Your Transformers" (arXiv 2405.15319): all of it is charged
+    A   amortised over m targets: 1/m of it is charged
 """
 
 import math
@@ -24,11 +27,11 @@ from grow.common.errors import DataError
 from grow.report.curves import CostAxis, Curve
 
 ACCOUNTINGS = ("F", "I", "A")
-"""Source free, source included, source amortised over m targets."""
+"""Source free, source included, source amortised over m targets; see the top of this module."""
 
 
 class SpeedupOutcome(StrEnum):
-    """How a run met the baseline's final loss."""
+    """Whether and how a run reached the baseline's final loss."""
 
     REACHED = "reached"
     NEVER_REACHED = "never reached"
@@ -38,29 +41,39 @@ class SpeedupOutcome(StrEnum):
 
 @dataclass(kw_only=True, slots=True)
 class Speedup:
-    """A verdict on one run, axis and accounting. Costs are in the axis' unit, losses in nats."""
+    """The speed-up of one run on one axis under one accounting. Costs are in the axis' unit, losses in nats."""
 
     outcome: SpeedupOutcome
     target_loss: float
     cost_baseline: float
     cost_run: float | None = None
-    """Cost to the target, the source's share included; None where never reached or unknown."""
+    """Cost of the run to the target, the source's share included; None where never reached or unknown."""
     speedup: float | None = None
-    """None where there is no cost_run, or where it is 0."""
+    """cost_baseline / cost_run; None where cost_run is None or 0."""
     saving: float | None = None
+    """1 - cost_run / cost_baseline; None where cost_run is None."""
     gap: float | None = None
-    """Where never reached: nats between the run's final loss and the target."""
+    """Nats between the run's final loss and the target, where it was never reached; else None."""
 
     @property
     def as_ratio(self) -> float:
-        """The speed-up as a number that orders any two outcomes: 0 never reached, infinite at no cost."""
+        """The speed-up as a number to sort by: 0 for never reached, infinity for no cost, NaN for unknown."""
         if self.outcome is SpeedupOutcome.UNKNOWN:
             return math.nan
         return 0.0 if self.cost_run is None else self.speedup or math.inf
 
 
 def source_share(accounting: str, source_cost: float | None, amortised_over: int) -> float | None:
-    """What an accounting charges a run for its source; None, never 0, where nobody recorded the cost."""
+    """Return the cost that an accounting charges a run for its source.
+
+    Args:
+        accounting: F, I or A.
+        source_cost: cost of the source; None where nobody recorded it.
+        amortised_over: m of accounting A.
+
+    Returns:
+        The share in the unit of the cost; None, never 0, where it depends on a cost that nobody recorded.
+    """
     if accounting == "F":
         return 0.0
     if source_cost is None:
@@ -69,16 +82,16 @@ def source_share(accounting: str, source_cost: float | None, amortised_over: int
 
 
 def speedup(run: Curve, baseline: Curve, *, axis: CostAxis, source_cost: float | None = 0.0) -> Speedup:
-    """How much less a run spent than its baseline to get to the baseline's final loss; see the top of this file.
+    """Compute the speed-up of a run to its baseline's final loss; the top of this module defines it.
 
     Args:
-        run: curve of the run, its own cost only.
-        baseline: curve of the same architecture trained from noise; it has no source, hence no source cost.
-        axis: what is counted.
-        source_cost: charged to the run on top, in the axis' unit; None where it is unknown.
+        run: curve of the run, with its own cost only.
+        baseline: curve of the same architecture trained from noise, which has no source cost.
+        axis: cost to compare: tokens, flops or seconds.
+        source_cost: cost charged to the run for its source, in the axis' unit; None where it is unknown.
 
     Raises:
-        DataError: the baseline has no target to give: it did not get below the loss it started from.
+        DataError: the baseline never got below the loss it started from, so it gives no target.
     """
     target = baseline.final_loss
     cost_baseline = _cost_to(target, baseline, axis)
@@ -105,7 +118,7 @@ def speedup(run: Curve, baseline: Curve, *, axis: CostAxis, source_cost: float |
 
 
 def _cost_to(target: float, curve: Curve, axis: CostAxis) -> float | None:
-    """Cost of the first crossing; 0 where the curve starts at or below the target, None where it stays above."""
+    """Return the cost at which a curve first reaches the target; 0 at its start, None where it stays above."""
     reached = np.flatnonzero(curve.loss <= target)
     if not reached.size:
         return None

@@ -1,4 +1,4 @@
-"""Draws the curves: held-out loss against tokens, FLOPs and seconds, and where each arm meets the baseline's end."""
+"""The figure of a verdict: loss against tokens, FLOPs and seconds, and where each arm reaches the target."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,33 +18,33 @@ from grow.report.wording import scale
 
 _BASELINE = ("#000000", "o")
 _CONTINUED = ("#7F7F7F", "s")
-_ARMS = list(zip((*COLOURS, "#8C510A"), "D^vPXh*", strict=True))  # markers tell them apart in print
+_ARMS = list(zip((*COLOURS, "#8C510A"), "D^vPXh*", strict=True))  # markers distinguish them in grey print
 _AXIS_TITLES: dict[CostAxis, str] = {"tokens": "{unit}", "flops": "1{unit}", "seconds": "training time ({unit})"}
 
 
 def draw(verdict: Verdict, path: Path) -> None:
-    """Write the figure as PNG: thin lines are seeds, thick ones their mean, dashed ones that of the averaged weights,
-    rings the crossings of the target.
+    """Draw the figure and write it as PNG.
 
-    In the FLOPs panel a faint copy of each mean is shifted by its source's FLOPs, where they are known.
+    Thin lines are seeds, thick lines their mean, dashed lines the mean for averaged weights. Rings mark where an arm
+    reaches the target. In the FLOPs panel a faint copy of each mean is shifted by its source's FLOPs, where known.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(16, 5.6), layout="constrained")
         panels = figure.subplots(1, len(AXES), sharey=True)
         for panel, axis in zip(panels, AXES, strict=True):
             _draw_panel(panel, axis, verdict)
-        panels[0].set_ylabel("validation loss (nats a token)")
+        panels[0].set_ylabel("validation loss (nats per token)")
         panels[0].set_ylim(*loss_range(verdict))
         handles, _ = panels[0].get_legend_handles_labels()
         handles.append(Line2D([], [], color="grey", alpha=0.3, linewidth=2.4, label="faint: source's FLOPs added"))
         if any(_has_average(arm) for arm, _, _ in styled(verdict)):
-            handles.append(Line2D([], [], color="grey", linestyle="--", label="dashed: of the averaged weights"))
+            handles.append(Line2D([], [], color="grey", linestyle="--", label="dashed: averaged weights"))
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4), frameon=False)
         figure.savefig(path, dpi=110)
 
 
 def styled(verdict: Verdict) -> Iterator[tuple[Arm, str, str]]:
-    """Every arm with its colour and marker, those on top last."""
+    """Yield every arm with its colour and marker; later ones are drawn on top."""
     if verdict.baseline is not None:
         yield verdict.baseline, *_BASELINE
     if verdict.continued is not None:
@@ -60,21 +60,21 @@ def _draw_panel(panel: Any, axis: CostAxis, verdict: Verdict) -> None:
         draw_arm(panel, axis, arm, divisor, {"color": colour, "marker": marker})
     if verdict.baseline is not None:
         target = verdict.baseline.curve.final_loss
-        panel.axhline(target, color="black", linestyle="--", linewidth=1.2, label="where training from noise ended")
+        panel.axhline(target, color="black", linestyle="--", linewidth=1.2, label="target: final loss from noise")
         _mark_crossings(panel, axis, verdict, divisor)
     panel.set_xlabel(_AXIS_TITLES[axis].format(unit=unit))
     panel.set_xlim(left=0)
 
 
 def draw_arm(panel: Any, axis: CostAxis, arm: Arm, divisor: float, style: dict[str, str]) -> None:
-    """One arm in one panel: live weights solid, averaged ones dashed.
+    """Draw one arm in one panel: live weights solid, averaged weights dashed.
 
     Args:
-        panel: matplotlib's axes.
-        axis: what is counted.
-        arm: whose curves.
-        divisor: of the axis' unit.
-        style: colour and marker.
+        panel: matplotlib axes to draw in.
+        axis: cost on the x-axis.
+        arm: arm whose curves are drawn.
+        divisor: cost of one unit of the x-axis.
+        style: colour and marker of the arm.
     """
     for curve in arm.curves if len(arm.curves) > 1 else ():
         panel.plot(curve.along(axis) / divisor, curve.loss, color=style["color"], linewidth=0.8, alpha=0.5)
@@ -107,7 +107,7 @@ def _mark_crossings(panel: Any, axis: CostAxis, verdict: Verdict, divisor: float
 
 
 def loss_range(verdict: Verdict) -> tuple[float, float]:
-    """Room for everything after the first steep stretch: from noise, a loss starts far above all that matters."""
+    """Return limits of the loss axis that cut off the first tenth of the curves, where losses from noise are high."""
     curves = [arm.curve for arm, _, _ in styled(verdict)]
     top = max(curve.loss_at(0.1 * curve.tokens[-1], "tokens") for curve in curves)
     bottom = min(float(np.nanmin([curve.loss, curve.averaged])) for curve in curves)

@@ -1,4 +1,4 @@
-"""Judges arms against both baselines: the same architecture from noise, and the source itself trained on."""
+"""The verdict on arms against both baselines: the same architecture from noise, and the source trained further."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,54 +6,61 @@ from typing import Any
 
 from grow.report.arms import Arm, differences, read_arms, read_baseline
 from grow.report.curves import AXES, SEEDS_FOR_INTERVAL, CostAxis, Curve, Interval, interval
-from grow.report.runs import FROM_NOISE, SOURCE_TRAINED_ON
+from grow.report.runs import FROM_NOISE, SOURCE_TRAINED_FURTHER
 from grow.report.speedup import ACCOUNTINGS, Speedup, source_share, speedup
 
 _SAME_LOSS_KEYS = ("model", "data", "trainer.val_tokens")
-"""Config keys, or beginnings of them, that have to agree for two losses to be comparable."""
+"""Config keys, or prefixes of keys, that have to agree for two losses to be comparable."""
 
 
 @dataclass(kw_only=True, slots=True)
 class MeasuredSpeedup:
-    """The speed-up of an arm's mean curve, and how sure its seeds make it."""
+    """The speed-up of an arm's mean curve, and its interval over seeds."""
 
     speedup: Speedup
     interval: Interval | None
-    """95 % interval of `Speedup.as_ratio`: 0 stands for never reached, infinity for no cost at all."""
+    """95 % interval of `Speedup.as_ratio`, where 0 is never reached and infinity no cost; None: too few seeds."""
 
 
 @dataclass(kw_only=True, slots=True)
 class Advantage:
-    """An arm against the source trained on, after spending the same in this run alone."""
+    """An arm compared with the source trained further, at equal cost of these runs alone."""
 
     axis: CostAxis
     cost: float
-    """Where they are compared: the end of the arm, or of the source trained on where that ended earlier."""
+    """Cost at which they are compared: the end of the arm, or that of the other where it ended earlier."""
     nats: float
-    """Loss of the source trained on minus loss of the arm; above 0 the growth paid."""
+    """Loss of the source trained further minus loss of the arm; above 0 the growth was worth it."""
     interval: Interval | None
+    """95 % interval of `nats`; None: too few seeds."""
     at_end_of_arm: bool
+    """Whether `cost` is the end of the arm."""
 
 
 @dataclass(kw_only=True, slots=True)
 class ArmVerdict:
-    """All that the report says about one arm. None stands for a baseline that was not given."""
+    """All that the report says about one arm; None where the baseline for it was not given."""
 
     arm: Arm
     speedups: dict[tuple[CostAxis, str], MeasuredSpeedup] | None
-    """By axis and accounting (F, I, A)."""
+    """Speed-up by axis and accounting (F, I, A)."""
     advantages: list[Advantage] | None
+    """Comparison with the source trained further, in tokens and in FLOPs."""
     notes: list[str]
+    """Caveats on the arm's numbers."""
 
 
 @dataclass(kw_only=True, slots=True)
 class Verdict:
-    """Everything the report shows."""
+    """All that the report shows."""
 
     arms: list[ArmVerdict]
     baseline: Arm | None
+    """The same architecture from noise; None where it was not given."""
     continued: Arm | None
+    """The source trained further; None where it was not given."""
     amortised_over: int
+    """m of accounting A."""
 
 
 def judge(
@@ -63,29 +70,29 @@ def judge(
 
     Args:
         runs: directories of the runs to judge; seeds of one recipe become one arm.
-        baseline: directories of the same architecture from noise, one a seed.
-        continued: directories of the source itself trained on, one a seed.
+        baseline: directories of the same architecture from noise, one for each seed.
+        continued: directories of the source trained further, one for each seed.
         amortised_over: m, the number of targets that share the source's cost in accounting A.
 
     Raises:
-        ConfigError: a baseline did not start the way a baseline has to.
+        ConfigError: a baseline did not start from noise, or `continued` not from its unchanged source.
         CheckpointError, DataError: a run cannot be read, or the baseline never learned.
     """
     noise = read_baseline("baseline", baseline, FROM_NOISE)
-    trained_on = read_baseline("continued", continued, SOURCE_TRAINED_ON)
+    trained_further = read_baseline("continued", continued, SOURCE_TRAINED_FURTHER)
     arms = read_arms(runs)
     return Verdict(
         arms=[
             ArmVerdict(
                 arm=arm,
                 speedups=None if noise is None else _speedups(arm, noise, amortised_over),
-                advantages=None if trained_on is None else [_advantage(arm, trained_on, axis) for axis in AXES[:2]],
-                notes=_notes(arm, noise, trained_on),
+                advantages=None if trained_further is None else _advantages(arm, trained_further),
+                notes=_notes(arm, noise, trained_further),
             )
             for arm in arms
         ],
         baseline=noise,
-        continued=trained_on,
+        continued=trained_further,
         amortised_over=amortised_over,
     )
 
@@ -109,12 +116,16 @@ def _measure(arm: Arm, baseline: Arm, axis: CostAxis, source_cost: float | None)
     )
 
 
+def _advantages(arm: Arm, continued: Arm) -> list[Advantage]:
+    return [_advantage(arm, continued, axis) for axis in AXES[:2]]
+
+
 def _advantage(arm: Arm, continued: Arm, axis: CostAxis) -> Advantage:
     end = arm.curve.along(axis)[-1]
     cost = float(min(end, continued.curve.along(axis)[-1]))
 
-    def nats(run: Curve, trained_on: Curve) -> float:
-        return trained_on.loss_at(cost, axis) - run.loss_at(cost, axis)
+    def nats(run: Curve, trained_further: Curve) -> float:
+        return trained_further.loss_at(cost, axis) - run.loss_at(cost, axis)
 
     return Advantage(
         axis=axis,
@@ -126,14 +137,14 @@ def _advantage(arm: Arm, continued: Arm, axis: CostAxis) -> Advantage:
 
 
 def _notes(arm: Arm, baseline: Arm | None, continued: Arm | None) -> list[str]:
-    """What a reader has to know before believing the arm's numbers."""
+    """Return the caveats that a reader of the arm's numbers has to know."""
     notes = [*_unfinished(arm), *_repeated_seeds(arm)]
     if baseline is not None:
-        notes += [*_unlike(arm, baseline), *_unfinished(baseline, "the baseline's run ")]
+        notes += [*_differences(arm, baseline), *_unfinished(baseline, "the baseline's run ")]
         if len(baseline.runs) < SEEDS_FOR_INTERVAL <= len(arm.runs):
-            notes.append(f"The baseline has n={len(baseline.runs)}: the intervals leave out its own spread.")
+            notes.append(f"The baseline has n={len(baseline.runs)}: the intervals do not include its own spread.")
     if continued is not None:
-        notes += _other_source(arm, continued)
+        notes += _different_source(arm, continued)
     return notes
 
 
@@ -149,24 +160,26 @@ def _unfinished(arm: Arm, whose: str = "") -> list[str]:
 
 def _repeated_seeds(arm: Arm) -> list[str]:
     seeds = [(run.seed, run.lineage and run.lineage.digest) for run in arm.runs]
-    return ["Runs share a seed and a source: they count as several seeds but are not."] * (len(set(seeds)) < len(seeds))
+    if len(set(seeds)) == len(seeds):
+        return []
+    return ["Runs share a seed and a source: they are counted as different seeds but are not independent."]
 
 
-def _unlike(arm: Arm, baseline: Arm) -> list[str]:
-    """Where the recipe leaves the baseline's: the change under test, or a reason not to compare at all."""
+def _differences(arm: Arm, baseline: Arm) -> list[str]:
+    """Return notes on settings, besides the growth, in which the arm differs from the baseline."""
     found = differences(arm.runs[0], baseline.runs[0])
     unfair = {key: pair for key, pair in found.items() if key.startswith(_SAME_LOSS_KEYS)}
     other = {key: pair for key, pair in found.items() if key not in unfair and not key.startswith(("growth", "source"))}
-    notes = [f"NOT COMPARABLE with the baseline: {_spelled(unfair)}."] if unfair else []
-    return notes + ([f"Differs from the baseline also in {_spelled(other)}."] if other else [])
+    notes = [f"NOT COMPARABLE with the baseline: {_listed(unfair)}."] if unfair else []
+    return notes + ([f"Also differs from the baseline in {_listed(other)}."] if other else [])
 
 
-def _spelled(pairs: dict[str, tuple[Any, Any]]) -> str:
+def _listed(pairs: dict[str, tuple[Any, Any]]) -> str:
     return ", ".join(f"{key}={here} (baseline {there})" for key, (here, there) in pairs.items())
 
 
-def _other_source(arm: Arm, continued: Arm) -> list[str]:
+def _different_source(arm: Arm, continued: Arm) -> list[str]:
     here, there = ({run.lineage.digest for run in group.runs if run.lineage} for group in (arm, continued))
     if here and not here & there:
-        return ["The source trained on is another one than this arm grew from (their digests differ)."]
+        return ["The source trained further is not the source that this arm grew from (their digests differ)."]
     return []

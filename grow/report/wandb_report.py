@@ -1,6 +1,6 @@
-"""A verdict as a W&B report: the tables, and live curves of the W&B runs that belong to its arms.
+"""A verdict as a W&B report: the tables, and live curves of the W&B runs in its arms.
 
-Built with W&B's own package wandb-workspaces. Without an entity nothing here uses a network.
+It is built with W&B's own package wandb-workspaces. Without an entity, nothing here uses a network.
 """
 
 import json
@@ -23,17 +23,17 @@ _PANELS = [  # metric, x-axis, its title
     (names.TOKENS_PER_SEC, names.TRAIN_TOKENS, "tokens"),
     (names.GRAD_NORM, names.TRAIN_TOKENS, "tokens"),
 ]
-_WIDTH, _HEIGHT = 12, 8  # of a panel; a W&B page is 24 wide
+_WIDTH, _HEIGHT = 12, 8  # size of a panel; a W&B page is 24 wide
 
 
 def build_report(verdict: Verdict, *, project: str, entity: str, title: str) -> Any:
-    """The report, not saved yet.
+    """Build the report, without saving it.
 
     Args:
-        verdict: what it shows.
-        project: W&B project of the runs and the report.
-        entity: user or team; "" leaves it open. With one, W&B is asked for the project when the report is written out.
-        title: of the page.
+        verdict: verdict to show.
+        project: W&B project of the runs and of the report.
+        entity: user or team, or "" for none. With an entity, saving the report asks W&B's server for the project.
+        title: title of the page.
 
     Raises:
         ConfigError: the package wandb-workspaces is not installed.
@@ -55,7 +55,7 @@ def build_report(verdict: Verdict, *, project: str, entity: str, title: str) -> 
 
 
 def as_spec(report: Any) -> dict[str, Any]:
-    """What W&B's server is sent for a report, as plain data."""
+    """Return a report in the form in which it is sent to W&B's server, as plain data."""
     model = report._to_model()
     return {
         "displayName": model.display_name,
@@ -68,7 +68,7 @@ def as_spec(report: Any) -> dict[str, Any]:
 
 
 def not_logged(verdict: Verdict) -> list[str]:
-    """Names of the runs that W&B never saw: their curves will be missing from the report."""
+    """Return the names of runs that were not logged to W&B; their curves will be missing from the report."""
     return [run.name for arm, _, _ in styled(verdict) for run in arm.runs if not (run.directory / WANDB_FILE).exists()]
 
 
@@ -90,7 +90,7 @@ def _panels(wr: Any, verdict: Verdict) -> list[Any]:
 
 
 def _runset(wr: Any, arm: Arm, colour: str, project: str, entity: str) -> Any:
-    """The runs of one arm; several seeds are one line, their mean, with its spread around it."""
+    """Return the run set of one arm; several seeds are shown as one line, their mean, with the spread around it."""
     from wandb_workspaces import expr
 
     ids = {run.name: _wandb_id(run.directory) for run in arm.runs}

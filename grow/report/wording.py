@@ -1,4 +1,4 @@
-"""Says a verdict in words and table cells, the same ones in the terminal, in Markdown and on the page."""
+"""The sentences and table cells of a verdict, shared by the terminal, the Markdown file and the page."""
 
 import math
 
@@ -19,7 +19,7 @@ _SCALES: dict[CostAxis, list[tuple[float, str]]] = {
 
 
 def accounting_names(amortised_over: int) -> dict[str, str]:
-    """Each accounting letter in a few words."""
+    """Return a short name for each accounting letter."""
     return {
         "F": "F: source free",
         "I": "I: source included",
@@ -28,24 +28,24 @@ def accounting_names(amortised_over: int) -> dict[str, str]:
 
 
 def scale(axis: CostAxis, largest: float) -> tuple[float, str]:
-    """The unit in which numbers up to `largest` read best, as what to divide by and its name."""
+    """Return the unit that fits numbers up to `largest`: its divisor and its name."""
     return next((unit for unit in _SCALES[axis] if largest >= unit[0]), _SCALES[axis][-1])
 
 
 def cost(axis: CostAxis, value: float) -> str:
-    """A cost with its unit: `1.31M tokens`, `2.40e15 FLOPs`, `3.5 min`."""
+    """Return a cost with its unit: `1.31M tokens`, `2.40e15 FLOPs`, `3.5 min`."""
     divisor, name = scale(axis, value)
     separator = "" if name[0] in "TBMke" and axis != "seconds" else " "
     return f"{value / divisor:.3g}{separator}{name}"
 
 
 def speedup_cell(measured: MeasuredSpeedup | None) -> str:
-    """One cell: `2.10x [1.90, 2.31], saves 52 %`, or why there is no number."""
+    """Return the cell of one speed-up: `2.10x [1.90, 2.31], saves 52%`, or why there is no number."""
     if measured is None:
         return NO_BASELINE
     found = measured.speedup
     if found.outcome is SpeedupOutcome.UNKNOWN:
-        return "unknown: nobody recorded the source's cost"
+        return "unknown: the source's cost was not recorded"
     if found.outcome is SpeedupOutcome.NEVER_REACHED:
         return f"never reached, {found.gap:.3f} nats short{_ratio_interval(measured.interval)}"
     if found.speedup is None:
@@ -67,24 +67,24 @@ def _ratio_interval(ends: Interval | None) -> str:
 
 
 def seeds(arm: Arm) -> str:
-    """`n=3`, or that there are too few for an interval."""
+    """Return the number of seeds: `n=3`, or `n=2, no interval` where they are too few for one."""
     count = len(arm.runs)
     return f"n={count}" if count >= SEEDS_FOR_INTERVAL else f"n={count}, no interval"
 
 
 def target_sentence(verdict: Verdict) -> str:
-    """What the speed-ups are measured against."""
+    """Return the sentence on the baseline from noise, against which speed-ups are measured."""
     if verdict.baseline is None:
-        return "No baseline from noise was given (baseline=DIR): there is no target loss and no speed-up."
-    target = f"Target: {verdict.baseline.curve.final_loss:.4f} nats, where training from noise ended"
+        return "No baseline from noise was given (baseline=DIR), so there is no target loss and no speed-up."
+    target = f"Target: {verdict.baseline.curve.final_loss:.4f} nats, the final loss of training from noise"
     return f"{target} ({seeds(verdict.baseline)}) after {_spent(verdict.baseline)}."
 
 
 def continued_sentence(verdict: Verdict) -> str:
-    """What the grown models are compared with besides."""
+    """Return the sentence on the source trained further, the second baseline."""
     if verdict.continued is None:
-        return "No run of the source trained on was given (continued=DIR): whether growing paid at all is not known."
-    ended = f"The source itself, trained on, ended at {verdict.continued.curve.final_loss:.4f} nats"
+        return "No run of the source trained further was given (continued=DIR), so whether growth pays is unknown."
+    ended = f"The source, trained further, ended at {verdict.continued.curve.final_loss:.4f} nats"
     return f"{ended} ({seeds(verdict.continued)}) after {_spent(verdict.continued)}."
 
 
@@ -93,32 +93,35 @@ def _spent(arm: Arm) -> str:
 
 
 def advantage_sentence(advantage: Advantage) -> str:
-    """Whether growing beat training the source on, in one sentence."""
+    """Return one sentence on whether growing was better than training the source further."""
     equal = f"at equal {AXIS_NAMES[advantage.axis]}"
     if not advantage.at_end_of_arm:
-        equal += f" (read at {cost(advantage.axis, advantage.cost)}, where the source trained on ended)"
+        equal += f" (compared at {cost(advantage.axis, advantage.cost)}, where the source's training ended)"
     ends = "" if advantage.interval is None else " [{:+.3f}, {:+.3f}]".format(*advantage.interval)
     if advantage.interval is not None and advantage.interval[0] <= 0 <= advantage.interval[1]:
-        return f"no clear difference from simply training the source on {equal}: {advantage.nats:+.3f} nats{ends}"
+        return f"no clear difference from training the source further {equal}: {advantage.nats:+.3f} nats{ends}"
     if advantage.nats > 0:
-        return f"beats simply training the source on by {advantage.nats:.3f} nats{ends} {equal}"
-    return f"gained nothing: {-advantage.nats:.3f} nats{ends} worse than simply training the source on {equal}"
+        return f"beats training the source further by {advantage.nats:.3f} nats{ends} {equal}"
+    return f"gained nothing: {-advantage.nats:.3f} nats{ends} worse than training the source further {equal}"
 
 
 def headline(verdict: ArmVerdict, amortised_over: int) -> str:
-    """One line on an arm: its speed-up in tokens under each accounting."""
+    """Return one line on an arm: its speed-up in tokens under each accounting."""
     if verdict.speedups is None:
         return f"{verdict.arm.label}: {NO_BASELINE}."
     names = accounting_names(amortised_over)
     parts = [f"{names[key][3:]}: {speedup_cell(verdict.speedups['tokens', key])}" for key in ACCOUNTINGS]
-    return f"{verdict.arm.label}, tokens to the target: {'; '.join(parts)}."
+    return f"{verdict.arm.label}, speed-up in tokens: {'; '.join(parts)}."
 
 
 def speedup_table(verdict: Verdict) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: three rows an arm, one for each accounting; one more column where an arm has an average."""
+    """Return header and rows of the speed-ups: three rows for each arm, one for each accounting.
+
+    There is one more column where an arm has averaged weights.
+    """
     finals = [judged.arm.curve.final_averaged for judged in verdict.arms]
     averaged = any(final is not None for final in finals)
-    header = ["arm", "seeds", "final loss", *["of the average"] * averaged, "accounting", "tokens", "FLOPs", "time"]
+    header = ["arm", "seeds", "final loss", *["averaged weights"] * averaged, "accounting", "tokens", "FLOPs", "time"]
     rows = []
     for judged, final in zip(verdict.arms, finals, strict=True):
         arm, found = judged.arm, judged.speedups
@@ -131,8 +134,8 @@ def speedup_table(verdict: Verdict) -> tuple[list[str], list[list[str]]]:
 
 
 def continued_table(verdict: Verdict) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: each arm against the source trained on."""
-    header = ["arm", "against the source trained on, equal tokens", "equal FLOPs"]
+    """Return header and rows of the comparison with the source trained further: one row for each arm."""
+    header = ["arm", "against the source trained further, equal tokens", "equal FLOPs"]
     rows = []
     for judged in verdict.arms:
         sentences = [advantage_sentence(advantage) for advantage in judged.advantages or ()]

@@ -1,4 +1,4 @@
-"""Symmetry is 1 on clones and falls when they part; cloning adds no rank; dips and their ends are found."""
+"""Symmetry is 1 on clones and falls as they diverge; cloning adds no rank; dips and their ends are found."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A run's checkpoints are analyzed oldest first, and its dip is measured against what it grew from."""
+"""A run's checkpoints are analyzed oldest first, and its dip is measured against its source."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from tests.growth.cases import CONFIGS, make_source
 
 @pytest.fixture
 def run(tmp_path):
-    """A grown run of two checkpoints and a model, whose loss rose before it fell, and its evaluated source."""
+    """A grown run with two checkpoints and a model, whose loss rose before it fell; its source was evaluated."""
     source = make_source(CONFIGS["llama-gqa"], tmp_path / "source" / "model")
     settings = compose(["growth=hyperclone", "growth.source=x"]).growth
     directory = tmp_path / "run"
@@ -64,8 +64,8 @@ def test_the_dip_is_measured_against_the_source(run):
     assert json.loads((run / "analysis" / "forgetting.json").read_text()).keys() == dips.keys()
 
 
-def test_scores_of_another_protocol_are_no_measure_of_forgetting(run):
-    """A mean over other tasks, or fewer items, is another number."""
+def test_forgetting_is_not_measured_against_scores_of_another_protocol(run):
+    """A mean over other tasks or fewer items cannot be compared."""
     for row in ({"eval/limit": 10}, {"eval/copa/acc": 0.9}):
         written = {"tokens": 200, "eval/mean/acc": 0.9, **row}
         with (run.parent / "source" / "eval" / "metrics.jsonl").open("a") as file:
@@ -74,7 +74,7 @@ def test_scores_of_another_protocol_are_no_measure_of_forgetting(run):
     assert dips["eval/mean/acc"].own == 0.5
 
 
-def test_a_run_that_goes_on_from_before_forgets_what_was_analyzed_later(run):
+def test_a_run_that_continues_from_earlier_removes_the_analyses_made_after_that(run):
     analyze_run(run, layers=[0])
     forget_after(run, tokens=10)
     assert {path.stem for path in (run / "analysis").glob("*.json")} == {"step-00000001", "forgetting"}

@@ -17,7 +17,7 @@ def shards_dir(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def launch(shards_dir):
-    """(run_dir, processes, *overrides) -> process ids of the run's ranks."""
+    """Return a function (run_dir, processes, *overrides) that starts a run and returns the process ids of its ranks."""
 
     def start(run_dir: Path, processes: int, *more: str) -> list[int]:
         run_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -28,7 +28,7 @@ def launch(shards_dir):
 
 @pytest.fixture(scope="session")
 def train(launch):
-    """(run_dir, processes, *overrides) -> the run directory, once its ranks have ended well."""
+    """Return a function (run_dir, processes, *overrides) that trains to the end and returns the run directory."""
 
     def run(run_dir: Path, processes: int, *more: str) -> Path:
         codes = wait(launch(run_dir, processes, *more))
@@ -40,13 +40,13 @@ def train(launch):
 
 @pytest.fixture(scope="session")
 def rows():
-    """run directory -> rows of its metrics.jsonl."""
+    """Return a function that reads the rows of a run directory's metrics.jsonl."""
     return lambda run_dir: [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture
 def stopped_at(launch):
-    """(run_dir, processes, tokens, *overrides) -> a run killed once its metrics have a row of so many tokens."""
+    """Return a function (run_dir, processes, tokens, *overrides) that kills a run once it has logged so many tokens."""
 
     def run(run_dir: Path, processes: int, tokens: int, *more: str) -> Path:
         ranks = launch(run_dir, processes, *more)

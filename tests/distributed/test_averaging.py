@@ -1,4 +1,4 @@
-"""The average that a run keeps: bit for bit the mean of the checkpoints it stands for, whoever owns what."""
+"""The average that a run keeps is the mean of its checkpoints bit for bit, however the weights are sharded."""
 
 import json
 import shutil
@@ -39,7 +39,7 @@ def weights(directory):
 
 
 def offline(run, steps):
-    """The mean of a run's checkpoints, summed in float64 and rounded once."""
+    """Return the mean of a run's checkpoints, summed in float64 and rounded once."""
     loaded = [weights(run / "checkpoints" / f"step-{step:08}") for step in steps]
     return {name: (sum(each[name].double() for each in loaded) / len(loaded)).float() for name in loaded[0]}
 
@@ -51,8 +51,10 @@ def assert_equal(found, expected):
 
 @pytest.fixture(scope="module")
 def watch():
-    """(directory) -> every rank that keeps whole weights writes there what they are while the average is in them, and
-    fails if they are others afterwards."""
+    """Return a function (directory) that makes every rank with whole weights record them while the average is in them.
+
+    A rank fails if its weights are not the same after the average as before.
+    """
     place, original = [], RunAverage.in_model
 
     def weights_now(average):
@@ -75,7 +77,7 @@ def watch():
 
 @pytest.fixture(scope="module")
 def averaged(train, watch, tmp_path_factory):
-    """(strategy, processes, precision) -> a finished run with an average; each is trained once."""
+    """Return a function (strategy, processes, precision) that returns a finished run with an average, trained once."""
     done = {}
 
     def of(strategy, processes, precision):
@@ -112,7 +114,7 @@ def test_while_the_average_is_in_the_model_every_ranks_weights_are_its_bits(aver
 def test_training_is_the_same_to_the_bit_with_and_without(
     train, averaged, rows, tmp_path, strategy, processes, precision
 ):
-    """Averages are put into the live weights at six validations on the way, and out of them again."""
+    """At six validations the average is swapped into the live weights and out again."""
     with_average = averaged(strategy, processes, precision)
     without = train(tmp_path / "run", processes, *RUN, f"strategy={strategy}", f"trainer.precision={precision}")
     assert_equal(weights(without / "model"), weights(with_average / "model"))
@@ -164,7 +166,7 @@ def test_the_average_survives_a_change_of_ranks_in_mid_window(train, stopped_at,
     assert_equal(weights(run / "average"), offline(run, (20, 24, 28)))
 
 
-def test_a_lost_export_brings_its_average_back(train, averaged, tmp_path):
+def test_a_lost_export_of_the_average_is_written_again(train, averaged, tmp_path):
     run = shutil.copytree(averaged("ddp", 2, "fp32"), tmp_path / "run")
     before = weights(run / "average")
     shutil.rmtree(run / "average")

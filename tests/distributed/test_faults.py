@@ -1,4 +1,4 @@
-"""What goes wrong on one rank: a gradient that is not finite, a rank that stands still."""
+"""Faults of one rank: a gradient that is not finite, a rank that hangs."""
 
 import json
 import math
@@ -19,7 +19,7 @@ ROWS = ("trainer.log_every_steps=1", "trainer.micro_batch=1")
 
 @pytest.fixture
 def damage(monkeypatch):
-    """(steps) -> the last rank's losses in these steps are not a number."""
+    """Return a function (steps) that makes the last rank's losses in these steps NaN."""
 
     def arrange(steps):
         original = PretrainModule.loss
@@ -62,7 +62,7 @@ def test_too_many_in_a_row_end_the_run_on_every_rank_with_76_and_a_report(launch
     assert report["steps"][0]["first_sequence"] == 3 * 128 // 16
 
 
-def test_a_rank_that_stands_still_ends_the_run_and_every_rank_says_where_it_was(launch, tmp_path, monkeypatch):
+def test_a_rank_that_hangs_ends_the_run_and_every_rank_says_where_it_was(launch, tmp_path, monkeypatch):
     original = PretrainModule.training_step
 
     def training_step(self, batch, batch_idx):

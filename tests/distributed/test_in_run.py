@@ -1,4 +1,4 @@
-"""Evaluation and analysis on two ranks, under strategies that spread the weights: the numbers of one process."""
+"""Evaluation and analysis on two ranks under sharding strategies give the numbers of one process."""
 
 import json
 
@@ -28,7 +28,7 @@ def scores(run_dir, prefix):
 
 
 @pytest.mark.parametrize("strategy", ["zero2", "zero3", "fsdp2"])
-def test_what_two_ranks_measure_is_what_one_finds_on_their_weights(place, train, tmp_path, strategy):
+def test_two_ranks_measure_what_one_process_measures_on_their_weights(place, train, tmp_path, strategy):
     import eval as entry
 
     sizes = (f"data.path={place / 'shards'}", f"model.vocab_size={VOCABULARY}", "model.max_positions=96")

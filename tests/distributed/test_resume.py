@@ -1,4 +1,4 @@
-"""Runs that are stopped and continued: by signals, by SIGKILL, on other numbers of ranks; to the same weights."""
+"""Runs that signals or SIGKILL stop continue to the same weights, also on other numbers of ranks."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ def weights(run):
 
 
 def wait_for_tokens(run, tokens):
-    """Until the run has logged so many tokens."""
+    """Wait until the run has logged so many tokens."""
     metrics = run / "metrics.jsonl"
     while not metrics.exists() or f'"tokens": {tokens},' not in metrics.read_text():
         pass
@@ -65,7 +65,7 @@ def test_a_signal_to_one_rank_stops_all_at_one_step_and_the_run_continues_to_the
         assert_close(weights(run)[name], tensor, rtol=0, atol=0, msg=name)
 
 
-def test_a_run_goes_on_with_one_and_then_four_processes_over_the_same_data(launch, train, quiet, rows, tmp_path):
+def test_a_run_continues_with_one_and_then_four_processes_over_the_same_data(launch, train, quiet, rows, tmp_path):
     run = tmp_path / "run"
     for processes, strategy, tokens in ((2, "zero2", 1280), (1, "zero2", 2048), (4, "zero1", None)):
         ranks = launch(run, processes, *SLOW, f"strategy={strategy}")
@@ -82,8 +82,8 @@ def test_a_run_goes_on_with_one_and_then_four_processes_over_the_same_data(launc
         assert_close(weights(run)[name], tensor, rtol=1e-3, atol=2e-5, msg=name)
 
 
-def test_losing_the_moments_would_be_seen(train, quiet, tmp_path, monkeypatch):
-    """What the tolerance of the test above would not hide."""
+def test_lost_moments_would_exceed_the_tolerance(train, quiet, tmp_path, monkeypatch):
+    """The tolerance of the test above is tight enough to notice them."""
     run = shutil.copytree(quiet("zero2"), tmp_path / "run")
     shutil.rmtree(run / "model")
     for path in sorted((run / "checkpoints").iterdir())[1:]:

@@ -24,7 +24,7 @@ def source(train, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def steps(train, rows, source, tmp_path_factory):
-    """(strategy, processes, precision, steps) -> rows of a run from a grown model; each is trained once."""
+    """Return a function (strategy, processes, precision, steps) that returns the rows of a grown run, trained once."""
     done = {}
 
     def of(strategy, processes, precision, count):
@@ -70,7 +70,7 @@ def test_bfloat16_weights_with_float32_masters_follow_within_rounding(steps, str
 
 
 def test_masters_start_from_the_exact_weights_and_are_what_is_exported(train, tmp_path):
-    """One step at a rate of nearly nothing must return the float32 weights, not their bfloat16 copies."""
+    """One step at a learning rate near zero must export the float32 weights, not their bfloat16 copies."""
     more = ("trainer.max_tokens=128", "trainer.micro_batch=1", "optimizer.lr=1e-12", "checkpoint.every_tokens=128")
     wide = train(tmp_path / "wide", 1, *more)
     narrow = train(tmp_path / "narrow", 2, *more, "strategy=zero2", "trainer.precision=bf16_weights")
@@ -96,7 +96,7 @@ def test_a_large_head_is_gathered_for_the_loss_under_zero3(train, rows, tmp_path
     assert column(two, names.TRAIN_LOSS) == pytest.approx(column(one, names.TRAIN_LOSS), abs=1e-4)
 
 
-def test_one_process_that_insists_shards_and_trains_the_same(train, rows, tmp_path):
+def test_a_sharding_strategy_on_one_process_trains_the_same(train, rows, tmp_path):
     more = ("trainer.max_tokens=1280", "trainer.log_every_steps=1")
     plain = train(tmp_path / "plain", 1, *more, "strategy=zero2")
     sharded = train(tmp_path / "sharded", 1, *more, "strategy=zero2", "strategy.insist=true")

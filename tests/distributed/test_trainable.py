@@ -1,4 +1,4 @@
-"""Sampled sub-models on two processes: other weights without gradients each step, the same steps as one process."""
+"""Sampled sub-models on two processes: each step leaves other weights untrained, and equals that of one process."""
 
 import json
 
@@ -19,7 +19,7 @@ def alone(train, tmp_path_factory):
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "zero2"])
-def test_two_processes_draw_the_same_sub_models_and_pass_over_the_same_weights(train, rows, alone, tmp_path, strategy):
+def test_two_processes_sample_the_same_sub_models_and_train_the_same_weights(train, rows, alone, tmp_path, strategy):
     run = train(tmp_path / "run", 2, *SUBMODEL, f"strategy={strategy}")
     expected, found = (load_file(at / "model" / "model.safetensors") for at in (alone, run))
     for name in expected:

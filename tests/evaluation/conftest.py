@@ -1,4 +1,4 @@
-"""Made-up items, a tokenizer and a model, made once."""
+"""Fixtures of the evaluation's tests: made-up items, a tokenizer and a model, made once."""
 
 import pytest
 import torch
@@ -24,5 +24,5 @@ def tokenizer():
 
 @pytest.fixture(scope="session")
 def model():
-    """A random Llama. Not to be changed."""
+    """A random Llama, which tests must not change."""
     return make_model("llama")

@@ -1,4 +1,4 @@
-"""Items of every task in made-up words, a tokenizer that knows the words, and tiny models of every family."""
+"""Made-up test data: items of every task, a tokenizer of their words, and tiny models of every family."""
 
 import random
 from pathlib import Path
@@ -26,7 +26,7 @@ FAMILIES: dict[str, PreTrainedConfig] = {
 
 
 def make_model(family: str):
-    """A random model whose weights are large enough that contexts matter."""
+    """Build a random model whose weights are large enough that contexts matter."""
     model = model_from_noise(FAMILIES[family], seed=0).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -36,7 +36,7 @@ def make_model(family: str):
 
 
 def make_tokenizer(directory: Path | None = None):
-    """A byte-level tokenizer of the made-up words."""
+    """Train a byte-level tokenizer on the made-up words."""
     tokenizer = train_tokenizer(make_sentences(200, seed=0), VOCABULARY)
     if directory is not None:
         save_tokenizer(tokenizer, directory)
@@ -44,7 +44,7 @@ def make_tokenizer(directory: Path | None = None):
 
 
 def make_items(directory: Path, count: int = 5) -> EvaluationData:
-    """`count` items of every task, in the fields of the real ones; the last is too long for the tiny models."""
+    """Write `count` items of every task with the fields of real ones; the last is too long for the tiny models."""
     draw = random.Random(0)
     words = " ".join(make_sentences(20, seed=0)).split()
 
@@ -90,7 +90,7 @@ def make_items(directory: Path, count: int = 5) -> EvaluationData:
 
 
 def make_place(directory: Path) -> Path:
-    """items/ of every task, and shards/ of two sources in the same words, to train on."""
+    """Write items/ of every task, and shards/ of two sources in the same words to train on."""
     make_tokenizer(directory / "tokenizer")
     make_items(directory / "items")
     first = write_json_lines(directory / "first.jsonl", make_sentences(200, seed=3))
@@ -100,7 +100,7 @@ def make_place(directory: Path) -> Path:
 
 
 def evaluating(place: Path, tasks: tuple[str, ...], every_tokens: int) -> list[str]:
-    """Overrides with which a run at a place evaluates."""
+    """Return the overrides with which a run evaluates the tasks of `make_place`."""
     return [
         *("evaluation=heldout", f"evaluation.tasks=[{','.join(tasks)}]", f"evaluation.data_dir={place / 'items'}"),
         f"evaluation.every_tokens={every_tokens}",

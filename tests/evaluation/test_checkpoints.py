@@ -1,4 +1,4 @@
-"""Which weights and which tokenizer `checkpoint=` means, and what is said where they do not fit."""
+"""The weights and the tokenizer that `checkpoint=` names are found, and those that do not fit are refused."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from tests.evaluation.made import make_model, make_tokenizer
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    """A run directory as train.py leaves it, with its data beside it."""
+    """A run directory as train.py writes it, next to its data."""
     root = tmp_path_factory.mktemp("made")
     make_tokenizer(root / "tokenizer")
     texts = write_json_lines(root / "texts.jsonl", make_sentences(150, seed=3))
@@ -85,7 +85,7 @@ def test_an_unfinished_checkpoint_is_refused(run):
         find_checkpoint(str(run / "checkpoints/step-00000007"))
 
 
-def test_a_directory_that_is_no_checkpoint_and_a_truncated_one_are_named(run, tmp_path):
+def test_an_error_names_a_directory_without_a_checkpoint_and_a_truncated_one(run, tmp_path):
     with pytest.raises(CheckpointError, match=r"config\.json"):
         find_checkpoint(str(tmp_path))
     weights = run / "model" / "model.safetensors"

@@ -1,4 +1,4 @@
-"""Items on disk: what is missing or damaged is named, and corpora are searched for them."""
+"""Items on disk: errors name missing and damaged files, and corpora are searched for the items."""
 
 import json
 import shutil
@@ -13,12 +13,12 @@ from grow.evaluation.data import MANIFEST_FILE, EvaluationData, task_config, wri
 
 @pytest.fixture
 def copied(items, tmp_path) -> EvaluationData:
-    """Items that a test may damage."""
+    """A copy of the items that a test may damage."""
     shutil.copytree(items.path, tmp_path / "copy")
     return EvaluationData.open(tmp_path / "copy")
 
 
-def test_whole_items_pass(items):
+def test_undamaged_items_pass_the_check(items):
     EvaluationData.open(items.path).check(TASKS)
 
 
@@ -38,14 +38,14 @@ def test_a_damaged_file_is_named_even_where_only_one_letter_differs(copied):
     path = copied.path / "piqa" / "validation.jsonl"
     path.write_bytes(path.read_bytes().replace(b"a", b"b", 1))
     copied.check(["copa"])
-    with pytest.raises(DataError, match=r"piqa/validation\.jsonl: is not what was fetched"):
+    with pytest.raises(DataError, match=r"piqa/validation\.jsonl: has changed since it was fetched"):
         copied.check(["piqa"])
     path.unlink()
-    with pytest.raises(DataError, match="but not there"):
+    with pytest.raises(DataError, match="but it is missing"):
         copied.check(["piqa"])
 
 
-def test_a_missing_set_is_an_error_that_lists_what_is_there(items, tmp_path):
+def test_a_missing_task_is_an_error_that_lists_the_tasks_there_are(items, tmp_path):
     some = {"copa": ("made up", {"validation": list(items.items("copa", "validation"))})}
     data = write_items(tmp_path, some, "some")
     with pytest.raises(ConfigError, match=r"no items of logiqa; it has copa\. .*harness8"):
@@ -80,12 +80,12 @@ def test_overlap_ignores_case_and_punctuation_and_finds_the_item(items):
     assert not find_overlaps(items, ["nothing of the kind"], ngram=4)["hellaswag"].found
 
 
-def test_items_shorter_than_the_ngram_are_counted_apart(items):
+def test_items_shorter_than_the_ngram_are_counted_separately(items):
     overlaps = find_overlaps(items, [], ngram=1000)
     assert all(overlap.too_short == overlap.items > 0 for overlap in overlaps.values())
 
 
-def test_ngrams_are_words_in_a_row():
+def test_ngrams_are_consecutive_words():
     assert list(ngrams("One, two -- THREE four_five", 3)) == ["one two three", "two three four", "three four five"]
     assert list(ngrams("One two", 3)) == []
 

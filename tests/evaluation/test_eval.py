@@ -109,7 +109,7 @@ def test_several_checkpoints_of_a_run_make_a_trend_in_its_own_rows(place, tmp_pa
         (["checkpoint=does/not/exist"], 77, "no such directory"),
         (["evaluation.num_fewshot=5"], 2, "no items of arc_easy, lambada_openai, winogrande, logiqa but those that"),
         (["evaluation.data_dir=nowhere"], 77, "fetch_eval_data.py"),
-        (["damaged"], 77, "is not what was fetched"),
+        (["damaged"], 77, "has changed since it was fetched"),
         (["untokenized"], 77, "expected a tokenizer.json"),
     ],
 )

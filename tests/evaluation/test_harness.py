@@ -9,7 +9,7 @@ from lm_eval.api.metrics import mean_stderr
 from grow.common.errors import ConfigError
 from grow.evaluation.catalogue import TASKS
 from grow.evaluation.evaluate import evaluate_model
-from grow.evaluation.harness import Finished, quiet, run_tasks
+from grow.evaluation.harness import ResultCache, quiet, run_tasks
 from grow.evaluation.results import Scores
 from grow.evaluation.scoring import Scorer
 from grow.evaluation.settings import EvaluationSettings
@@ -22,9 +22,9 @@ def settings(tasks=tuple(TASKS), **changes) -> EvaluationSettings:
     return EvaluationSettings(name="made", tasks=list(tasks), **changes)
 
 
-def run(model, tokenizer, items, wanted, watch=lambda *_: None, **more):
+def run(model, tokenizer, items, wanted, show_progress=lambda *_: None, **more):
     scorer = Scorer(model=model, device=CPU)
-    return run_tasks(scorer, tokenizer, wanted, items, batch_tokens=512, watch=watch, **more)
+    return run_tasks(scorer, tokenizer, wanted, items, batch_tokens=512, show_progress=show_progress, **more)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def results(model, tokenizer, items):
 
 @pytest.fixture(scope="module")
 def stock(model, tokenizer, items, tmp_path_factory):
-    """What `lm_eval --model hf` computes."""
+    """The results of `lm_eval --model hf` on the same model and items."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     import lm_eval
     from lm_eval.models.huggingface import HFLM
@@ -89,11 +89,11 @@ def test_a_killed_evaluation_continues_at_the_next_task(model, tokenizer, items,
         if task == "boolq":
             raise KeyboardInterrupt
 
-    finished = Finished(directory=tmp_path, key="weights")
+    cache = ResultCache(directory=tmp_path, key="weights")
     with pytest.raises(KeyboardInterrupt):
-        run(model, tokenizer, items, wanted, watch=killed, finished=finished)
+        run(model, tokenizer, items, wanted, show_progress=killed, cache=cache)
     again: list[str] = []
-    results = run(model, tokenizer, items, wanted, watch=lambda task, *_: again.append(task), finished=finished)
+    results = run(model, tokenizer, items, wanted, show_progress=lambda task, *_: again.append(task), cache=cache)
     assert set(started) == {"copa", "piqa", "boolq"}
     assert set(again) == {"boolq"}
     assert results == run(model, tokenizer, items, wanted)
@@ -102,12 +102,12 @@ def test_a_killed_evaluation_continues_at_the_next_task(model, tokenizer, items,
 @pytest.mark.parametrize(
     ("key", "changes"), [("other weights", {}), ("weights", {"limit": 2}), ("weights", {"num_fewshot": 1})]
 )
-def test_results_of_other_weights_or_settings_are_not_taken(key, changes, model, tokenizer, items, tmp_path):
-    run(model, tokenizer, items, settings(["copa"]), finished=Finished(directory=tmp_path, key="weights"))
+def test_results_of_other_weights_or_settings_are_not_reused(key, changes, model, tokenizer, items, tmp_path):
+    run(model, tokenizer, items, settings(["copa"]), cache=ResultCache(directory=tmp_path, key="weights"))
     again: list[str] = []
     other = settings(["copa"], **changes)
-    watch = lambda task, *_: again.append(task)  # noqa: E731
-    run(model, tokenizer, items, other, watch=watch, finished=Finished(directory=tmp_path, key=key))
+    cache = ResultCache(directory=tmp_path, key=key)
+    run(model, tokenizer, items, other, show_progress=lambda task, *_: again.append(task), cache=cache)
     assert again
 
 

@@ -1,4 +1,4 @@
-"""Held-out text: the loss is the model's own, bytes are the text's, and each source is measured apart."""
+"""Held-out text: the loss is the model's own, bytes are those of the text, and each source is measured separately."""
 
 import math
 
@@ -27,7 +27,8 @@ def shards(tmp_path_factory) -> TokenShards:
 
 
 def measure(model, tokenizer, shards, **changes):
-    options = {"sequence_length": LENGTH, "tokens": 10_000, "batch_tokens": 256, "watch": lambda *_: None} | changes
+    options = {"sequence_length": LENGTH, "tokens": 10_000, "batch_tokens": 256} | changes
+    options.setdefault("show_progress", lambda *_: None)
     return measure_heldout(Scorer(model=model, device=torch.device("cpu")), tokenizer, shards, **options)
 
 

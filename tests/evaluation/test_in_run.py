@@ -1,5 +1,4 @@
-"""Evaluation and analysis during training: rows where they are due, the numbers of the offline commands, and training
-as if nobody had asked."""
+"""Evaluation and analysis during training: rows when due, the same numbers as offline, and training left unchanged."""
 
 import json
 import math
@@ -63,20 +62,20 @@ def source(place, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def recipe(place, source):
-    """Overrides of a grown run with dropout and an average, and those that let it evaluate and analyze."""
+    """Overrides of a grown run with dropout and an average, and those that make it evaluate and analyze."""
     grown = (*GROWN, f"growth.source={source / 'model'}", *LAWA)
     return grown, (*grown, *evaluating(place, TASKS, 256), "analysis.every_tokens=256", "analysis.layers=[0]")
 
 
 @pytest.fixture(scope="module")
 def run(place, recipe, tmp_path_factory):
-    """The grown run, undisturbed."""
+    """The grown run, not interrupted."""
     return train(place, tmp_path_factory.mktemp("run") / "run", *recipe[1])
 
 
 @pytest.fixture(scope="module")
 def resumed(place, recipe, tmp_path_factory):
-    """The grown run, killed in its fourth step, when its second had been saved and then evaluated; and continued."""
+    """The grown run, killed in its fourth step, after its second was saved and evaluated, and then continued."""
     directory, original = tmp_path_factory.mktemp("resumed") / "run", PretrainModule.training_step
 
     def training_step(self, batch, batch_idx):
@@ -153,7 +152,7 @@ def test_forgetting_is_measured_against_the_source_as_it_was_scored(run, source)
 
 
 @pytest.mark.slow
-def test_training_does_not_notice(run, recipe, place, tmp_path):
+def test_training_is_the_same_with_and_without_evaluation(run, recipe, place, tmp_path):
     quiet = train(place, tmp_path / "quiet", *recipe[0])
     assert same_weights(run, quiet)
     assert same_weights(run, quiet, "average")
@@ -162,7 +161,7 @@ def test_training_does_not_notice(run, recipe, place, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_run_ends_as_the_undisturbed_one_with_every_point_once(run, resumed):
+def test_a_killed_run_ends_as_the_uninterrupted_one_with_every_point_once(run, resumed):
     assert same_weights(run, resumed)
     assert same_weights(run, resumed, "average")
     for name in ("eval/mean/acc", "analysis/symmetry/mean", "val/web/bits_per_byte"):
@@ -171,7 +170,7 @@ def test_a_killed_run_ends_as_the_undisturbed_one_with_every_point_once(run, res
 
 
 def test_a_checkpoint_is_written_before_its_step_is_evaluated(run):
-    """So that a run told to go does not have to wait for an evaluation; it is then measured when the run continues."""
+    """So a preempted run need not wait for an evaluation, which is then made when the run continues."""
     state = json.loads((run / "checkpoints" / "step-00000004" / "state.json").read_text())
     kept = (run / "metrics.jsonl").read_bytes()[: state["metrics_bytes"]].decode().splitlines()
     assert [row["tokens"] for row in map(json.loads, kept) if "eval/mean/acc" in row] == [0, 256]
@@ -198,7 +197,7 @@ def test_validation_is_the_mean_of_its_sources_and_bits_are_nats_over_bytes(run)
         (["analysis.every_tokens=0"], ConfigError, "at least 1"),
     ],
 )
-def test_a_mistake_is_said_before_training(place, tmp_path, more, error, says):
+def test_a_mistake_is_reported_before_training(place, tmp_path, more, error, says):
     with pytest.raises(error, match=says):
         train(place, tmp_path / "run", *SOURCE, *evaluating(place, TASKS, 256), *more)
     assert not (tmp_path / "run" / "metrics.jsonl").exists()

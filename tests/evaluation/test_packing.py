@@ -13,7 +13,7 @@ def request(inputs, targets=(9,)) -> Request:
 
 
 def sequences(row: PackedRow) -> list[tuple[int, ...]]:
-    """What each branch of a row reads, trunk first."""
+    """Return the tokens that each branch of a row attends to, those of the trunk first."""
     trunk, start, found = row.tokens[: row.lengths[0]], row.lengths[0], []
     for length in row.lengths[1:]:
         found.append(trunk + row.tokens[start : start + length])

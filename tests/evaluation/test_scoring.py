@@ -1,4 +1,4 @@
-"""A packed row says of each sequence what the model says of it alone, in every family."""
+"""A sequence in a packed row gets the same scores as alone, in every family."""
 
 import random
 
@@ -28,7 +28,7 @@ def some_requests() -> tuple[list[Request], list[int]]:
 
 
 def alone(model, request: Request) -> tuple[float, bool]:
-    """The plain way: one sequence, full logits."""
+    """Score one sequence in the plain way, from its full logits."""
     with torch.no_grad():
         table = model(torch.tensor([request.inputs])).logits[0].log_softmax(-1)[-len(request.targets) :]
     targets = torch.tensor(request.targets)
@@ -46,7 +46,7 @@ def test_packed_rows_score_as_single_sequences_do(family):
         assert answers[index].greedy == greedy
 
 
-def test_a_model_that_sees_other_branches_would_be_noticed(model, monkeypatch):
+def test_attention_to_other_branches_would_change_the_scores(model, monkeypatch):
     def everything_earlier(branches):
         width = branches.shape[1]
         return torch.ones(len(branches), 1, width, width, dtype=torch.bool).tril()

@@ -1,4 +1,4 @@
-"""Tiny runs in this process, and what was written for W&B read back without a network."""
+"""Fixtures that train tiny runs in this process, kill them, and read back offline W&B files without a network."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ from tests.training.tiny import command_line, make_shards
 
 @pytest.fixture(scope="session")
 def train(tmp_path_factory):
-    """(run_dir, *more) -> the run directory, after train.py's task ran in this process."""
+    """Return a function (run_dir, *more) that runs train.py's task in this process and returns the run directory."""
     import train as entry
 
     torch.set_num_threads(1)
@@ -30,7 +30,7 @@ def train(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def killed(train):
-    """(step, run_dir, *more) -> the directory of a run that died in that step."""
+    """Return a function (step, run_dir, *more) that trains until that step fails, and returns the run directory."""
 
     def run(step: int, run_dir: Path, *more: str) -> Path:
         def training_step(self, batch, batch_idx):
@@ -49,13 +49,13 @@ def killed(train):
 
 @pytest.fixture(scope="session")
 def rows():
-    """run directory -> rows of its metrics.jsonl."""
+    """Return a function that reads the rows of a run directory's metrics.jsonl."""
     return lambda run_dir: [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="session")
 def wandb_records():
-    """run directory -> the records of each of its offline W&B directories, oldest first."""
+    """Return a function that reads the records of each offline W&B directory of a run, oldest first."""
 
     def read(run_dir: Path) -> list[list[dict]]:
         tool = Path(sys.executable).with_name("wandb")

@@ -16,7 +16,7 @@ SECRETS = ("hush-hush", "whisper")
 
 @pytest.fixture(scope="module")
 def watched(train, killed, tmp_path_factory):
-    """Killed in step 8, after the checkpoint of step 6; the second start goes on from there."""
+    """Killed in step 8, after the checkpoint of step 6; the second start continues from there."""
     run = tmp_path_factory.mktemp("runs") / "watched"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["train.py", f"hub.token={SECRETS[0]}", f"source=https://me:{SECRETS[1]}@host/x"])
@@ -100,7 +100,7 @@ def test_the_final_speeds_are_in_the_summary(starts, watched, rows):
     assert summary[names.MEAN_FLOPS_PER_SEC] == pytest.approx(last["flops"] / last["seconds"])
 
 
-def test_wandb_hears_that_the_first_start_failed_and_the_second_did_not(starts):
+def test_wandb_records_that_the_first_start_failed_and_the_second_did_not(starts):
     assert [items(records, "exit")[0].get("exit_code", 0) for records in starts] == [1, 0]
 
 
@@ -130,7 +130,7 @@ def test_tensorboard_has_every_number_once_over_tokens(watched, rows):
         assert found == [(tokens, pytest.approx(value, rel=1e-6)) for tokens, value in expected]
 
 
-def test_a_run_may_go_on_under_another_logger_and_the_new_view_gets_its_old_rows(killed, train, rows, tmp_path):
+def test_a_run_may_continue_under_another_logger_and_the_new_view_gets_its_old_rows(killed, train, rows, tmp_path):
     run = killed(6, tmp_path / "run")
     train(run, "logger=csv")
     with (run / "metrics.csv").open(newline="") as file:

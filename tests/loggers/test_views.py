@@ -11,12 +11,12 @@ from grow.common.errors import ConfigError
 from grow.common.redact import redacted, redacted_config
 from grow.loggers.settings import LoggerSettings
 from grow.loggers.views import Views, open_views
-from grow.loggers.wandb_run import Told
+from grow.loggers.wandb_run import SentRows
 from grow.training.loop.metrics import MetricsFile
 
 
 class Recorder:
-    """A view that remembers, and fails where it is told to."""
+    """A view that records the steps it is shown, and fails after `fails_at` of them."""
 
     def __init__(self, fails_at=None):
         self.numbers, self.closed, self._fails_at = [], [], fails_at
@@ -49,7 +49,7 @@ def write_rows(run, views, count):
     return (run / "metrics.jsonl").read_text().splitlines()
 
 
-def test_a_view_that_fails_is_left_out_with_one_warning_and_the_others_go_on(run, capsys):
+def test_a_view_that_fails_is_dropped_with_one_warning_and_the_others_continue(run, capsys):
     broken, sound = Recorder(fails_at=2), Recorder()
     views = Views(run, {"broken": broken, "sound": sound})
     assert len(write_rows(run, views, 5)) == 5
@@ -110,32 +110,32 @@ def test_wandb_that_cannot_be_reached_is_refused_before_anything_trains(tmp_path
         pass
 
 
-def test_wandb_is_told_of_no_step_twice_even_when_the_rows_of_a_second_start_lie_elsewhere():
-    told = Told(id="a")
+def test_no_row_is_sent_to_wandb_twice_even_where_a_second_start_has_rows_at_other_tokens():
+    sent = SentRows(id="a")
     first = [{"tokens": 0, "val/loss": 1}, {"tokens": 20, "train/loss": 1}, {"tokens": 20, "val/loss": 1}]
     for row in first:
-        assert not told.has(row)
-        told.add(row)
-    told = Told(**json.loads(json.dumps(dataclasses.asdict(told))))
-    assert all(told.has(row) for row in [*first, {"tokens": 10, "train/loss": 1}])
-    assert not told.has({"tokens": 30, "train/loss": 1})
-    assert told.rows == 3
+        assert not sent.has(row)
+        sent.add(row)
+    sent = SentRows(**json.loads(json.dumps(dataclasses.asdict(sent))))
+    assert all(sent.has(row) for row in [*first, {"tokens": 10, "train/loss": 1}])
+    assert not sent.has({"tokens": 30, "train/loss": 1})
+    assert sent.rows == 3
 
 
-def test_a_row_that_was_killed_between_two_at_the_same_tokens_is_told():
-    told = Told(id="a")
-    told.add({"tokens": 20, "train/loss": 1})
-    assert told.has({"tokens": 20, "train/loss": 1})
-    assert not told.has({"tokens": 20, "val/loss": 1})
+def test_the_second_of_two_rows_at_the_same_tokens_is_sent_after_a_kill_between_them():
+    sent = SentRows(id="a")
+    sent.add({"tokens": 20, "train/loss": 1})
+    assert sent.has({"tokens": 20, "train/loss": 1})
+    assert not sent.has({"tokens": 20, "val/loss": 1})
 
 
-def test_what_never_reached_wandbs_server_is_told_again():
-    told = Told(id="a", rows=5, tokens=50, columns=["tokens", "train/loss"])
-    told.correct(step=3, tokens=30)
-    assert [told.has({"tokens": tokens, "train/loss": 1}) for tokens in (30, 40, 50)] == [True, False, False]
-    assert told.rows == 5  # steps of W&B only rise
-    told.correct(step=0, tokens=None)
-    assert not told.has({"tokens": 0, "val/loss": 1})
+def test_rows_that_never_reached_wandbs_server_are_sent_again():
+    sent = SentRows(id="a", rows=5, tokens=50, columns=["tokens", "train/loss"])
+    sent.correct(step=3, tokens=30)
+    assert [sent.has({"tokens": tokens, "train/loss": 1}) for tokens in (30, 40, 50)] == [True, False, False]
+    assert sent.rows == 5  # steps of W&B only rise
+    sent.correct(step=0, tokens=None)
+    assert not sent.has({"tokens": 0, "val/loss": 1})
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Run directories made up for the report's tests: what train.py would have left, with curves of known shape."""
+"""Made-up run directories for the tests of the report: the files of train.py, with known curves."""
 
 import json
 
@@ -11,8 +11,19 @@ SOURCE = {"source": "outputs/small/model", "digest": "d1", "tokens": 500, "flops
 def _write_run(
     directory, losses, *, growth=None, source=None, seed=0, every=1000, config=None, averaged=None, **changes
 ):
-    """A run that validated every `every` tokens; `averaged`: its last averaged losses; `config` and `changes` replace
-    keys of the config and of run.json."""
+    """Write a run that was validated every `every` tokens.
+
+    Args:
+        directory: run directory to make.
+        losses: loss of each validation.
+        growth: name of the growth; None: from noise.
+        source: lineage of the source.
+        seed: seed of the run.
+        every: tokens between validations.
+        config: keys of the config to replace.
+        averaged: losses of the averaged weights at the last validations.
+        changes: keys of run.json to replace.
+    """
     directory.mkdir(parents=True)
     rows = [
         {"step": 10 * index, "tokens": every * index, "flops": FLOPS_PER_TOKEN * every * index,
@@ -46,7 +57,7 @@ def _write_run(
 
 @pytest.fixture
 def make_run(tmp_path):
-    """Writes a run directory in a folder of this name and returns its path."""
+    """Return a function that writes a run into a folder of this name and returns its path."""
     return lambda folder, losses, **changes: _write_run(tmp_path / folder, losses, **changes)
 
 
@@ -64,7 +75,7 @@ def unknown_source():
 
 @pytest.fixture
 def three_roles(make_run, source):
-    """A baseline that reaches 4.0 after 4000 tokens, a grown run that does after 2000, and the source trained on."""
+    """A baseline that reaches 4.0 after 4000 tokens, a grown run that needs 2000, and the source trained further."""
     check = {"preserved": True, "max_abs_logit_diff": 1e-6, "logit_scale": 1.0, "kl": 0.0, "loss_before": 5.0}
     grown = make_run("grown", [5.0, 4.5, 4.0, 3.8, 3.7], growth="hyperclone_noisy", source=source)
     (grown / "growth.json").write_text(json.dumps(check))

@@ -1,4 +1,4 @@
-"""The links of a chain as one curve: each begins where the one before it ended, in tokens and in FLOPs."""
+"""The links of a chain as one curve: each begins at the tokens and FLOPs at which the one before it ended."""
 
 import json
 
@@ -27,7 +27,7 @@ def links(make_run):
     ]
 
 
-def test_costs_go_on_from_link_to_link_and_the_last_is_judged_by_the_whole_chains(links, make_run, tmp_path):
+def test_costs_add_up_from_link_to_link_and_the_last_is_judged_by_the_whole_chains_cost(links, make_run, tmp_path):
     noise = str(make_run("noise", [8.0, 7.0, 6.5, 6.0, 4.5, 4.0], config=settings(4)))
     paths = report_chain("mine", ReportConfig(runs=links, baseline=noise, output=str(tmp_path / "report")))
     assert all(path.stat().st_size > 0 for path in paths)
@@ -42,7 +42,7 @@ def test_costs_go_on_from_link_to_link_and_the_last_is_judged_by_the_whole_chain
     assert arm["speedup"]["tokens"]["I"]["speedup"] == pytest.approx(5000 / 4000)
 
 
-def test_a_link_whose_source_cost_nobody_knows_is_no_link(links, make_run, unknown_source, tmp_path):
+def test_a_run_whose_source_cost_is_unknown_is_refused_as_a_link(links, make_run, unknown_source, tmp_path):
     stray = str(make_run("stray", [5.0, 4.0], growth="identity", config=settings(4), source=unknown_source))
     with pytest.raises(CheckpointError, match="cannot be part of a chain"):
         report_chain("mine", ReportConfig(runs=[links[0], stray], output=str(tmp_path / "report")))

@@ -1,4 +1,4 @@
-"""Evaluations and analyses of a run appear on its page, and only what can be compared is drawn together."""
+"""Evaluations and analyses of a run appear on its page, and only comparable scores share a figure."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The table of measured presets: every preset against its own shape's baseline, in the pages that show it."""
+"""The table of measured presets: each preset against the baseline of its own shape, and the pages with the table."""
 
 import csv
 
@@ -15,7 +15,7 @@ NOISE = [8.0, 6.0, 5.0, 4.5, 4.0]
 
 @pytest.fixture
 def runs(make_run, source, tmp_path):
-    """Two shapes with baselines and three grown arms, the source trained on, an unfinished run, a tuning run."""
+    """Two shapes with baselines and three grown arms, the source trained further, an unfinished run, a tuning run."""
     grown = {
         "wide/hyperclone-0": [5.0, 4.5, 4.0, 3.8, 3.7],
         "wide/lemon-0": [5.0, 4.9, 4.8, 4.5, 4.2],
@@ -88,7 +88,7 @@ def test_a_page_gets_the_new_table_and_keeps_its_words():
         with_table("# Page\n", "| preset | new |")
 
 
-def test_the_page_holds_the_table_of_the_numbers_beside_it():
+def test_the_page_holds_the_table_of_the_numbers_in_the_csv_file():
     with (CONFIG_DIR.parent / "docs" / "growth_measured.csv").open() as file:
         numbers = list(csv.DictReader(file))
     page = (CONFIG_DIR.parent / "docs" / "growth_measured.md").read_text()

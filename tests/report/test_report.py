@@ -1,4 +1,4 @@
-"""The verdict and what is written of it: numbers, tables, figure and page, and the command itself."""
+"""The verdict and its files: numbers, tables, figure and page, and the command that makes them."""
 
 import json
 import subprocess
@@ -55,8 +55,8 @@ def test_an_unknown_source_is_called_unknown_and_never_free(three_roles, make_ru
     assert verdict.arms[0].speedups["flops", "I"].speedup.outcome is SpeedupOutcome.UNKNOWN
     assert [cells(verdict, row)[5] for row in range(3)] == [
         "2.00x, saves 50%",
-        "unknown: nobody recorded the source's cost",
-        "unknown: nobody recorded the source's cost",
+        "unknown: the source's cost was not recorded",
+        "unknown: the source's cost was not recorded",
     ]
 
 
@@ -74,26 +74,26 @@ def test_a_slower_run_is_said_to_cost_more(three_roles, make_run, source):
     assert cells(judge(**three_roles | {"runs": [slow]}), 0)[4] == "0.80x, costs 25% more"
 
 
-def test_a_grown_run_is_compared_with_the_source_trained_on_at_equal_tokens(three_roles):
+def test_a_grown_run_is_compared_with_the_source_trained_further_at_equal_tokens(three_roles):
     tokens, _ = judge(**three_roles).arms[0].advantages
     assert (tokens.nats, tokens.cost) == (pytest.approx(0.2), 4000)
-    assert wording.advantage_sentence(tokens) == "beats simply training the source on by 0.200 nats at equal tokens"
+    assert wording.advantage_sentence(tokens) == "beats training the source further by 0.200 nats at equal tokens"
 
 
-def test_a_grown_run_that_ends_above_the_source_trained_on_gained_nothing(three_roles, make_run, source):
+def test_a_grown_run_that_ends_above_the_source_trained_further_gained_nothing(three_roles, make_run, source):
     run = make_run("worse", [5.0, 4.5, 4.2, 4.1, 4.0], growth="worse", source=source)
     tokens, _ = judge(**three_roles | {"runs": [run]}).arms[0].advantages
     assert wording.advantage_sentence(tokens).startswith("gained nothing: 0.100 nats worse")
 
 
-def test_at_equal_flops_both_are_read_where_the_cheaper_source_ended(three_roles, tmp_path):
+def test_at_equal_flops_both_are_compared_where_the_cheaper_source_ended(three_roles, tmp_path):
     metrics = tmp_path / "continued" / "metrics.jsonl"
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     metrics.write_text("".join(json.dumps(row | {"flops": row["flops"] / 4}) + "\n" for row in rows))
     _, flops = judge(**three_roles).arms[0].advantages
     assert (flops.cost, flops.nats) == (600_000, pytest.approx(3.9 - 4.5))
     assert "gained nothing" in wording.advantage_sentence(flops)
-    assert "where the source trained on ended" in wording.advantage_sentence(flops)
+    assert "where the source's training ended" in wording.advantage_sentence(flops)
 
 
 def test_missing_baselines_are_shown_as_missing(three_roles):
@@ -152,12 +152,12 @@ def test_a_figure_is_drawn_without_baselines_and_with_a_dollar_in_a_label(make_r
 
 
 def test_the_table_has_a_column_of_the_average_where_a_run_has_one(three_roles, make_run, source):
-    assert "of the average" not in wording.speedup_table(judge(**three_roles))[0]
+    assert "averaged weights" not in wording.speedup_table(judge(**three_roles))[0]
     run = make_run("lawa", [5.0, 4.5, 4.0], growth="averaged", source=source, averaged=[4.4, 3.9])
     verdict = judge(**three_roles | {"runs": [*three_roles["runs"], run]})
     header, rows = wording.speedup_table(verdict)
     assert {len(row) for row in rows} == {len(header)}
-    assert [row[header.index("of the average")] for row in rows] == ["none", "", "", "3.9000", "", ""]
+    assert [row[header.index("averaged weights")] for row in rows] == ["none", "", "", "3.9000", "", ""]
     assert "3.9000" in as_markdown(verdict)
     assert [arm["final_loss_of_average"] for arm in as_json(verdict)["arms"]] == [None, 3.9]
 

@@ -1,4 +1,4 @@
-"""Reading run directories, whole ones and damaged ones, and grouping them into arms."""
+"""Run directories are read, damaged ones are refused, and runs are grouped into arms."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 
 from grow.common.errors import CheckpointError, ConfigError, DataError
 from grow.report.arms import read_arms, read_baseline
-from grow.report.runs import FROM_NOISE, SOURCE_TRAINED_ON, read_run
+from grow.report.runs import FROM_NOISE, SOURCE_TRAINED_FURTHER, read_run
 
 
 def append(run, text):
@@ -118,7 +118,7 @@ def test_a_curve_without_its_beginning_is_a_data_error(make_run):
 
 def test_labels_say_how_a_run_started(make_run, source):
     assert read_run(make_run("a", [8, 6])).label == FROM_NOISE
-    assert read_run(make_run("b", [8, 6], growth="identity", source=source)).label == SOURCE_TRAINED_ON
+    assert read_run(make_run("b", [8, 6], growth="identity", source=source)).label == SOURCE_TRAINED_FURTHER
     assert read_run(make_run("c", [8, 6], growth="hyperclone", source=source)).label == "hyperclone"
 
 

@@ -33,7 +33,7 @@ def test_a_crossing_between_two_validations_is_interpolated_linearly():
 
 
 @pytest.mark.parametrize(("axis", "cost"), [("tokens", 150), ("flops", 900), ("seconds", 75)])
-def test_the_crossing_is_interpolated_in_the_axis_asked_for(axis, cost):
+def test_the_crossing_is_interpolated_along_the_chosen_axis(axis, cost):
     assert speedup(curve(6, 5, 3), BASELINE, axis=axis).cost_run == cost
 
 
@@ -99,7 +99,7 @@ def test_the_first_crossing_counts_where_a_curve_rises_again():
     assert found.cost_run == pytest.approx(100 + 100 * 2 / 3)
 
 
-def test_the_baseline_is_held_to_its_first_crossing_too():
+def test_the_first_crossing_counts_for_the_baseline_too():
     assert speedup(BASELINE, curve(8, 3, 5, 4), axis="tokens").cost_baseline == 80
 
 

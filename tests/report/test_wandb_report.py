@@ -1,4 +1,4 @@
-"""The W&B report, built and read back without a network: what it says, whose runs it shows, over what."""
+"""The W&B report, built and read back without a network: its tables, its run sets and its axes."""
 
 import json
 import socket
@@ -27,7 +27,7 @@ def no_network(monkeypatch):
 
 @pytest.fixture
 def written(three_roles, tmp_path, make_run, source, capsys):
-    """The file that the command writes: two seeds grown, neither of them logged to W&B; both baselines were."""
+    """The file that the command writes of two grown seeds, not logged to W&B, and both baselines, which were logged."""
     run = make_run("grown-1", [5.0, 4.5, 4.0, 3.9, 3.8], growth="hyperclone_noisy", source=source, seed=1)
     three_roles["runs"].append(str(run))
     for directory, run_id in ((three_roles["baseline"][0], "aaaa"), (three_roles["continued"][0], "bbbb")):
@@ -39,7 +39,7 @@ def written(three_roles, tmp_path, make_run, source, capsys):
 
 
 def assert_kept(sent, read):
-    """Whatever was sent is there after it was read; the schema may add its defaults."""
+    """Assert that all that was sent is in what was read; the schema may add its defaults."""
     if isinstance(sent, dict):
         assert sent.keys() <= read.keys()
         for key in sent:
@@ -74,13 +74,13 @@ def test_every_arm_is_a_set_of_its_own_runs_and_seeds_are_one_line(written):
     content, _, _ = written
     (grid,) = blocks(content, "panel-grid")
     sets = {found["name"]: found for found in grid["metadata"]["runSets"]}
-    assert list(sets) == ["from noise", "source trained on", "hyperclone_noisy"]
+    assert list(sets) == ["from noise", "source trained further", "hyperclone_noisy"]
     filters = {name: found["filters"]["filters"][0] for name, found in sets.items()}
     assert (filters["from noise"]["key"]["name"], filters["from noise"]["value"]) == ("name", ["aaaa"])
     assert filters["hyperclone_noisy"]["key"]["name"] == "displayName"  # never logged: by name
     assert filters["hyperclone_noisy"]["value"] == ["grown", "grown-1"]
     grouping = {name: [key["name"] for key in found["grouping"]] for name, found in sets.items()}
-    assert grouping == {"from noise": [], "source trained on": [], "hyperclone_noisy": ["group"]}
+    assert grouping == {"from noise": [], "source trained further": [], "hyperclone_noisy": ["group"]}
 
 
 def test_loss_stands_over_tokens_flops_and_seconds(written):

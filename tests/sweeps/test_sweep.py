@@ -1,4 +1,4 @@
-"""Sweeps: what ends one run does not reach the others, finished ones are skipped, the worst decides the exit code."""
+"""Sweeps: an error ends only its own run, finished runs are skipped, and the worst run decides the exit code."""
 
 import os
 import re
@@ -37,7 +37,7 @@ def train(*overrides, cwd, **environment):
 
 
 def states(answer):
-    """The table's rows, as (run, state)."""
+    """Return the rows of the table as (run, state)."""
     _, _, table = answer.stdout.rpartition("\n\n")
     return [tuple(re.split(" {2,}", line)[:2]) for line in table.splitlines()[:-1]]
 
@@ -135,7 +135,7 @@ def test_a_run_that_cannot_be_configured_fails_alone(tmp_path, monkeypatch, caps
     assert "DataError: no such thing" in printed and "1 failed, 1 finished" in printed
 
 
-def test_a_sweep_of_nothing_says_nothing(tmp_path, monkeypatch, capsys):
+def test_a_sweep_without_runs_prints_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert Sweep("train.py").close() == 0
     assert capsys.readouterr().out == ""

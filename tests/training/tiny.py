@@ -1,4 +1,4 @@
-"""A language that a tiny model learns in seconds, and the command line that trains one on it."""
+"""Tiny training runs for tests: a language that a tiny model learns in seconds, and the command line to train it."""
 
 import json
 from pathlib import Path
@@ -29,12 +29,12 @@ TINY = [
 
 
 def command_line(shards_dir: Path, run_dir: Path, *more: str) -> list[str]:
-    """Overrides of a tiny run."""
+    """Return the overrides of a tiny run."""
     return [*TINY, f"data.path={shards_dir}", f"run_dir={run_dir}", *more]
 
 
 def make_shards(directory: Path) -> Path:
-    """Token shards in which each token says a good deal about the next."""
+    """Write token shards in which each token largely determines the next."""
     draw = np.random.default_rng(0)
     likely = draw.integers(1, VOCAB, size=(VOCAB, 2))
     shards = []
