@@ -1,4 +1,4 @@
-"""Counts what an architecture consists of, on the meta device: nothing is allocated."""
+"""Counts the parameters and FLOPs of an architecture on the meta device: nothing is allocated."""
 
 from torch import nn
 
@@ -9,11 +9,11 @@ from grow.families.settings import ModelSettings
 
 
 def count(settings: ModelSettings, sequence_length: int) -> Counts:
-    """The counts of a configured model.
+    """Count a configured model.
 
     Args:
-        settings: of the model.
-        sequence_length: tokens a sequence, on which the FLOPs of attention depend.
+        settings: Settings of the model.
+        sequence_length: Tokens of one sequence, on which the FLOPs of attention depend.
 
     Raises:
         ConfigError: transformers refuses the sizes.
