@@ -1,4 +1,4 @@
-"""What the benchmarks measure on: models of random weights and data of random tokens. Imports nothing heavy at its top."""
+"""What the benchmarks measure on: models of random weights, data of random tokens. Nothing heavy is imported at the top."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -32,7 +32,9 @@ def run_train(overrides: list[str]) -> None:
     from grow.cli.config import compose
     from grow.common.places import command_file
 
-    task = runpy.run_path(str(command_file("train")))["main"].__wrapped__  # (`import train` may find benchmarks/train.py)
+    task = runpy.run_path(str(command_file("train")))[
+        "main"
+    ].__wrapped__  # (`import train` may find benchmarks/train.py)
     task(compose(overrides))
 
 
