@@ -1,4 +1,4 @@
-"""What the benchmarks measure on: models of random weights, data of random tokens. Nothing heavy is imported at the top."""
+"""What the benchmarks measure on: models of random weights and data of random tokens. Importing it is cheap."""
 
 from dataclasses import dataclass
 from pathlib import Path

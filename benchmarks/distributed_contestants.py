@@ -39,8 +39,7 @@ def train_grow(overrides: list[str], output: Path) -> int:
     device, stopwatch = device_of(plan), Stopwatch()
     with process_group(plan, device):
         fit(Start(model=model, described="noise"), plan, device, RunDirectory(run.directory), data, [stopwatch])
-    if plan.ranks.is_first:
-        (output / "times.json").write_text(json.dumps(stopwatch.times))
+        _write_times(plan, output, stopwatch.times)
     return 0
 
 
@@ -68,8 +67,7 @@ def train_bare(overrides: list[str], output: Path) -> int:
                 engine.backward(engine(batch))
                 engine.step()
             times.append(time.perf_counter())
-    if plan.ranks.is_first:
-        (output / "times.json").write_text(json.dumps(times))
+        _write_times(plan, output, times)
     return 0
 
 
@@ -101,6 +99,12 @@ class ModelWithLoss(nn.Module):
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         hidden = self.model.base_model(input_ids=batch[:, :-1], use_cache=False).last_hidden_state
         return self.loss(hidden, self.model.get_output_embeddings().weight, batch[:, 1:])
+
+
+def _write_times(plan: Plan, output: Path, times: list[float]) -> None:
+    """Write times.json on rank 0; called inside the group, whose end is the end of the process."""
+    if plan.ranks.is_first:
+        (output / "times.json").write_text(json.dumps(times))
 
 
 def _prepare(overrides: list[str]) -> tuple[RunConfig, Plan, Callable[[], TokenDataModule], PreTrainedModel]:

@@ -1,4 +1,4 @@
-"""Processes of the benchmarks and of tests: forked from a warm one, or fresh. Imports the standard library alone."""
+"""Processes of the benchmarks and of tests: forked from a warm one, or fresh. Importing it is cheap."""
 
 import multiprocessing
 import os
