@@ -81,7 +81,7 @@ class RunEstimate:
         """Return whether one GPU has the memory, for every strategy and precision; None where train.py refuses both."""
         usable = self.gpu.usable_bytes
         return {
-            kind: {precision: memory and memory.total <= usable for precision, memory in row.items()}
+            kind: {precision: None if memory is None else memory.total <= usable for precision, memory in row.items()}
             for kind, row in self.memory.items()
         }
 

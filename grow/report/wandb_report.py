@@ -71,7 +71,7 @@ def upload(verdict: Verdict, *, project: str, entity: str | None, title: str) ->
     try:
         if not wandb.login(prompt=False):
             raise ValueError("no API key was found")
-        owner = entity or wandb.Api().default_entity
+        owner: Any = entity or wandb.Api().default_entity
         return build_report(verdict, project=project, entity=owner, title=title).save().url
     except (wandb.errors.Error, ValueError, OSError) as error:
         raise ConfigError(
