@@ -41,5 +41,5 @@ def count(settings: ModelSettings, sequence_length: int) -> Counts:
     )
 
 
-def _weights(module: nn.Module, kind: type[nn.Embedding | nn.Linear]) -> list[Tensor]:
+def _weights(module: nn.Module, kind: type[nn.Linear] | type[nn.Embedding]) -> list[Tensor]:
     return [part.weight for part in module.modules() if isinstance(part, kind)]
