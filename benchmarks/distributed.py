@@ -68,7 +68,7 @@ def interval(ratios: list[float]) -> tuple[float, float]:
 
 
 def report_stalls(measure: Callable[..., list[float]]) -> None:
-    """Print by how much a save slows down the step it falls into, and the steps beside its work in the background."""
+    """Print by how much a save slows down the step it falls into, and the steps while the rest of it is written."""
     quiet = statistics.median(measure("grow"))
     for background in ("true", "false"):
         saving = measure("grow", "checkpoint.every_tokens=8192", f"checkpoint.background={background}")

@@ -13,7 +13,7 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import LlamaConfig, PreTrainedModel, Trainer, TrainingArguments
+from transformers import LlamaConfig, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
 from benchmarks.cases import TrainCase
 from grow.averaging.settings import AveragingSettings
@@ -229,24 +229,37 @@ class Rows(IterableDataset[dict[str, Tensor]]):
                 yield {"input_ids": row[:-1], "labels": row[1:], "shift_labels": row[1:]}
 
 
+class TrainerAtGate(Trainer):
+    """The HF Trainer, passing the gate after every step."""
+
+    def __init__(self, gate: Gate, **options: Any) -> None:
+        super().__init__(**options)
+        self.add_callback(PassGate(self, gate))
+
+    def training_step(self, *arguments: Any, **options: Any) -> Tensor:
+        """Keep the loss of the step, which its end is not told."""
+        self.last_loss = super().training_step(*arguments, **options)
+        return self.last_loss
+
+
+class PassGate(TrainerCallback):
+    """Passes the gate after every optimizer step."""
+
+    def __init__(self, trainer: TrainerAtGate, gate: Gate) -> None:
+        self._trainer, self._gate = trainer, gate
+
+    def on_step_end(self, *arguments: Any, **options: Any) -> None:
+        """Count the step; the HF Trainer calls this after every optimizer step."""
+        self._gate.passed(self._trainer.last_loss)
+
+
 def run_hf(case: TrainCase, shards: TokenShards, gate: Gate) -> None:
     """Run the HF Trainer."""
-
-    class Gated(Trainer):
-        def training_step(self, *arguments: Any, **options: Any) -> Tensor:
-            self.last_loss = super().training_step(*arguments, **options)
-            return self.last_loss
-
-    from transformers import TrainerCallback
-
-    class Passing(TrainerCallback):
-        def on_step_end(self, *arguments: Any, **options: Any) -> None:
-            gate.passed(trainer.last_loss)
-
     gate.wait()
     model = make_model(case)
     optimizer = build_optimizer(model, OPTIMIZER, {})
-    trainer = Gated(
+    trainer = TrainerAtGate(
+        gate,
         model=model,
         args=TrainingArguments(
             output_dir="hf",
@@ -264,6 +277,5 @@ def run_hf(case: TrainCase, shards: TokenShards, gate: Gate) -> None:
         ),
         train_dataset=Rows(make_data(case, shards).train_dataloader()),
         optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)),
-        callbacks=[Passing()],
     )
     trainer.train()

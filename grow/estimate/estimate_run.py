@@ -27,6 +27,7 @@ class ConfiguredRun:
 
     @property
     def gpus(self) -> int:
+        """GPUs that share the run."""
         return 1 if self.strategy.kind == "single" else self.strategy.devices or 1
 
     @property

@@ -43,19 +43,19 @@ def parts_table(estimate: RunEstimate) -> Table:
 
 def totals_table(estimate: RunEstimate) -> Table:
     """Return the whole memory of one GPU, and whether it fits: a row each strategy, a column each precision."""
-    gpu = estimate.gpu
-    usable, memory_gb = gpu.usable_bytes, gpu.memory_bytes / _GB
-    title = f"total GB on one {gpu.name}; {usable / _GB:,.1f} of {memory_gb:,.0f} GB may be used"
+    gpu, fits = estimate.gpu, estimate.fits()
+    usable_gb, memory_gb = gpu.usable_bytes / _GB, gpu.memory_bytes / _GB
+    title = f"total GB on one {gpu.name}; {usable_gb:,.1f} of {memory_gb:,.0f} GB may be used"
     table = Table("strategy", *next(iter(estimate.memory.values())), title=title, title_justify="left")
     for kind, row in estimate.memory.items():
-        table.add_row(kind, *(_verdict(memory, usable) for memory in row.values()))
+        table.add_row(kind, *(_verdict(memory, fits[kind][precision]) for precision, memory in row.items()))
     return table
 
 
-def _verdict(memory: Memory | None, usable: float) -> str:
+def _verdict(memory: Memory | None, fits: bool | None) -> str:
     if memory is None:
         return "-"
-    return f"{memory.total / _GB:,.2f} {'fits' if memory.total <= usable else 'does NOT fit'}"
+    return f"{memory.total / _GB:,.2f} {'fits' if fits else 'does NOT fit'}"
 
 
 def _in_gb(sizes: dict[str, int]) -> dict[str, str]:
