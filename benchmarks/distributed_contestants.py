@@ -7,7 +7,6 @@ import itertools
 import json
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from grow.cli.config import RunConfig, compose
+from grow.cli.config import compose
+from grow.cli.run_config import RunConfig
 from grow.data.corpus import open_data
 from grow.data.data_module import TokenDataModule
 from grow.families.build import model_from_noise, parameter_count
@@ -25,9 +25,9 @@ from grow.families.registry import stock_config
 from grow.training.engine.environment import StartedOutside
 from grow.training.engine.zero import build_zero
 from grow.training.fit import fit
-from grow.training.plan import PLANNED, Plan, plan_run
+from grow.training.plan import Plan
 from grow.training.run_directory import RunDirectory
-from grow.training.session import device_of, process_group
+from grow.training.session import data_of, device_of, process_group
 from grow.training.start import Start
 from grow.training.step.objective import NextTokenLoss
 from grow.training.step.optimizer import build_optimizer
@@ -107,20 +107,11 @@ def _write_times(plan: Plan, output: Path, times: list[float]) -> None:
         (output / "times.json").write_text(json.dumps(times))
 
 
-def _prepare(overrides: list[str]) -> tuple[RunConfig, Plan, Callable[[], TokenDataModule], PreTrainedModel]:
+def _prepare(overrides: list[str]) -> tuple[RunConfig, Plan, Callable[..., TokenDataModule], PreTrainedModel]:
     """Return configuration, plan, data and a model from noise: the same for every contestant."""
     run = compose(overrides)
-    plan = plan_run(**{name: getattr(run, name) for name in PLANNED}, sequence_length=run.data.sequence_length)
-    data = partial(
-        TokenDataModule,
-        open_data(run.data),
-        sequence_length=run.data.sequence_length,
-        micro_batch=run.trainer.micro_batch,
-        seed=run.seed,
-        val_tokens=run.trainer.val_tokens,
-        rank=plan.ranks.rank,
-        world_size=plan.ranks.world_size,
-    )
+    plan = run.plan()
+    data = data_of(run.data, open_data(run.data), plan)
     return run, plan, data, model_from_noise(stock_config(run.model), run.seed)
 
 
