@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 UV := uv==0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help setup corpus demo test test-fast test-gpu check format clean
+.PHONY: help setup corpus demo test test-fast test-gpu test-times check docs format clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,15 +41,21 @@ test-fast: $(INSTALLED) ## The tests without several processes or whole runs
 test-gpu: $(INSTALLED) ## The tests that need a CUDA device
 	$(BIN)/python -m pytest -q -m gpu
 
-check: $(INSTALLED) ## Lint, format, types of the pure packages, import contract
+test-times: $(INSTALLED) ## The same tests as `make test`, and a list of the slowest thirty
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not gpu" --numprocesses 2 --dist loadfile --durations 30
+
+check: $(INSTALLED) ## Lint, format, types, import contract
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(INSTALLED) ## Build the documentation's site in site/; a broken link is an error
+	$(BIN)/mkdocs build --strict
+
 format: $(INSTALLED) ## Reformat the code and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean: ## Remove the environment, prepared data and runs
-	rm -rf $(VENV) data outputs
+clean: ## Remove the environment, prepared data, runs and the built site
+	rm -rf $(VENV) data outputs site

@@ -16,8 +16,8 @@ def main(config: EvalConfig) -> None:
     """Find everything, measure each checkpoint, write results.json and print a table."""
     # Heavy imports wait until here, so that help and configuration errors answer at once.
     import torch
-    from rich.console import Console
 
+    from grow.common.console import table_console
     from grow.distributed.processes import is_first
     from grow.evaluation.evaluate import evaluate_checkpoint, plan_evaluations
     from grow.evaluation.parallel import joined
@@ -27,10 +27,7 @@ def main(config: EvalConfig) -> None:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     planned = plan_evaluations(config)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)  # a file or pipe has no width to fit
-    rows = []
+    console, rows = table_console(), []
     with joined(config.accelerator) as device:
         for plan in planned:
             with EvaluationProgress() as watch:

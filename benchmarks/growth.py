@@ -4,11 +4,11 @@
     python -m benchmarks.growth --mergekit PYTHON --hypercloning PYTHON CHECKOUT
     python -m benchmarks.growth --model pythia_70m --rounds 5
 
-Three growths of one checkpoint: twice the layers (beside mergekit's passthrough), twice the width (beside
+Three growths of one checkpoint: twice the layers (against mergekit's passthrough), twice the width (against
 apple/ml-hypercloning), twice the width with noise that cancels. A round runs every contestant once, each in a fresh
-process, flushed to the disk, in an order that turns. A ratio is taken within a round, since all share the machine's
-mood. Peers run as they are, under the Python that is given; those that are not given are left out. Where a peer makes
-the same tensors, they are compared bit by bit.
+process, flushed to the disk, in an order that turns. A ratio is taken within a round, since a machine is faster at one
+time than at another. Peers run as they are, under the Python that is given; those that are not given are left out.
+Where a peer makes the same tensors, they are compared bit by bit.
 """
 
 import argparse
@@ -21,23 +21,15 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from grow.cli.config import compose
+from benchmarks.cases import LLAMA_1B, make_random_checkpoint
 from grow.common.provenance import git_commit, versions, write_json
-from grow.families.build import model_on_meta
-from grow.families.experts import stored_tensors
-from grow.families.registry import family_of, stock_config
-from grow.families.weights import TensorInfo, WeightReader, write_weights
 
-SHAPE = {"layers": 16, "embed": 2048, "heads": 16, "kv_heads": 16, "head_dim": 128, "ffn": 5632, "vocab_size": 50304}
-LLAMA_1B = " ".join(
-    ["llama_10m", "model.tied_head=false", *(f"model.{size}={length}" for size, length in SHAPE.items())]
-)
+ROOT = Path(__file__).parents[1]
 SAME = {"embed": 1, "heads": 1, "ffn": 1}
 CASES = {
     "depth": ("g_stack", {**SAME, "layers": 2}, "mergekit"),
@@ -49,12 +41,14 @@ CASES = {
 def main() -> None:
     """Make a source, measure every case, print, and write the figures as JSON."""
     options = read_options()
+    import torch  # here, so that help and mistakes answer at once
+
     figures: dict[str, Any] = {"load": os.getloadavg(), "versions": versions(), "commit": git_commit()}
     with tempfile.TemporaryDirectory(dir=options.directory) as scratch:
-        source = Path(scratch) / "source"
+        source = Path(scratch).absolute() / "source"
         make_random_checkpoint(options.model, source, torch.bfloat16)
         for name in options.cases:
-            rounds, same = measure(options, name, source, Path(scratch))
+            rounds, same = measure(options, name, source)
             figures[name] = {"rounds": rounds, "equal_tensors": same}
             print("\n".join(summary(name, rounds, same)), flush=True)
             if options.output:
@@ -63,6 +57,7 @@ def main() -> None:
 
 
 def read_options() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=LLAMA_1B, help="model configuration of the source, and overrides")
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
@@ -78,24 +73,17 @@ def read_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def make_random_checkpoint(model: str, directory: Path, dtype: torch.dtype) -> None:
-    """A stock checkpoint of random weights, written without ever holding the model."""
-    config = stock_config(compose([f"model={model.split()[0]}", *model.split()[1:], "data.sequence_length=64"]).model)
-    config.dtype = dtype
-    config.architectures = [type(model_on_meta(config)).__name__]
-    shapes = stored_tensors(family_of(config.model_type), model_on_meta(config))
-    tensors = [TensorInfo(name=name, shape=shape, dtype=dtype) for name, shape in shapes.items()]
-    directory.mkdir()
-    config.save_pretrained(directory)
-    write_weights(directory, tensors, (torch.randn(info.shape, dtype=dtype) * 0.02 for info in tensors))
+def measure(options: argparse.Namespace, case: str, source: Path) -> tuple[list[dict], str]:
+    """Run every contestant once a round, and return the rounds and how equal the peer's tensors are.
 
+    Copies are of the first round's growth.
+    """
+    from grow.cli.config import compose
 
-def measure(options: argparse.Namespace, case: str, source: Path, scratch: Path) -> tuple[list[dict], str]:
-    """Every contestant once a round; copies are of the first round's growth."""
     preset, scale, peer = CASES[case]
     settings = asdict(compose([f"growth={preset}", f"growth.source={source}"]).growth)
     asked = {"growth": settings, "scale": scale, "workers": options.workers, "shard_gb": options.shard_gb}
-    kept, made = scratch / "kept", scratch / "made"
+    kept, made = source.with_name("kept"), source.with_name("made")
     same, rounds = "", []
     for number in range(options.rounds):
         figures = {}
@@ -113,14 +101,14 @@ def measure(options: argparse.Namespace, case: str, source: Path, scratch: Path)
 
 
 def run(options: argparse.Namespace, name: str, source: Path, output: Path, asked: dict) -> dict[str, float]:
-    """One contestant in a fresh process: its figures, and the most memory it had that no file stands behind."""
+    """Run one contestant in a fresh process; return its figures, and its peak of memory that no file stands behind."""
     peer = getattr(options, name, None)
     python = (peer[0] if isinstance(peer, list) else peer) or sys.executable
     asked = {**asked, "code": str(Path(peer[1]).resolve()) if isinstance(peer, list) else None}
-    script = Path(__file__).with_name("benchmarks/growth_contestants.py")
-    command = [python, str(script), name, str(source), str(output), json.dumps(asked)]
+    command = [str(Path(shutil.which(python) or python).absolute()), "-m", "benchmarks.growth_contestants"]
+    command += [name, str(source), str(output), json.dumps(asked)]
     environment = {key: value for key, value in os.environ.items() if peer is None or key != "PYTHONPATH"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
     anonymous: list[int] = []
     watch = threading.Thread(target=watch_memory, args=(process, anonymous))
     lines = []
@@ -146,14 +134,18 @@ def watch_memory(process: subprocess.Popen, seen: list[int]) -> None:
 
 
 def equal_tensors(ours: Path, theirs: Path) -> str:
-    """How many of our tensors a peer has bit by bit."""
+    """Say how many of our tensors a peer has bit by bit."""
+    import torch
+
+    from grow.families.weights import WeightReader
+
     first, second = WeightReader(ours), WeightReader(theirs)
     equal = sum(name in second and torch.equal(first.read(name), second.read(name)) for name in first.names)
     return f"{equal} of {len(first.names)} tensors are bit-equal to the peer's"
 
 
 def summary(case: str, rounds: list[dict], same: str) -> list[str]:
-    """Lines for people: gigabytes a second, memory, and ratios as median [least, most] of the rounds."""
+    """Return lines to print: gigabytes a second, memory, and ratios as median [least, most] of the rounds."""
     lines = [
         f"{case}: growth={CASES[case][0]}, {rounds[0]['grow']['bytes'] / 1e9:.1f} GB written, {len(rounds)} rounds"
     ]
@@ -171,7 +163,8 @@ def summary(case: str, rounds: list[dict], same: str) -> list[str]:
     return lines
 
 
-def spread(ratios) -> str:
+def spread(ratios: Iterable[float]) -> str:
+    """Return median [least, most]."""
     found = sorted(ratios)
     return f"{statistics.median(found):.2f} [{found[0]:.2f}, {found[-1]:.2f}]"
 

@@ -3,12 +3,12 @@
     python -m benchmarks.growth_contestants NAME SOURCE OUTPUT '{"option": ...}'
 
 Imports first, then "ready" on a line, then the work, flushed to the disk, then its figures as JSON on a line. Only what
-a contestant needs is imported, so that a peer's environment need not have Grow's.
+a contestant needs is imported, so that a peer's environment need not have what Grow needs.
 """
 
+import argparse
 import json
 import os
-import re
 import shutil
 import sys
 import time
@@ -16,13 +16,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.forks import peak_bytes
+
 Work = Callable[[], dict[str, float] | None]
 
 
 def main() -> None:
     """Prepare one contestant, say so, run it, and print its figures."""
-    name, source, output, options = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), json.loads(sys.argv[4])
-    work = CONTESTANTS[name](source, output, options)
+    asked = read_options()
+    output = asked.output
+    work = CONTESTANTS[asked.name](asked.source, output, asked.options)
     before = peak_bytes()
     print("ready", flush=True)
     start = time.perf_counter()
@@ -35,14 +38,18 @@ def main() -> None:
     print(json.dumps({"seconds": seconds, "bytes": size, "peak": peak_bytes() - before, **figures}), flush=True)
 
 
-def peak_bytes() -> float:
-    """Most memory this program ever had; getrusage would count what the parent had when it started this process."""
-    status = Path("/proc/self/status").read_text()
-    return float(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
+def read_options() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=list(CONTESTANTS))
+    parser.add_argument("source", type=Path, help="directory of the checkpoint to grow")
+    parser.add_argument("output", type=Path, help="directory to make")
+    parser.add_argument("options", type=json.loads, help="JSON: growth, scale, workers, shard_gb and code")
+    return parser.parse_args()
 
 
 def copy(source: Path, output: Path, options: dict[str, Any]) -> Work:
-    """The files of a directory into another one."""
+    """Copy the files of a directory into another one."""
 
     def work() -> None:
         output.mkdir()
@@ -53,7 +60,7 @@ def copy(source: Path, output: Path, options: dict[str, Any]) -> Work:
 
 
 def grow(source: Path, output: Path, options: dict[str, Any]) -> Work:
-    """All that scripts/grow_checkpoint.py does: digests of the source, the weights, the proof."""
+    """Do all that scripts/grow_checkpoint.py does: digests of the source, the weights, the proof."""
     from grow.families.build import load_config
     from grow.growth import run
     from grow.growth.settings import GrowthSettings, ScaleSettings
@@ -80,7 +87,7 @@ def grow(source: Path, output: Path, options: dict[str, Any]) -> Work:
 
 
 def mergekit(source: Path, output: Path, options: dict[str, Any]) -> Work:
-    """mergekit's passthrough of whole copies of the layers, one above the other."""
+    """Run mergekit's passthrough of whole copies of the layers, one above the other."""
     from mergekit.config import MergeConfiguration
     from mergekit.merge import run_merge
     from mergekit.options import MergeOptions
@@ -93,7 +100,7 @@ def mergekit(source: Path, output: Path, options: dict[str, Any]) -> Work:
 
 
 def hypercloning(source: Path, output: Path, options: dict[str, Any]) -> Work:
-    """apple/ml-hypercloning's cloneModel between from_pretrained and save_pretrained."""
+    """Run apple/ml-hypercloning's cloneModel between from_pretrained and save_pretrained."""
     sys.path.insert(0, options["code"])
     import torch
     from hypercloning import cloneModel

@@ -18,42 +18,16 @@ import os
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.cases import SHAPES, TrainCase, make_shards
 from grow.common.provenance import git_commit, versions
 
 PARITY_STEPS = 20
 PARITY_TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}
-SHAPES = {  # layers, embed, heads, ffn, sequence length
-    "10m": (8, 256, 4, 704, 512),
-    "124m": (12, 768, 12, 2048, 1024),
-    "1.1b": (22, 2048, 16, 5632, 2048),
-}
 CONTESTANTS = ("grow", "bare loop", "lightning", "hf trainer")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """One comparison: a model, a dtype, and where it runs."""
-
-    shape: str
-    vocab: int
-    precision: str
-    micro_batch: int
-    device: str
-    compile: bool
-    threads: int
-
-    @property
-    def sizes(self) -> tuple[int, int, int, int, int]:
-        return SHAPES[self.shape]
-
-    @property
-    def tokens_per_step(self) -> int:
-        return self.micro_batch * self.sizes[-1]
 
 
 def main() -> None:
@@ -64,7 +38,7 @@ def main() -> None:
     results = []
     for vocab in options.vocab:
         for precision in options.precision:
-            case = Case(
+            case = TrainCase(
                 shape=options.shape,
                 vocab=vocab,
                 precision=precision,
@@ -81,6 +55,7 @@ def main() -> None:
 
 
 def read_options() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="10m")
     parser.add_argument("--vocab", type=int, nargs="+", default=[8192, 32000])
@@ -96,8 +71,8 @@ def read_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run_case(case: Case, blocks: int, steps: int, max_drift: float) -> dict:
-    """Start the contestants, check that they agree, and let them take turns."""
+def run_case(case: TrainCase, blocks: int, steps: int, max_drift: float) -> dict:
+    """Start the contestants, check that their losses agree, and let them take turns."""
     with tempfile.TemporaryDirectory() as scratch:
         make_shards(Path(scratch) / "shards", case.vocab)
         workers = {name: Worker(name, case, Path(scratch)) for name in CONTESTANTS}
@@ -121,8 +96,8 @@ def run_case(case: Case, blocks: int, steps: int, max_drift: float) -> dict:
     }
 
 
-def run_block(workers: dict[str, "Worker"], number: int, steps: int, case: Case) -> dict:
-    """Every contestant once, in an order that is rotated from block to block and reversed in every other one."""
+def run_block(workers: dict[str, "Worker"], number: int, steps: int, case: TrainCase) -> dict:
+    """Run every contestant once, in an order that is rotated from block to block and reversed in every other one."""
     shift = number // 2 % len(CONTESTANTS)
     order = CONTESTANTS[shift:] + CONTESTANTS[:shift]
     limits, blocks = [matmul_flops(case)], {}
@@ -138,7 +113,7 @@ def run_block(workers: dict[str, "Worker"], number: int, steps: int, case: Case)
 
 
 def summarise(blocks: list[dict], tokens: int) -> dict:
-    """Speeds, and the ratio to each other contestant with its 95 % bootstrap interval."""
+    """Return the speeds, and the ratio to each other contestant with its 95 % bootstrap interval."""
     speeds = {name: [tokens / block["seconds"][name] for block in blocks] for name in CONTESTANTS}
     ratios = {}
     for name in CONTESTANTS[1:]:
@@ -158,7 +133,11 @@ def summarise(blocks: list[dict], tokens: int) -> dict:
 
 
 def check_parity(losses: dict[str, list[float]], precision: str) -> float:
-    """Largest relative difference of any contestant's loss from ours at any step."""
+    """Return the largest relative difference of any contestant's loss from ours at any step.
+
+    Raises:
+        SystemExit: it is above the tolerance of the precision.
+    """
     ours = np.array(losses["grow"])
     worst = max(float(np.max(np.abs(np.array(other) / ours - 1))) for other in losses.values())
     if not worst <= PARITY_TOLERANCE[precision]:
@@ -166,8 +145,8 @@ def check_parity(losses: dict[str, list[float]], precision: str) -> float:
     return worst
 
 
-def matmul_flops(case: Case) -> float:
-    """FLOP/s of a square product in the case's dtype: the best of a few."""
+def matmul_flops(case: TrainCase) -> float:
+    """Return the FLOP/s of a square product in the case's dtype: the best of a few."""
     import torch
 
     size = 8192 if case.device == "cuda" else 1024
@@ -181,27 +160,11 @@ def matmul_flops(case: Case) -> float:
     return 2 * size**3 / best
 
 
-def make_shards(directory: Path, vocab: int) -> None:
-    """Tokens drawn by Zipf's law: nothing to learn but their frequencies."""
-    from grow.data.shards import Shard, write_manifest
-
-    weights = 1 / np.arange(1, vocab + 1)
-    draw = np.random.default_rng(0)
-    shards = []
-    for split, count in (("train", 2_000_000), ("validation", 20_000)):
-        (directory / split).mkdir(parents=True)
-        draw.choice(vocab, size=count, p=weights / weights.sum()).astype("<u2").tofile(directory / split / "0.npy")
-        shards.append(Shard(file=f"{split}/0.npy", split=split, source="zipf", start=0, tokens=count, sha256=""))
-    (directory / "tokenizer").mkdir()
-    (directory / "tokenizer" / "tokenizer.json").write_text("{}")
-    write_manifest(directory, dtype="uint16", vocab_size=vocab, eos_id=0, shards=shards)
-
-
 class Worker:
     """A contestant in a process of its own, which trains only while it is asked to."""
 
-    def __init__(self, name: str, case: Case, scratch: Path) -> None:
-        from benchmarks.train_loops import work
+    def __init__(self, name: str, case: TrainCase, scratch: Path) -> None:
+        from benchmarks.train_contestants import work
 
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
@@ -210,19 +173,21 @@ class Worker:
         theirs.close()
 
     def run(self, steps: int) -> dict:
-        """Take optimizer steps; seconds, CPU seconds and losses of them."""
+        """Take optimizer steps; return their seconds, CPU seconds and losses."""
         self._pipe.send(steps)
         return self._pipe.recv()
 
     def stop(self) -> None:
+        """End the process."""
         self._process.kill()
         self._process.join()
 
 
 def show(result: dict) -> None:
     """Print one case."""
-    from rich.console import Console
     from rich.table import Table
+
+    from grow.common.console import table_console
 
     case = result["case"]
     title = f"{case['shape']}, vocabulary {case['vocab']}, {case['precision']}, {case['device']} x {case['threads']}, "
@@ -237,7 +202,7 @@ def show(result: dict) -> None:
             f"{result['cpu_seconds_per_kilotoken'][name]:.3f}",
             "" if ratio is None else f"{ratio['median']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}]",
         )
-    Console().print(table)
+    table_console().print(table)
     print(f"losses agree to {result['loss_disagreement']:.1e}", flush=True)
 
 

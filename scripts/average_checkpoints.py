@@ -14,7 +14,8 @@ from grow.cli.command import entry_point
 
 @entry_point("average_checkpoints", AverageCheckpointsConfig)
 def main(config: AverageCheckpointsConfig) -> None:
-    """Average, and say what of."""
+    """Average, and print each checkpoint's share and what was written."""
+    # Heavy imports wait until here, so that help and configuration errors answer at once.
     from grow.averaging.offline import AVERAGE_FILE, average_checkpoints
 
     output = Path(config.output)

@@ -27,7 +27,7 @@ def main(config: ChainConfig) -> None:
     if code := walk(links):
         sys.exit(code)
     if Ranks.found().is_first:
-        from grow.report.chain_report import report_chain  # imported here: (mistakes answer before matplotlib is there)
+        from grow.report.chain_report import report_chain  # here, so that configuration errors answer at once
 
         paths = report_chain(config.chain.name, report)
         print("\n" + Path(report.output, "chain.md").read_text().partition("![]")[0].strip())

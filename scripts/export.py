@@ -11,7 +11,8 @@ from grow.training.settings import ExportConfig
 
 @entry_point("export", ExportConfig)
 def main(config: ExportConfig) -> None:
-    """Export, compare, and say what was found."""
+    """Export, compare the logits, and print the difference."""
+    # Heavy imports wait until here, so that help and configuration errors answer at once.
     from grow.training.checkpoints.engine_export import export_checkpoint
 
     checked = export_checkpoint(Path(config.source), Path(config.output))

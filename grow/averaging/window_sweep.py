@@ -16,8 +16,9 @@ from transformers import PreTrainedModel
 from grow.averaging.offline import average_checkpoints
 from grow.averaging.settings import AveragingSettings, SweepAveragesConfig
 from grow.averaging.sources import Source, find_sources
+from grow.averaging.window_figure import draw_curves
 from grow.common.errors import CheckpointError, ConfigError
-from grow.common.provenance import RUN_FILE, read_json
+from grow.common.provenance import RUN_FILE, read_json, write_json
 from grow.data.order import VALIDATION_SEED, order
 from grow.data.shards import TokenShards
 from grow.families.build import load_model
@@ -92,6 +93,17 @@ def as_table(curves: Sequence[WindowCurve]) -> tuple[list[str], list[list[str]]]
 def as_json(config: SweepAveragesConfig, curves: Sequence[WindowCurve]) -> dict[str, Any]:
     """The content of sweep.json."""
     return {"sweep": asdict(config), "curves": [asdict(curve) for curve in curves]}
+
+
+def write_sweep(config: SweepAveragesConfig, curves: Sequence[WindowCurve]) -> list[Path]:
+    """Write sweep.json and sweep.png, loss against step for each window, and return their paths."""
+    output = Path(config.output)
+    numbers, figure = output / "sweep.json", output / "sweep.png"
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(numbers, as_json(config, curves))
+    lines = {curve.label: (curve.steps, curve.losses) for curve in curves}
+    draw_curves(lines, figure, y_label="validation loss (nats a token)", title=f"Averages of {config.run}")
+    return [numbers, figure]
 
 
 def _checkpoints(run: str) -> dict[int, Source]:

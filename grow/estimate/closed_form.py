@@ -1,11 +1,11 @@
-"""What a run will need before it starts: memory of a GPU by part, hours, disk. Arithmetic only; counts come in.
+"""Memory of a GPU by part, hours and disk of a run, from the counts of its model. Arithmetic only.
 
-    model states     Rajbhandari et al., "ZeRO", arXiv 1910.02054, sections 3.1 and 5: of w + g + m + o bytes a
-                     parameter (weights, gradients, float32 masters, Adam's moments), stage 1 divides m + o by the
-                     number of GPUs, stage 2 also g, stage 3 also w
-    activations      Korthikanti et al., arXiv 2205.05198, section 4.1, count s b h (34 + 5 a s / h) bytes a layer for
-                     GPT in 16 bit. Here no attention matrix is kept (flash attention keeps 4 bytes a head instead of
-                     5 a s), and what is kept depends on family and precision: the table below
+    model states     Rajbhandari et al., "ZeRO", arXiv 1910.02054, sections 3.1 and 5: of the w + g + m + o bytes of
+                     each parameter (weights, gradients, float32 masters, Adam's moments) stage 1 divides m + o by
+                     the number of GPUs, stage 2 also g, stage 3 also w
+    activations      Korthikanti et al., arXiv 2205.05198, section 4.1, count s b h (34 + 5 a s / h) bytes for each
+                     layer of GPT in 16 bit. Here no attention matrix is kept (flash attention keeps 4 bytes for each
+                     head instead of 5 a s), and what is kept depends on family and precision: the table below
     loss             never full logits: see `grow.training.step.objective`
     hours            FLOPs / (GPUs x peak x MFU)
 
@@ -14,19 +14,18 @@ P parameters, h width, b sequences of s tokens a micro-batch, a heads, V vocabul
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from grow.distributed.settings import STRATEGIES
 from grow.training.settings import PRECISIONS, ZERO_BUCKET_ELEMENTS, CheckpointSettings
 
 CHECKPOINT_BYTES = 12
-"""A parameter's on disk: a float32 weight and two float32 moments."""
-_LIVE_ELEMENTS_ZERO3 = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters: gathered at one time at most
+"""Bytes of one parameter on disk: a float32 weight and two float32 moments."""
+_LIVE_ELEMENTS_ZERO3 = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters: most that are gathered at one time
 
-# Bytes that autograd keeps for a token and a layer, without compilation, which keeps less: for each element of the
+# Bytes that autograd keeps for each token and layer without compilation (with it, fewer): for each element of the
 # width, of the queries, of the keys (values included), of the feed-forward. Each line is a sum over kept tensors (norm
 # inputs, norm outputs, what each Linear reads, queries, keys, values, attention's output, gate, up and their product);
-# autocast keeps one bfloat16 copy a Linear of what it reads. tests/training/test_estimate.py counts them again.
+# autocast keeps one bfloat16 copy a Linear of what it reads. tests/estimate/test_estimate.py counts them again.
 _KEPT = {
     "llama": {"fp32": (24, 8, 8, 16), "bf16": (26, 4, 4, 8), "bf16_weights": (16, 4, 4, 8)},
     "olmo": {"fp32": (16, 8, 8, 16), "bf16": (18, 4, 4, 8), "bf16_weights": (12, 4, 4, 8)},
@@ -38,12 +37,12 @@ _KEPT = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Counts:
-    """What an architecture consists of. A tied head counts with the embedding."""
+    """Parameters, FLOPs and sizes of an architecture. A tied head counts with the embedding."""
 
     family: str
     parameters: int
     embedding: int
-    """Tables of tokens and positions."""
+    """Parameters of the tables of tokens and positions."""
     head: int
     block: int
     """Parameters of the largest decoder block."""
@@ -68,7 +67,7 @@ class Counts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StateBytes:
-    """Bytes a parameter before anything is divided among GPUs; ZeRO's w, g, m and o."""
+    """Bytes of each parameter before anything is divided among GPUs: ZeRO's w, g, m and o."""
 
     weights: int
     gradients: int
@@ -94,13 +93,20 @@ class Memory:
         return sum(asdict(self).values())
 
 
+MemoryTable = dict[str, dict[str, Memory | None]]
+"""Strategy -> precision -> memory of one GPU."""
+
+
 def allowed(kind: str, precision: str) -> bool:
-    """Whether train.py runs this precision under this strategy: bfloat16 weights need ZeRO's masters."""
+    """Return whether train.py runs this precision under this strategy: bfloat16 weights need ZeRO's masters."""
     return precision != "bf16_weights" or kind.startswith("zero")
 
 
 def state_bytes(kind: str, precision: str) -> StateBytes:
-    """What Grow keeps a parameter; DeepSpeed keeps masters even of float32 weights, and sums gradients in float32."""
+    """Return the bytes that Grow keeps for each parameter.
+
+    DeepSpeed keeps masters even of float32 weights, and sums gradients in float32.
+    """
     return StateBytes(
         weights=2 if precision == "bf16_weights" else 4,
         gradients=4,
@@ -110,7 +116,10 @@ def state_bytes(kind: str, precision: str) -> StateBytes:
 
 
 def model_states(parameters: int, kind: str, gpus: int, each: StateBytes) -> Memory:
-    """Weights, gradients and optimizer state on one of `gpus` GPUs (ZeRO, figure 1); FSDP2 divides like stage 3."""
+    """Return the bytes of weights, gradients and optimizer state on one of `gpus` GPUs (ZeRO, figure 1).
+
+    FSDP2 divides like ZeRO's stage 3.
+    """
     stage = {"single": 0, "ddp": 0, "zero1": 1, "zero2": 2, "zero3": 3, "fsdp2": 3}[kind]
     return Memory(
         weights=parameters * each.weights / (gpus if stage >= 3 else 1),
@@ -121,22 +130,22 @@ def model_states(parameters: int, kind: str, gpus: int, each: StateBytes) -> Mem
 
 
 def activation_bytes(counts: Counts, precision: str, tokens: int) -> int:
-    """What the blocks keep for the backward pass of one micro-batch of `tokens` = b s tokens."""
+    """Return the bytes that the blocks keep for the backward pass of one micro-batch of `tokens` = b s tokens."""
     width, queries, keys, ffn = _KEPT[counts.family][precision]
-    a_token = width * counts.embed + queries * counts.queries + keys * counts.keys + ffn * counts.ffn
-    a_token += 4 * counts.heads  # flash attention's log-sum-exp
-    a_token += 2 * counts.embed * counts.dropout  # two masks of one byte
-    return counts.layers * a_token * tokens
+    per_token = width * counts.embed + queries * counts.queries + keys * counts.keys + ffn * counts.ffn
+    per_token += 4 * counts.heads  # flash attention's log-sum-exp
+    per_token += 2 * counts.embed * counts.dropout  # two masks of one byte
+    return counts.layers * per_token * tokens
 
 
 def loss_bytes(counts: Counts, precision: str, tokens: int, rows: int) -> int:
-    """Peak of the loss: one chunk's logits and float32 softmax, the gradients of hidden states and head.
+    """Return the peak bytes of the loss: one chunk's logits and float32 softmax, gradients of hidden states and head.
 
     Args:
-        counts: of the model.
-        precision: of the run.
-        tokens: of a micro-batch.
-        rows: of a chunk; 0 for plain full logits, with their copy, softmax and gradient.
+        counts: Counts of the model.
+        precision: Precision of the run.
+        tokens: Tokens of one micro-batch.
+        rows: Rows of one chunk; 0 for plain full logits, with their copy, softmax and gradient.
     """
     product = 4 if precision == "fp32" else 2
     if rows == 0:
@@ -147,10 +156,10 @@ def loss_bytes(counts: Counts, precision: str, tokens: int, rows: int) -> int:
 
 
 def communication_bytes(counts: Counts, kind: str, each: StateBytes) -> int:
-    """Buckets that gradients travel in, and weights gathered for the moment.
+    """Return the bytes of the buckets that gradients travel in and of weights that are gathered for the moment.
 
-    DDP's buckets are the gradients themselves. ZeRO-1 and -2 fill one bucket while another travels. ZeRO-3 has one,
-    and weights gathered up to DeepSpeed's limit. FSDP2 gathers what is around the blocks, a block and the next one.
+    DDP's buckets are the gradients themselves. ZeRO-1 and -2 fill one bucket while another travels. ZeRO-3 has one
+    bucket, and gathers weights up to DeepSpeed's limit. FSDP2 gathers what is around the blocks, a block and the next.
     """
     bucket = min(ZERO_BUCKET_ELEMENTS, counts.parameters)
     around = counts.parameters - counts.layers * counts.block
@@ -166,15 +175,15 @@ def communication_bytes(counts: Counts, kind: str, each: StateBytes) -> int:
 
 
 def memory(counts: Counts, kind: str, precision: str, *, gpus: int, tokens: int, rows: int) -> Memory:
-    """Everything on one GPU. On one GPU nothing is shared, whatever the strategy: train.py uses the plain one.
+    """Return all bytes on one GPU. A run on one GPU shares nothing, whatever the strategy: train.py uses the plain one.
 
     Args:
-        counts: of the model.
-        kind: of the strategy.
-        precision: of the run.
-        gpus: N.
-        tokens: b s, of one micro-batch.
-        rows: of a chunk of the loss.
+        counts: Counts of the model.
+        kind: Kind of the strategy, e.g. zero2.
+        precision: Precision of the run.
+        gpus: Number of GPUs, N.
+        tokens: Tokens of one micro-batch, b s.
+        rows: Rows of one chunk of the loss.
     """
     kind = "single" if gpus == 1 else kind
     each = state_bytes(kind, precision)
@@ -191,8 +200,8 @@ def memory(counts: Counts, kind: str, precision: str, *, gpus: int, tokens: int,
     )
 
 
-def memory_table(counts: Counts, *, gpus: int, tokens: int, rows: int) -> dict[str, dict[str, Memory | None]]:
-    """Memory for every strategy and precision; None where train.py refuses the pair."""
+def memory_table(counts: Counts, *, gpus: int, tokens: int, rows: int) -> MemoryTable:
+    """Return the memory for every strategy and precision; None where train.py refuses the pair."""
     return {
         kind: {
             precision: memory(counts, kind, precision, gpus=gpus, tokens=tokens, rows=rows)
@@ -205,12 +214,12 @@ def memory_table(counts: Counts, *, gpus: int, tokens: int, rows: int) -> dict[s
 
 
 def hours(flops: float, *, gpus: int, peak_flops: float, mfu: float) -> float:
-    """Time of that many FLOPs at a share `mfu` of the peak of each GPU."""
+    """Return the hours that so many FLOPs take at a share `mfu` of each GPU's peak."""
     return flops / (gpus * peak_flops * mfu) / 3600
 
 
-def disk(parameters: int, settings: CheckpointSettings, max_tokens: int) -> dict[str, Any]:
-    """Bytes of one checkpoint, of those kept at one time while the next is written, and of all that are written."""
+def disk(parameters: int, settings: CheckpointSettings, max_tokens: int) -> dict[str, int]:
+    """Return the bytes of one checkpoint, of those kept at one time, of all that are written and of the final model."""
     one = CHECKPOINT_BYTES * parameters
     if settings.every_tokens is None:
         return {"checkpoint": one, "at_most_kept": 0, "written": 0, "model": 4 * parameters}

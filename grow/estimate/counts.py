@@ -1,6 +1,6 @@
-"""Counts what an architecture consists of, on the meta device: nothing is allocated."""
+"""Counts the parameters and FLOPs of an architecture on the meta device: nothing is allocated."""
 
-from torch import nn
+from torch import Tensor, nn
 
 from grow.estimate.closed_form import Counts
 from grow.families.build import model_on_meta, parameter_count, training_flops_per_token
@@ -9,11 +9,11 @@ from grow.families.settings import ModelSettings
 
 
 def count(settings: ModelSettings, sequence_length: int) -> Counts:
-    """The counts of a configured model.
+    """Count a configured model.
 
     Args:
-        settings: of the model.
-        sequence_length: tokens a sequence, on which the FLOPs of attention depend.
+        settings: Settings of the model.
+        sequence_length: Tokens of one sequence, on which the FLOPs of attention depend.
 
     Raises:
         ConfigError: transformers refuses the sizes.
@@ -41,5 +41,5 @@ def count(settings: ModelSettings, sequence_length: int) -> Counts:
     )
 
 
-def _weights(module: nn.Module, kind: type[nn.Module]) -> list[nn.Parameter]:
+def _weights(module: nn.Module, kind: type[nn.Linear] | type[nn.Embedding]) -> list[Tensor]:
     return [part.weight for part in module.modules() if isinstance(part, kind)]

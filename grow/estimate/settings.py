@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from grow.common.checks import positive
 from grow.common.errors import ConfigError
+from grow.common.gpus import GPUS, gpu_memory_bytes, peak_flops
 
 
 @dataclass(kw_only=True, slots=True)
@@ -28,3 +29,30 @@ class EstimateSettings:
         for name in ("memory_gb", "peak_tflops"):
             if getattr(self, name) is not None:
                 positive(f"estimate.{name}", getattr(self, name))
+
+    def find_gpu(self) -> "GpuFigures":
+        """Return the figures of one GPU: those that are given, else the table's.
+
+        Raises:
+            ConfigError: the GPU is not in the table and its figures were not given.
+        """
+        memory = self.memory_gb * 1e9 if self.memory_gb else gpu_memory_bytes(self.gpu)
+        peak = self.peak_tflops * 1e12 if self.peak_tflops else peak_flops(self.gpu)
+        if memory is None or peak is None:
+            raise ConfigError(
+                f"estimate.gpu={self.gpu}: expected one of {', '.join(GPUS)}. For another GPU give estimate.memory_gb "
+                "and estimate.peak_tflops."
+            )
+        return GpuFigures(name=self.gpu, memory_bytes=memory, usable_bytes=memory * (1 - self.reserve), peak_flops=peak)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GpuFigures:
+    """What one GPU offers a run."""
+
+    name: str
+    memory_bytes: float
+    usable_bytes: float
+    """Memory without the reserve."""
+    peak_flops: float
+    """Dense bfloat16 FLOP/s."""

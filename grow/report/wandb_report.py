@@ -1,6 +1,6 @@
 """A verdict as a W&B report: the tables, and live curves of the W&B runs in its arms.
 
-It is built with W&B's own package wandb-workspaces. Without an entity, nothing here uses a network.
+It is built with W&B's own package wandb-workspaces. Without an entity, it is built without a network.
 """
 
 import json
@@ -52,6 +52,32 @@ def build_report(verdict: Verdict, *, project: str, entity: str, title: str) -> 
             wr.PanelGrid(runsets=runsets, panels=_panels(wr, verdict)),
         ],
     )
+
+
+def upload(verdict: Verdict, *, project: str, entity: str | None, title: str) -> str:
+    """Upload the report and return its address. This is the one function here that uses a network.
+
+    Args:
+        verdict: What the report shows.
+        project: W&B project of the runs and the report.
+        entity: User or team; None is the account's default.
+        title: Title of the page.
+
+    Raises:
+        ConfigError: W&B refuses, or cannot be reached.
+    """
+    import wandb
+
+    try:
+        if not wandb.login(prompt=False):
+            raise ValueError("no API key was found")
+        owner: Any = entity or wandb.Api().default_entity
+        return build_report(verdict, project=project, entity=owner, title=title).save().url
+    except (wandb.errors.Error, ValueError, OSError) as error:
+        raise ConfigError(
+            f"publish=true: the report was not uploaded ({' '.join(str(error).split())}). Run `wandb login`, check "
+            f"entity={entity} and project={project}, or write it with output=FILE only."
+        ) from None
 
 
 def as_spec(report: Any) -> dict[str, Any]:

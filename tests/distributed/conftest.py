@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.chaos import import_everything, kill, start_ranks, wait
+from benchmarks.forks import import_everything, kill, start_ranks, wait
 from tests.training.tiny import command_line, make_shards
 
 

@@ -176,7 +176,7 @@ def test_a_lost_export_of_the_average_is_written_again(train, averaged, tmp_path
 
 
 def test_another_kind_of_average_is_refused(launch, averaged, tmp_path):
-    from benchmarks.chaos import wait
+    from benchmarks.forks import wait
 
     run = shutil.copytree(averaged("single", 1, "fp32"), tmp_path / "run")
     shutil.rmtree(run / "model")

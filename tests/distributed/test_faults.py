@@ -8,7 +8,7 @@ import pytest
 import torch.distributed as dist
 from safetensors.torch import load_file
 
-from benchmarks.chaos import wait
+from benchmarks.forks import wait
 from grow.common import metric_names as names
 from grow.training.step.module import PretrainModule
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 import grow.evaluation.evaluate  # noqa: F401  (imported here, so that no forked rank has to)
-from benchmarks.chaos import import_everything
+from benchmarks.forks import import_everything
 from grow.analysis.weight_analysis import analyze_weights
 from grow.cli.config import EvalConfig, compose
 from tests.evaluation.made import VOCABULARY, evaluating, make_place

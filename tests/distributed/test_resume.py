@@ -8,7 +8,8 @@ import pytest
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from benchmarks.chaos import kill, torment, wait
+from benchmarks.chaos import kill_and_continue
+from benchmarks.forks import kill, wait
 from grow.common import metric_names as names
 from grow.training.checkpoints.checkpoint_reader import Checkpoint, newest_checkpoint
 from tests.training.tiny import command_line
@@ -115,6 +116,6 @@ def test_a_second_process_on_the_same_run_directory_is_refused(launch, tmp_path)
 )
 def test_sigkill_never_changes_where_a_run_ends(shards_dir, tmp_path, processes, kills, in_save, more):
     overrides = [item for item in command_line(shards_dir, tmp_path, *SLOW, *more) if not item.startswith("run_dir")]
-    outcome = torment(tmp_path, overrides, kills=kills, processes=processes, in_save=in_save, seed=1)
+    outcome = kill_and_continue(tmp_path, overrides, kills=kills, processes=processes, in_save=in_save, seed=1)
     assert outcome.kills >= kills
     assert outcome.equal == outcome.runs >= 1

@@ -108,7 +108,7 @@ def test_a_sharding_strategy_on_one_process_trains_the_same(train, rows, tmp_pat
 
 
 def test_an_engine_that_was_set_up_otherwise_stops_the_run(launch, tmp_path, monkeypatch):
-    from benchmarks.chaos import wait
+    from benchmarks.forks import wait
     from grow.training.engine import zero
 
     original = zero.build_zero

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from studies import lawa_images
+from studies import digit_models, lawa_images
 
 
 @pytest.mark.slow
@@ -24,12 +24,12 @@ def test_an_example_trains_compares_and_draws(tmp_path, monkeypatch, capsys, tas
 @pytest.mark.parametrize("task", ["classifier", "diffusion"])
 def test_the_check_that_an_example_makes_would_see_a_mean_that_is_not_the_runs(task):
     options = type("Options", (), {"task": task, "k": 3, "every": 5, "steps": 40})
-    lawa, model = lawa_images.make_average(options, "lawa"), lawa_images.TASKS[task]()
+    lawa, model = digit_models.make_average(options, "lawa"), digit_models.TASKS[task]()
     kept = []
     for step in (5, 10, 15):
-        lawa.push(step, lawa_images.floating(model))
+        lawa.push(step, digit_models.floating(model))
         kept.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
-    lawa_images.check_offline(kept, lawa, options)
+    digit_models.check_offline(kept, lawa, options)
     next(iter(kept[1].values())).add_(1e-3)
     with pytest.raises(AssertionError):
-        lawa_images.check_offline(kept, lawa, options)
+        digit_models.check_offline(kept, lawa, options)

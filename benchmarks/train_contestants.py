@@ -7,14 +7,15 @@ from contextlib import nullcontext
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning.pytorch as L
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import LlamaConfig, PreTrainedModel, Trainer, TrainingArguments
+from transformers import LlamaConfig, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
+from benchmarks.cases import TrainCase
 from grow.averaging.settings import AveragingSettings
 from grow.data.data_module import TokenDataModule
 from grow.data.shards import TokenShards
@@ -34,16 +35,13 @@ from grow.training.settings import (
 from grow.training.start import Start
 from grow.training.step.optimizer import build_optimizer
 
-if TYPE_CHECKING:
-    from benchmarks.train import Case
-
 LOG_EVERY_STEPS = 10
 ENDLESS_STEPS = 1_000_000
 OPTIMIZER = OptimizerSettings(name="bench", lr=1e-3, weight_decay=0.1, max_grad_norm=1.0)
 
 
-def work(name: str, case: "Case", scratch: Path, pipe: Connection) -> None:
-    """Run a contestant until the process is killed."""
+def work(name: str, case: TrainCase, scratch: Path, pipe: Connection) -> None:
+    """Run a contestant until the process is killed. The process of a `Worker` begins here."""
     torch.set_num_threads(case.threads)
     gate = Gate(pipe, case.device)
     loops = {"grow": run_grow, "bare loop": run_bare, "lightning": run_lightning, "hf trainer": run_hf}
@@ -60,13 +58,13 @@ class Gate:
         self._left = 0
 
     def wait(self) -> None:
-        """Wait to be told to run; first called before anything of the loop is built."""
+        """Wait to be told how many steps to take; a loop calls this first, before anything of it is built."""
         self._losses.clear()
         self._left = self._pipe.recv()
         self._started, self._cpu = time.perf_counter(), time.process_time()
 
     def passed(self, loss: Tensor) -> None:
-        """One optimizer step is done; `loss` is the loss it was taken on."""
+        """Count an optimizer step that was taken on this loss; after the last one report, and wait again."""
         self._losses.append(loss.detach())
         self._left -= 1
         if self._left == 0:
@@ -78,8 +76,8 @@ class Gate:
             self.wait()
 
 
-def make_model(case: "Case") -> PreTrainedModel:
-    """The same weights for every contestant."""
+def make_model(case: TrainCase) -> PreTrainedModel:
+    """Return the model, with the same weights for every contestant."""
     layers, embed, heads, ffn, length = case.sizes
     config = LlamaConfig(
         vocab_size=case.vocab,
@@ -93,32 +91,34 @@ def make_model(case: "Case") -> PreTrainedModel:
     return model_from_noise(config, seed=0).to(case.device).train()
 
 
-def make_data(case: "Case", shards: TokenShards, **options: Any) -> TokenDataModule:
-    """The same batches in the same order for every contestant."""
+def make_data(case: TrainCase, shards: TokenShards, **options: Any) -> TokenDataModule:
+    """Return the data: the same batches in the same order for every contestant."""
     length = case.sizes[-1]
     return TokenDataModule(
         shards, sequence_length=length, micro_batch=case.micro_batch, seed=0, val_tokens=length, **options
     )
 
 
-def autocast(case: "Case") -> Any:
+def autocast(case: TrainCase) -> Any:
+    """Return the context that every forward pass runs in."""
     return torch.autocast(case.device, torch.bfloat16) if case.precision == "bf16" else nullcontext()
 
 
 def stock_loss(model: nn.Module, batch: Tensor) -> Tensor:
-    """The stock model's own loss for the tokens after each token."""
+    """Return the stock model's own loss: each token predicts the next. The batch is (B, T + 1) tokens."""
     return model(input_ids=batch[:, :-1], labels=batch[:, 1:], shift_labels=batch[:, 1:].clone(), use_cache=False).loss
 
 
-def run_grow(case: "Case", shards: TokenShards, gate: Gate) -> None:
-    """train.py's own fit."""
+def run_grow(case: TrainCase, shards: TokenShards, gate: Gate) -> None:
+    """Run train.py's own fit."""
     gate.wait()
     start = Start(model=make_model(case), described="bench")
     data = partial(make_data, case, shards)
     fit(start, grow_plan(case), torch.device(case.device), RunDirectory(Path("run")), data, [AtGate(gate)])
 
 
-def grow_plan(case: "Case") -> Plan:
+def grow_plan(case: TrainCase) -> Plan:
+    """Return the plan that train.py would make of the case."""
     return plan_run(
         trainer=TrainerSettings(
             name="bench",
@@ -152,11 +152,12 @@ class AtGate(L.Callback):
         self._gate = gate
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Count the step; Lightning calls this after every batch."""
         self._gate.passed(outputs["loss"])
 
 
-def run_bare(case: "Case", shards: TokenShards, gate: Gate) -> None:
-    """The loop that anyone would write first."""
+def run_bare(case: TrainCase, shards: TokenShards, gate: Gate) -> None:
+    """Run the loop that anyone would write first."""
     gate.wait()
     model = make_model(case)
     optimizer = build_optimizer(model, OPTIMIZER, {})
@@ -174,9 +175,9 @@ def run_bare(case: "Case", shards: TokenShards, gate: Gate) -> None:
 
 
 class PlainModule(L.LightningModule):
-    """A LightningModule as its documentation writes it, but for clipping."""
+    """A LightningModule as its documentation writes it, except for clipping."""
 
-    def __init__(self, case: "Case") -> None:
+    def __init__(self, case: TrainCase) -> None:
         super().__init__()
         self.model = make_model(case)
         if case.compile:
@@ -194,8 +195,8 @@ class PlainModule(L.LightningModule):
         nn.utils.clip_grad_norm_(self.parameters(), OPTIMIZER.max_grad_norm)  # stock refuses a fused optimizer in bf16
 
 
-def run_lightning(case: "Case", shards: TokenShards, gate: Gate) -> None:
-    """Lightning's Trainer with its CSV logger."""
+def run_lightning(case: TrainCase, shards: TokenShards, gate: Gate) -> None:
+    """Run Lightning's Trainer with its CSV logger."""
     from lightning.pytorch.loggers import CSVLogger
 
     gate.wait()
@@ -228,24 +229,37 @@ class Rows(IterableDataset[dict[str, Tensor]]):
                 yield {"input_ids": row[:-1], "labels": row[1:], "shift_labels": row[1:]}
 
 
-def run_hf(case: "Case", shards: TokenShards, gate: Gate) -> None:
-    """The HF Trainer."""
+class TrainerAtGate(Trainer):
+    """The HF Trainer, passing the gate after every step."""
 
-    class Gated(Trainer):
-        def training_step(self, *arguments: Any, **options: Any) -> Tensor:
-            self.last_loss = super().training_step(*arguments, **options)
-            return self.last_loss
+    def __init__(self, gate: Gate, **options: Any) -> None:
+        super().__init__(**options)
+        self.add_callback(PassGate(self, gate))
 
-    from transformers import TrainerCallback
+    def training_step(self, *arguments: Any, **options: Any) -> Tensor:
+        """Keep the loss of the step, which its end is not told."""
+        self.last_loss = super().training_step(*arguments, **options)
+        return self.last_loss
 
-    class Passing(TrainerCallback):
-        def on_step_end(self, *arguments: Any, **options: Any) -> None:
-            gate.passed(trainer.last_loss)
 
+class PassGate(TrainerCallback):
+    """Passes the gate after every optimizer step."""
+
+    def __init__(self, trainer: TrainerAtGate, gate: Gate) -> None:
+        self._trainer, self._gate = trainer, gate
+
+    def on_step_end(self, *arguments: Any, **options: Any) -> None:
+        """Count the step; the HF Trainer calls this after every optimizer step."""
+        self._gate.passed(self._trainer.last_loss)
+
+
+def run_hf(case: TrainCase, shards: TokenShards, gate: Gate) -> None:
+    """Run the HF Trainer."""
     gate.wait()
     model = make_model(case)
     optimizer = build_optimizer(model, OPTIMIZER, {})
-    trainer = Gated(
+    trainer = TrainerAtGate(
+        gate,
         model=model,
         args=TrainingArguments(
             output_dir="hf",
@@ -263,6 +277,5 @@ def run_hf(case: "Case", shards: TokenShards, gate: Gate) -> None:
         ),
         train_dataset=Rows(make_data(case, shards).train_dataloader()),
         optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)),
-        callbacks=[Passing()],
     )
     trainer.train()

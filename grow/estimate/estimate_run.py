@@ -1,0 +1,133 @@
+"""Estimates what a configured run will need: parameters, FLOPs, memory of a GPU by part, hours and disk."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from grow.data.settings import DataSettings
+from grow.distributed.settings import StrategySettings
+from grow.estimate.closed_form import Counts, MemoryTable, disk, hours, memory_table
+from grow.estimate.counts import count
+from grow.estimate.settings import EstimateSettings, GpuFigures
+from grow.families.settings import ModelSettings
+from grow.training.settings import CheckpointSettings, ObjectiveSettings, TrainableSettings, TrainerSettings
+from grow.training.step.objective import chosen_rows
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConfiguredRun:
+    """The part of a run's configuration that its needs follow from."""
+
+    model: ModelSettings
+    data: DataSettings
+    trainer: TrainerSettings
+    objective: ObjectiveSettings
+    strategy: StrategySettings
+    trainable: TrainableSettings
+    checkpoint: CheckpointSettings
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that share the run."""
+        return 1 if self.strategy.kind == "single" else self.strategy.devices or 1
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one micro-batch."""
+        return self.trainer.micro_batch * self.data.sequence_length
+
+    def notes(self) -> list[str]:
+        """Return what a reader of the estimate should know, one sentence each."""
+        notes = []
+        if self.trainer.precision == "fp32":
+            notes.append("the peak is bfloat16's: at trainer.precision=fp32 expect a much lower estimate.mfu.")
+        if self.trainable.kind != "all":
+            notes.append(f"trainable={self.trainable.name} needs less: all numbers are of the whole model, trained.")
+        if self.gpus == 1 and self.strategy.kind != "single":
+            notes.append(
+                f"strategy={self.strategy.name} on one GPU is the plain strategy; strategy.devices=N for more."
+            )
+        if self.strategy.kind == "single" and (self.strategy.devices or 1) > 1:
+            notes.append("strategy=single trains on one GPU, whatever strategy.devices says.")
+        if self.trainer.tokens_per_step % (self.tokens * self.gpus):
+            notes.append(
+                f"train.py would refuse trainer.tokens_per_step={self.trainer.tokens_per_step:,}: it is no multiple of "
+                f"micro-batch x sequence x GPUs = {self.tokens * self.gpus:,}."
+            )
+        return notes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunEstimate:
+    """What a run needs, and what it was reckoned from."""
+
+    run: ConfiguredRun
+    counts: Counts
+    gpu: GpuFigures
+    loss_chunk_rows: int
+    """Rows of logits that exist at one time."""
+    memory: MemoryTable
+    """Memory of one GPU for every strategy and precision."""
+    flops: float
+    """FLOPs of the whole run."""
+    mfu: float
+    """Share of the peak that training reaches."""
+    hours: float
+    disk_bytes: dict[str, int]
+
+    @property
+    def gpu_hours(self) -> float:
+        return self.hours * self.run.gpus
+
+    def fits(self) -> dict[str, dict[str, bool | None]]:
+        """Return whether one GPU has the memory, for every strategy and precision; None where train.py refuses both."""
+        usable = self.gpu.usable_bytes
+        return {
+            kind: {precision: None if memory is None else memory.total <= usable for precision, memory in row.items()}
+            for kind, row in self.memory.items()
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all numbers as plain data."""
+        return {
+            "model": {**asdict(self.counts), "body": self.counts.body},
+            "batch": {
+                "gpus": self.run.gpus,
+                "tokens_per_micro_batch": self.run.tokens,
+                "loss_chunk_rows": self.loss_chunk_rows,
+            },
+            "gpu": asdict(self.gpu),
+            "memory_bytes": {
+                kind: {
+                    precision: memory and {**asdict(memory), "total": memory.total} for precision, memory in row.items()
+                }
+                for kind, row in self.memory.items()
+            },
+            "fits": self.fits(),
+            "time": {"flops": self.flops, "mfu": self.mfu, "hours": self.hours, "gpu_hours": self.gpu_hours},
+            "disk_bytes": self.disk_bytes,
+            "notes": self.run.notes(),
+        }
+
+
+def estimate_run(run: ConfiguredRun, machine: EstimateSettings) -> RunEstimate:
+    """Count the model on the meta device and reckon what the run needs on a machine.
+
+    Raises:
+        ConfigError: transformers refuses the model's sizes, or the GPU is not known.
+    """
+    gpu = machine.find_gpu()
+    counts = count(run.model, run.data.sequence_length)
+    rows = run.objective.chunk_rows
+    rows = chosen_rows(run.tokens, counts.vocabulary, "cuda") if rows is None else min(rows, run.tokens)
+    flops = counts.flops_per_token * run.trainer.max_tokens
+    return RunEstimate(
+        run=run,
+        counts=counts,
+        gpu=gpu,
+        loss_chunk_rows=rows,
+        memory=memory_table(counts, gpus=run.gpus, tokens=run.tokens, rows=rows),
+        flops=flops,
+        mfu=machine.mfu,
+        hours=hours(flops, gpus=run.gpus, peak_flops=gpu.peak_flops, mfu=machine.mfu),
+        disk_bytes=disk(counts.parameters, run.checkpoint, run.trainer.max_tokens),
+    )
