@@ -1,6 +1,6 @@
 """Counts what an architecture consists of, on the meta device: nothing is allocated."""
 
-from torch import nn
+from torch import Tensor, nn
 
 from grow.estimate.closed_form import Counts
 from grow.families.build import model_on_meta, parameter_count, training_flops_per_token
@@ -41,5 +41,5 @@ def count(settings: ModelSettings, sequence_length: int) -> Counts:
     )
 
 
-def _weights(module: nn.Module, kind: type[nn.Module]) -> list[nn.Parameter]:
+def _weights(module: nn.Module, kind: type[nn.Linear] | type[nn.Embedding]) -> list[Tensor]:
     return [part.weight for part in module.modules() if isinstance(part, kind)]

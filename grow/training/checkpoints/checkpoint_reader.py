@@ -203,7 +203,7 @@ class SavedFragments:
 
 def newest_checkpoint(directory: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint whose files are what was written, and a line about each newer one that is not."""
-    skipped = []
+    skipped: list[str] = []
     for path in reversed(checkpoint_directories(directory)):
         wrong = _difference(path)
         if wrong is None:
