@@ -78,6 +78,7 @@ def protocols(measured: Iterable[Measured]) -> list[str]:
 
 
 def layer_of(name: str) -> int | None:
+    """Return the layer that a tensor or measurement of this name belongs to, or None."""
     match = _LAYER.search(name)
     return None if match is None else int(match[1])
 
