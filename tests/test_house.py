@@ -44,7 +44,9 @@ def circle_from(start: str, imports: dict[str, set[str]]) -> list[str]:
 
 def is_public(node: ast.AST) -> bool:
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    return isinstance(node, kinds) and not node.name.startswith("_")
+    if not isinstance(node, kinds) or node.name.startswith("_"):
+        return False
+    return "overload" not in map(ast.unparse, node.decorator_list)  # an overload only declares types
 
 
 def test_no_file_imports_itself_by_way_of_others():

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from grow.averaging.arithmetic import chunks, combine, finite, rounded
-from grow.averaging.beside import carry
+from grow.averaging.model_files import copy_model_files
 from grow.averaging.settings import WINDOWS, AveragingSettings
 from grow.averaging.sources import Source, files_of, find_sources
 from grow.averaging.weighting import Weighting, weighting
@@ -150,7 +150,7 @@ def _write(directory: Path, newest: Source, tensors: list[TensorInfo], blocks: I
         write_weights(directory, tensors, blocks, max_shard_bytes=sum(info.bytes for info in tensors))
         (directory / SINGLE_FILE).rename(directory / _SHARD.sub("", names[0]))
     if newest.directory is not None:
-        carry(newest.directory, directory)
+        copy_model_files(newest.directory, directory)
         lineage = spent_on(newest.directory)
         if lineage is not None:
             digest = digest_files(files_of(directory))

@@ -10,7 +10,7 @@ from grow.families.weights import TOKENIZER_FILES, copy_tokenizer
 _CONFIG_FILES = ("config.json", "generation_config.json")
 
 
-def carry(source: Path, target: Path) -> None:
+def copy_model_files(source: Path, target: Path) -> None:
     """Copy configuration and tokenizer from one model directory to another, where they exist."""
     for name in _CONFIG_FILES:
         if (source / name).is_file():
