@@ -1,1 +1,1 @@
-"""Averages of a model's weights along its training: in a run, and over checkpoints after it."""
+"""Averages of a model's weights along its training: during a run, and over its checkpoints afterwards."""

@@ -1,9 +1,9 @@
-"""The one recipe for an average: float64 sums of snapshots, oldest first, and one rounding at the end.
+"""The arithmetic of every average: float64 sums of snapshots, oldest first, and one rounding at the end.
 
-Every operation is element-wise and done the same way wherever an element lies, so that an average of pieces (chunks of
-a tensor, shards of a rank, blocks of a file) is the pieces of the average, bit for bit. A sum of k float32 numbers is
-exact in float64 while they lie within a factor of 2^29 / k of each other, which snapshots of one weight almost always
-do; it then does not depend on their order either.
+Every operation is element-wise and the same for every element, so averaging pieces (chunks of a tensor, shards of a
+rank, blocks of a file) gives the pieces of the average, bit for bit. A sum of k float32 numbers is exact in float64
+while they lie within a factor of 2^29 / k of each other, as snapshots of one weight almost always do; an exact sum does
+not depend on their order.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,18 +13,18 @@ from torch import Tensor
 
 from grow.averaging.weighting import Weighting
 
-CHUNK = 2**17  # elements: 1 MB of float64, so that the total and what is added to it stay in a core's cache
+CHUNK = 2**17  # elements: 1 MB of float64, so that the total and the summand stay in a core's cache
 
 
 def chunks(numel: int, size: int = CHUNK) -> Iterator[slice]:
-    """Slices that together cover `numel` elements."""
+    """Return slices that together cover `numel` elements."""
     return (slice(start, min(start + size, numel)) for start in range(0, numel, size))
 
 
 def fold(total: Tensor | None, snapshot: Tensor, keep: float, take: float) -> Tensor:
-    """keep * total + take * snapshot in float64, into the total; the first snapshot makes a new one."""
+    """Return keep * total + take * snapshot in float64, in place; without a total, return take * snapshot."""
     # The product is rounded before it is added: whether add(alpha=...) fuses the two is the kernel's and the machine's
-    # choice, and an average made elsewhere would have other bits.
+    # choice, so an average computed elsewhere would have other bits.
     term = snapshot if take == 1 else snapshot.to(torch.float64, copy=True).mul_(take)
     if total is None:
         return term.to(torch.float64, copy=take == 1)
@@ -34,7 +34,7 @@ def fold(total: Tensor | None, snapshot: Tensor, keep: float, take: float) -> Te
 
 
 def combine(snapshots: Iterable[Tensor], weighting: Weighting) -> Tensor:
-    """The average of one chunk of each snapshot, oldest first: float64 of the chunks' shape."""
+    """Average one chunk of each snapshot, oldest first: float64 of the chunks' shape."""
     total: Tensor | None = None
     for snapshot, take in zip(snapshots, weighting.takes, strict=True):
         total = fold(total, snapshot, weighting.keep, take)
@@ -43,16 +43,16 @@ def combine(snapshots: Iterable[Tensor], weighting: Weighting) -> Tensor:
 
 
 def rounded(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """Float64 values to the nearest number of another dtype, rounded once.
+    """Round float64 values to the nearest numbers of another dtype, once.
 
-    Torch converts float64 to the half types by way of float32, which rounds twice. A float32 that is rounded to odd
-    loses nothing that the second rounding would need (Boldo & Melquiond 2008).
+    Torch converts float64 to 16-bit types through float32, which rounds twice. Rounding to odd in float32 keeps all
+    that the second rounding needs (Boldo & Melquiond 2008).
     """
     return _to_odd(values).to(dtype) if dtype in (torch.bfloat16, torch.float16) else values.to(dtype)
 
 
 def _to_odd(values: Tensor) -> Tensor:
-    """Float32: truncated, and where that loses anything, made odd in its last bit."""
+    """Round to odd: truncate to float32, and set the last bit where the truncation was inexact."""
     single = values.float()
     bits = single.view(torch.int32)
     bits -= (single.double().abs() > values.abs()).int()  # sign and magnitude: one less is one step towards zero
@@ -61,6 +61,6 @@ def _to_odd(values: Tensor) -> Tensor:
 
 
 def finite(tensors: Iterable[Tensor]) -> Tensor:
-    """Whether no value is infinite or not a number: a boolean scalar where the tensors are; nothing is copied."""
+    """Return whether all values are finite: a boolean tensor, (), on the tensors' device, computed without a copy."""
     extremes = [end.double() for tensor in tensors if tensor.numel() for end in torch.aminmax(tensor.detach())]
     return torch.stack(extremes).isfinite().all() if extremes else torch.tensor(True)

@@ -1,4 +1,4 @@
-"""The averaging core: push a snapshot, give the mean, save and load. It knows neither a trainer nor a run's files.
+"""The averaging core: take snapshots, return their mean, save and load. Independent of trainer and run files.
 
     average = new_average(plan, directory)
     if plan.due(step):
@@ -7,8 +7,8 @@
         with averaged(weights, average.mean()):
             ...
 
-Names and shapes are opaque: what is pushed comes back averaged, element by element, so that a rank averages its
-fragments without asking the others. Snapshots are copies; live weights are only ever read.
+Averages are element-wise under the names and shapes that were pushed, so a rank averages its fragments without
+communication. Snapshots are copies; live weights are only read.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,14 +29,14 @@ from grow.families.weights import TensorInfo
 class Average:
     """An average of the snapshots that were pushed.
 
-    A snapshot on a GPU is copied while the GPU works on; it is waited for when the next one comes, or when anything
-    is asked of the average. A snapshot with a value that is not finite changes nothing and is counted in `skipped`.
+    A snapshot on a GPU is copied in the background; the next push, and every method that reads the average, waits for
+    the copy. A snapshot with a value that is not finite is dropped and counted in `skipped`.
 
     Args:
-        plan: when snapshots are due, and how they become one.
-        memory: holds them.
-        agree: makes one verdict of the ranks' verdicts on whether a snapshot is finite, where each owns fragments of
-            its own: a logical and. Called once a snapshot.
+        plan: Steps at which snapshots are due, and their weighting.
+        memory: Storage of the snapshots.
+        agree: Logical and over the ranks of whether a snapshot is finite, where each rank owns other fragments. Called
+            once for each snapshot.
     """
 
     def __init__(self, plan: AveragingPlan, memory: SnapshotMemory, agree: Callable[[bool], bool] = bool) -> None:
@@ -67,37 +67,37 @@ class Average:
 
     @property
     def ready(self) -> bool:
-        """Whether there is an average: `min_snapshots` were taken."""
+        """Return whether there is an average: `min_snapshots` were taken."""
         return self.count >= self.plan.min_snapshots
 
     @property
     def count(self) -> int:
-        """Snapshots in the average."""
+        """Return the number of snapshots in the average."""
         self._settle()
         return self._memory.count
 
     @property
     def steps(self) -> list[int]:
-        """Of the snapshots that are held whole, oldest first; a running average holds none."""
+        """Return the steps of the stored snapshots, oldest first; a running average stores none."""
         self._settle()
         return self._memory.steps
 
     @property
     def skipped(self) -> int:
-        """Snapshots that were left out because a value was not finite."""
+        """Return the number of snapshots that were dropped because a value was not finite."""
         self._settle()
         return self._skipped
 
     def mean(self) -> dict[str, Tensor]:
-        """The average, in new float32 tensors on the host (float64 where the weights are), rounded once.
+        """Return the average in new float32 tensors on the host (float64 where the weights are), rounded once.
 
         Raises:
-            ValueError: there is none yet; see `ready`.
+            ValueError: there is no average yet; see `ready`.
         """
         return dict(self.means())
 
     def means(self) -> Iterator[tuple[str, Tensor]]:
-        """`mean`, one tensor at a time."""
+        """Yield `mean`, one tensor at a time."""
         if not self.ready:
             raise ValueError(f"expected at least {self.plan.min_snapshots} snapshots, found {self.count}")
         for info in self._tensors.values():
@@ -107,7 +107,7 @@ class Average:
             yield info.name, out
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps beside `tensors`; JSON."""
+        """Return what a checkpoint stores besides `tensors`, as JSON values."""
         return {
             "kind": self.plan.settings.kind,
             "count": self.count,
@@ -118,7 +118,7 @@ class Average:
         }
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """What a checkpoint keeps, one tensor at a time: `snapshot-STEP/NAME`, or `total/NAME` of a running average.
+        """Return a checkpoint's tensors one at a time: `snapshot-STEP/NAME`, or `total/NAME` of a running average.
 
         The tensors are the average's own: write them before the next push.
         """
@@ -126,12 +126,12 @@ class Average:
         return self._memory.tensors()
 
     def load(self, state: Mapping[str, Any], names: Iterable[str], read: Callable[[str], Tensor]) -> None:
-        """Be what was saved, bit for bit; a smaller window keeps its newest snapshots, a larger one fills up.
+        """Restore a saved average, bit for bit. A smaller window keeps the newest snapshots, a larger one fills up.
 
         Args:
-            state: what `state` gave.
-            names: of the weights.
-            read: a key of `tensors` -> its tensor, or the part of it that this rank now owns.
+            state: Saved value of `state`.
+            names: Names of the weights.
+            read: Function from a key of `tensors` to its tensor, or to the part of it that this rank owns now.
 
         Raises:
             CheckpointError: another kind of average was saved.
@@ -147,7 +147,7 @@ class Average:
         self._last_step, self._skipped = state["last_step"], state["skipped"]
 
     def reset(self) -> None:
-        """Forget every snapshot: weights of other shapes may come next."""
+        """Drop all snapshots; the next ones may have other shapes."""
         self._settle()
         self._tensors = {}
         self._memory.clear()
@@ -159,7 +159,7 @@ class Average:
             yield name, tensor
 
     def _settle(self) -> None:
-        """Wait for a snapshot that is still on its way from a GPU, and decide on it."""
+        """Wait for a snapshot that is still being copied from a GPU, then store it, or drop it if it is not finite."""
         for staged in self._staging.finish():
             if self._agree(bool(staged.finite)):
                 self._staging.spare = self._memory.adopt(staged.step, staged.buffers)
@@ -169,12 +169,12 @@ class Average:
 
 
 def new_average(plan: AveragingPlan, directory: Path | None = None, agree: Callable[[bool], bool] = bool) -> Average:
-    """The average that a plan describes, without a snapshot yet.
+    """Build the average that a plan describes, without a snapshot.
 
     Args:
-        plan: of the run.
-        directory: a directory of this process alone for the snapshots of averaging.storage=disk.
-        agree: see `Average`.
+        plan: Averaging plan of the run.
+        directory: Directory of this process alone, for the snapshots of averaging.storage=disk.
+        agree: Logical and over the ranks; see `Average`.
     """
     if plan.k is None:
         return Average(plan, Running(plan), agree)

@@ -1,4 +1,4 @@
-"""When a run takes snapshots of its weights: worked out once, from settings and length, before anything is trained."""
+"""The steps at which a run takes snapshots of its weights, computed from settings and length before training."""
 
 import math
 from dataclasses import dataclass
@@ -10,41 +10,43 @@ from grow.common.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AveragingPlan:
-    """The averaging of one run, in its steps, which count from 1.
+    """The averaging of one run, in optimizer steps, which count from 1.
 
-    A step that was skipped for a gradient that is not finite is a step too: snapshots are taken where checkpoints are.
+    Steps that are skipped for a gradient that is not finite count as well, as they do for checkpoints.
     """
 
     settings: AveragingSettings
     every_steps: int
     start_step: int
-    """No snapshot before it."""
+    """No snapshot is taken before this step."""
     min_snapshots: int
     total_steps: int
 
     @property
     def k(self) -> int | None:
-        """Snapshots that count; None: every one since the start."""
+        """Return the snapshots in the window; None where all since the start count."""
         return self.settings.k if self.settings.kind in WINDOWS else None
 
     def due(self, step: int) -> bool:
-        """Whether the weights after this step are a snapshot."""
+        """Return whether a snapshot is taken after this step."""
         return step >= max(self.start_step, 1) and step % self.every_steps == 0
 
     @property
     def first_snapshot_step(self) -> int:
+        """Return the step of the first snapshot."""
         return max(math.ceil(self.start_step / self.every_steps), 1) * self.every_steps
 
     @property
     def first_average_step(self) -> int:
+        """Return the step after which there is an average."""
         return self.first_snapshot_step + (self.min_snapshots - 1) * self.every_steps
 
     def weighting(self, snapshots: int) -> Weighting:
-        """How this many snapshots become one."""
+        """Return the weighting of this many snapshots."""
         return weighting(self.settings, snapshots)
 
     def held_bytes(self, elements: int) -> int:
-        """Bytes a rank keeps that owns this many elements: float32 snapshots of a window, or one float64 total."""
+        """Return the bytes that a rank stores for its elements: float32 snapshots of a window, or one float64 total."""
         return 8 * elements if self.k is None else 4 * self.k * elements
 
     def __str__(self) -> str:
@@ -63,13 +65,13 @@ class AveragingPlan:
 def resolve(
     settings: AveragingSettings, *, total_steps: int, tokens_per_step: int, warmup_tokens: float
 ) -> AveragingPlan | None:
-    """Turn shares of a run and tokens into steps; None where nothing is averaged.
+    """Convert shares of a run and tokens into steps; return None where nothing is averaged.
 
     Args:
-        settings: what was asked for.
-        total_steps: optimizer steps of the whole run.
-        tokens_per_step: tokens of one of them.
-        warmup_tokens: length of the schedule's warm-up.
+        settings: Settings of the averaging.
+        total_steps: Optimizer steps of the whole run.
+        tokens_per_step: Tokens of one optimizer step.
+        warmup_tokens: Length of the schedule's warm-up in tokens.
 
     Raises:
         ConfigError: the window is longer than the run, or the run ends before its first average.
@@ -111,7 +113,7 @@ def _every_steps(settings: AveragingSettings, total_steps: int) -> int:
 
 
 def _window(settings: AveragingSettings) -> float:
-    """Snapshots in the window, or in the window that is as old in the mean as an exponential average."""
+    """Return the snapshots in the window; for an exponential average, in the window with the same mean age."""
     if settings.kind in WINDOWS:
         return float(settings.k or 1)
     return (1 + ema_decay(settings)) / (1 - ema_decay(settings))

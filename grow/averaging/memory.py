@@ -1,4 +1,4 @@
-"""What an average remembers of its snapshots: a window of them in memory or on a disk, or one running total."""
+"""The storage of an average's snapshots: a window of them in memory or on disk, or one running total."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
@@ -17,41 +17,41 @@ Items = Iterable[tuple[str, Tensor]]
 
 
 class SnapshotMemory(ABC):
-    """The snapshots that were put in, as far as their average needs them."""
+    """Storage of the snapshots that an average needs."""
 
     steps: list[int]
-    """Of the snapshots that are held whole, oldest first."""
+    """Steps of the stored snapshots, oldest first."""
     count: int
     """Snapshots in the average."""
 
     @abstractmethod
     def put(self, step: int, items: Items) -> None:
-        """Copy a snapshot in."""
+        """Store a copy of a snapshot."""
 
     def adopt(self, step: int, buffers: Snapshot) -> Snapshot | None:
-        """Take a snapshot whose buffers nobody else uses; give back buffers that are free, if there are any."""
+        """Store a snapshot by taking over its buffers, and return buffers that became free, if any."""
         self.put(step, buffers.items())
         return buffers
 
     @abstractmethod
     def combined(self, name: str, chunk: slice) -> Tensor:
-        """The average of some elements of a weight: float64, (stop - start,)."""
+        """Return the average of some elements of a weight: float64, (stop - start,)."""
 
     @abstractmethod
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Everything that is held, under keys PREFIX/NAME."""
+        """Return all stored tensors, under keys PREFIX/NAME."""
 
     @abstractmethod
     def load(self, steps: list[int], count: int, items: Callable[[str], Items]) -> None:
-        """Hold what was saved, and nothing else; `items` gives the weights that were saved under a prefix."""
+        """Replace the contents by saved ones; `items` returns the weights that were saved under a prefix."""
 
     @abstractmethod
     def clear(self) -> None:
-        """Forget everything."""
+        """Drop all snapshots."""
 
 
 class Window(SnapshotMemory):
-    """The k latest snapshots; one more pushes the oldest out."""
+    """The k latest snapshots; a further one replaces the oldest."""
 
     def __init__(self, plan: AveragingPlan) -> None:
         assert plan.k is not None
@@ -59,11 +59,11 @@ class Window(SnapshotMemory):
 
     @abstractmethod
     def read(self, step: int, name: str, chunk: slice) -> Tensor:
-        """Some elements of one snapshot: (stop - start,)."""
+        """Read some elements of one snapshot: (stop - start,)."""
 
     @abstractmethod
     def snapshot(self, step: int) -> Items:
-        """The weights of one snapshot."""
+        """Return the weights of one snapshot."""
 
     @property
     def count(self) -> int:  # type: ignore[override]
@@ -84,7 +84,7 @@ class Window(SnapshotMemory):
 
 
 class HostWindow(Window):
-    """Snapshots in memory, in k sets of buffers that are made once and overwritten."""
+    """Snapshots in memory, in k sets of buffers that are allocated once and overwritten."""
 
     def __init__(self, plan: AveragingPlan) -> None:
         super().__init__(plan)
@@ -117,15 +117,15 @@ class HostWindow(Window):
         self._snapshots.clear()
 
     def _freed(self) -> Snapshot | None:
-        """The oldest snapshot's buffers, once there are k snapshots."""
+        """Remove the oldest snapshot and return its buffers, once there are k snapshots."""
         return self._snapshots.pop(self.steps[0]) if self.count == self._k else None
 
 
 class DiskWindow(Window):
-    """Snapshots as safetensors files in a directory of their own; memory holds none of them.
+    """Snapshots as safetensors files, in a directory of this process alone; memory holds none of them.
 
-    The files are this process's alone. A run that continues gets its window back from its checkpoint, which the files
-    may be ahead of: snapshots that lie in the directory at first are removed.
+    A run that continues restores its window from its checkpoint, which may be older than the files: snapshots found in
+    the directory at the start are removed.
     """
 
     def __init__(self, plan: AveragingPlan, directory: Path) -> None:
@@ -167,9 +167,9 @@ class DiskWindow(Window):
 
 
 class Running(SnapshotMemory):
-    """One float64 total, whatever the number of snapshots: exponential, or the sum of all.
+    """One float64 total for any number of snapshots: an exponential average, or the sum of all.
 
-    The total is folded oldest first, as an average of files is: the two agree bit for bit.
+    The total adds up snapshots oldest first, like an average of files, so that the two agree bit for bit.
     """
 
     def __init__(self, plan: AveragingPlan) -> None:
@@ -206,10 +206,10 @@ class Running(SnapshotMemory):
 
 
 def host_buffer(tensor: Tensor, *, pinned: bool = False) -> Tensor:
-    """Room on the host for a snapshot of a tensor."""
+    """Allocate host memory for a snapshot of a tensor."""
     return torch.empty(tensor.shape, dtype=stored_dtype(tensor), pin_memory=pinned)
 
 
 def stored_dtype(tensor: Tensor) -> torch.dtype:
-    """Of a snapshot: float32, or float64 where the weights are."""
+    """Return the dtype of a snapshot: float32, or float64 where the weights are."""
     return torch.promote_types(tensor.dtype, torch.float32)

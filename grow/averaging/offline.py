@@ -1,6 +1,6 @@
-"""The average of checkpoints on disk: checkpoints in, one stock directory out, streamed a block at a time.
+"""The average of checkpoints on disk: checkpoints in, one stock directory out, streamed block by block.
 
-The arithmetic is the core's own, so that an average made here of a run's checkpoints is the one that the run made.
+The arithmetic is that of averages during a run, so an average of a run's checkpoints equals the run's own.
 """
 
 import re
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from grow.averaging.arithmetic import chunks, combine, finite, rounded
-from grow.averaging.beside import carry
+from grow.averaging.model_files import copy_model_files
 from grow.averaging.settings import WINDOWS, AveragingSettings
 from grow.averaging.sources import Source, files_of, find_sources
 from grow.averaging.weighting import Weighting, weighting
@@ -31,30 +31,30 @@ _BLOCK = 2**19  # elements read from each checkpoint at a time
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AverageRecord:
-    """What was averaged, and how; the content of average.json."""
+    """The checkpoints that were averaged and their weights; the content of average.json."""
 
     averaging: dict[str, Any]
     sources: list[dict[str, Any]]
     """Label, step, SHA-256 over the weight files and share of each, oldest first."""
     averaged: int
-    """Tensors that are averages."""
+    """Number of tensors that are averages."""
     copied: list[str]
-    """Tensors that are the newest checkpoint's: whole numbers have no average."""
+    """Tensors copied from the newest checkpoint: tensors of whole numbers are not averaged."""
 
 
 def average_checkpoints(checkpoints: Sequence[str], settings: AveragingSettings, output: Path) -> AverageRecord:
     """Average checkpoints into a new directory: weights, the newest's configuration and tokenizer, average.json.
 
-    Each tensor keeps its dtype. Memory is a block of each checkpoint, whatever their size.
+    Each tensor keeps its dtype. Memory holds one block of each checkpoint at a time.
 
     Args:
-        checkpoints: see `find_sources`.
-        settings: how; kinds with a window take the newest k. Horizon, start and storage concern a run, not a list.
-        output: directory to make.
+        checkpoints: Names of checkpoints, as `find_sources` takes them.
+        settings: Kind of averaging; kinds with a window take the newest k. Horizon, start and storage are ignored.
+        output: Directory to make.
 
     Raises:
         CheckpointError: checkpoints are missing, damaged, or of different models, or the output cannot be written.
-        ConfigError: there are too few of them.
+        ConfigError: there are too few checkpoints.
     """
     sources = select(find_sources(checkpoints), settings)
     tensors = common_tensors(sources)
@@ -69,7 +69,11 @@ def average_checkpoints(checkpoints: Sequence[str], settings: AveragingSettings,
 
 
 def select(sources: list[Source], settings: AveragingSettings) -> list[Source]:
-    """Those that the average is of, oldest first: every `every_steps`-th step where that is given, the newest k."""
+    """Choose the checkpoints to average, oldest first: at multiples of `every_steps` if given, the newest k.
+
+    Raises:
+        ConfigError: there are fewer than `min_snapshots`, or k.
+    """
     chosen = sources
     if settings.every_steps is not None:
         chosen = [source for source in sources if source.step is not None and source.step % settings.every_steps == 0]
@@ -86,7 +90,7 @@ def select(sources: list[Source], settings: AveragingSettings) -> list[Source]:
 
 
 def common_tensors(sources: Sequence[Source]) -> list[TensorInfo]:
-    """The tensors of the newest checkpoint, which every other one must have alike.
+    """Return the tensors of the newest checkpoint, after comparing them with those of every other.
 
     Raises:
         CheckpointError: a tensor is missing, or has another shape or dtype; it is named, with both checkpoints.
@@ -111,7 +115,7 @@ def _described(source: Source, name: str) -> str:
 
 
 def average_tensor(info: TensorInfo, sources: Sequence[Source], how: Weighting) -> Iterator[Tensor]:
-    """One averaged tensor as flat blocks in its own dtype, rounded once; a tensor of whole numbers is the newest's.
+    """Yield one averaged tensor as flat blocks in its dtype, rounded once; tensors of whole numbers are the newest's.
 
     Raises:
         CheckpointError: a value is not finite.
@@ -124,7 +128,7 @@ def average_tensor(info: TensorInfo, sources: Sequence[Source], how: Weighting) 
         out = torch.empty(len(parts[-1]), dtype=info.dtype)
         for chunk in chunks(len(out)):
             out[chunk] = rounded(combine((part[chunk] for part in parts), how), info.dtype)
-        if not finite([out]):  # whatever is not finite in one of them is not finite in their sum
+        if not finite([out]):  # a value that is not finite in one checkpoint is not finite in the sum
             raise _not_finite(info.name, parts, sources)
         yield out
 
@@ -138,7 +142,7 @@ def _not_finite(name: str, parts: Sequence[Tensor], sources: Sequence[Source]) -
 
 
 def _write(directory: Path, newest: Source, tensors: list[TensorInfo], blocks: Iterator[Tensor]) -> None:
-    """Weights under the file name that the newest checkpoint's library looks for, and what lay beside them."""
+    """Write the weights under the file name of the newest checkpoint, and copy its other files."""
     names = [] if newest.directory is None else [path.name for path in files_of(newest.directory)]
     if not names or names[0].startswith("model"):
         write_weights(directory, tensors, blocks)
@@ -146,7 +150,7 @@ def _write(directory: Path, newest: Source, tensors: list[TensorInfo], blocks: I
         write_weights(directory, tensors, blocks, max_shard_bytes=sum(info.bytes for info in tensors))
         (directory / SINGLE_FILE).rename(directory / _SHARD.sub("", names[0]))
     if newest.directory is not None:
-        carry(newest.directory, directory)
+        copy_model_files(newest.directory, directory)
         lineage = spent_on(newest.directory)
         if lineage is not None:
             digest = digest_files(files_of(directory))

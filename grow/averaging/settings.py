@@ -20,7 +20,7 @@ _TAKES = {
 
 @dataclass(kw_only=True, slots=True)
 class AveragingSettings:
-    """Which snapshots of the weights are averaged, and how. A kind takes only the keys that mean something to it."""
+    """Which snapshots of the weights are averaged, and how. Each kind accepts only the keys that it uses."""
 
     name: str
     kind: str
@@ -29,7 +29,7 @@ class AveragingSettings:
     reference: str = ""
     """Paper the averaging comes from."""
     k: int | None = None
-    """Snapshots in the window. ema, where decay is null: in the window that its decay matches in mean age."""
+    """Snapshots in the window. ema with decay null: snapshots in the window of the same mean age."""
     every_steps: int | None = None
     """Optimizer steps between two snapshots (the papers' nu); null: see `horizon`. swa: null is every step."""
     horizon: float | None = None
@@ -41,13 +41,13 @@ class AveragingSettings:
     min_snapshots: int | None = None
     """Snapshots before there is an average; null: k in a window (the papers' own rule), 1 without one."""
     decay: float | None = None
-    """ema: what is kept of the average at each snapshot; null: (k - 1) / (k + 1)."""
+    """ema: factor of the old average at each snapshot; null: (k - 1) / (k + 1)."""
     curve: str | None = None
-    """wsm: the learning rate's decay that the weights stand for: linear (a uniform mean), cosine or minus_sqrt."""
+    """wsm: the learning-rate decay that the weights emulate: linear (a uniform mean), cosine or minus_sqrt."""
     storage: str = "host"
     """Where a window keeps its snapshots in a run: host (memory, pinned where they come from a GPU) or disk."""
     on_growth: str = "reset"
-    """A run that grows from a checkpoint with a window in it: reset, starts with an empty one; map, grows its snapshots
+    """For a run that grows from a checkpoint with a window: reset starts with an empty window; map grows its snapshots
     as the weights are grown."""
 
     def __post_init__(self) -> None:
@@ -121,7 +121,7 @@ class SweepAveragesConfig:
     val_tokens: int | None = None
     """Tokens of the held-out split to measure on; null takes the run's own."""
     micro_batch: int = 8
-    """Sequences computed at a time."""
+    """Sequences of one forward pass."""
 
     def __post_init__(self) -> None:
         not_empty("k", self.k)

@@ -1,7 +1,7 @@
-"""Checkpoints to average, whatever they come from: runs, model directories, hub revisions, files of any kind of model.
+"""Checkpoints to average: runs, model directories, hub revisions, and weight files of any kind of model.
 
 Pickled state dicts are read only where the user names the file itself, and only as tensors in plain containers
-(`torch.load(weights_only=True)`): nothing in them is run.
+(`torch.load(weights_only=True)`), so no code in them is run.
 """
 
 import re
@@ -24,7 +24,7 @@ _STATE_DICT_KEYS = ("state_dict", "model", "model_state_dict")
 
 
 class TensorReader(Protocol):
-    """Tensors of one checkpoint, by name."""
+    """Reads tensors of one checkpoint by name."""
 
     files: list[Path]
 
@@ -38,28 +38,29 @@ class TensorReader(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """One checkpoint. Names are without what data-parallel and compiled wrappers put in them."""
+    """One checkpoint. Tensor names are without the prefixes of data-parallel and compiled wrappers."""
 
     label: str
     step: int | None
-    """Where its name tells."""
+    """Step in the checkpoint's name, if any."""
     directory: Path | None
-    """That holds its configuration and tokenizer, if any."""
+    """Directory of its configuration and tokenizer, if any."""
     reader: TensorReader
     stored_as: Mapping[str, str] = field(repr=False)
     """Tensor name -> its name in the files."""
 
     def info(self, name: str) -> TensorInfo:
+        """Return name, shape and dtype of a tensor."""
         found = self.reader.info(self.stored_as[name])
         return TensorInfo(name=name, shape=found.shape, dtype=found.dtype)
 
     def read(self, name: str, elements: slice) -> Tensor:
-        """Some elements of a tensor: (stop - start,)."""
+        """Read some elements of a tensor: (stop - start,)."""
         return self.reader.read_flat(self.stored_as[name], elements)
 
 
 class StateDictReader:
-    """Tensors of a file that `torch.save` wrote: a state dict, or one under `state_dict` or `model`."""
+    """Reads tensors of a file that `torch.save` wrote: a state dict, or one under `state_dict` or `model`."""
 
     def __init__(self, path: Path) -> None:
         self.files = [path]
@@ -78,13 +79,13 @@ class StateDictReader:
 
 
 def find_sources(checkpoints: Sequence[str]) -> list[Source]:
-    """Open every checkpoint, a run's in place of the run, oldest first.
+    """Open checkpoints, oldest first; a run stands for all of its complete checkpoints.
 
-    Where every checkpoint's name tells its step (step-00000500, checkpoint-500, NAME@step500, model_epoch_3.pt) they
-    are put in that order, else they stay in the order given.
+    They are sorted by step where all names have one (step-00000500, checkpoint-500, NAME@step500, model_epoch_3.pt);
+    else they stay in the given order.
 
     Raises:
-        CheckpointError: one is missing or damaged, or two are the same.
+        CheckpointError: a checkpoint is missing or damaged, or is named twice.
     """
     sources = [source for entry in checkpoints for source in _open(entry)]
     steps = [source.step for source in sources]
@@ -136,7 +137,7 @@ def _source(label: str, reader: TensorReader, directory: Path | None, named: str
 
 
 def files_of(directory: Path) -> list[Path]:
-    """The weight files of a directory: transformers' names, or whatever other model's safetensors lie alone in it."""
+    """Return the weight files of a directory: under transformers' names, or the only safetensors model in it."""
     if (directory / SINGLE_FILE).is_file() or (directory / INDEX_FILE).is_file():
         return weight_files(directory)
     indices, files = sorted(directory.glob("*.safetensors.index.json")), sorted(directory.glob("*.safetensors"))

@@ -1,7 +1,7 @@
-"""A snapshot on its way from a GPU: copied into pinned memory while the GPU and the host work on.
+"""Copies a snapshot from a GPU into pinned memory while GPU and host continue to work.
 
-The copies are queued on the GPU's current stream, behind the step that made the weights and before the next that
-changes them: nobody has to wait, and nothing can overtake them.
+The copies are queued on the GPU's current stream, after the step that made the weights and before the next one that
+changes them, so their order is right without any wait.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ from grow.averaging.memory import Snapshot, host_buffer
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Staged:
-    """A snapshot that was copied, or still is until `copied` has happened."""
+    """A snapshot whose copy is complete once the event `copied` has happened."""
 
     step: int
     buffers: Snapshot
@@ -25,15 +25,15 @@ class Staged:
 
 
 class Staging:
-    """At most one snapshot under way."""
+    """Holds at most one snapshot whose copy is in progress."""
 
     def __init__(self) -> None:
         self._staged: Staged | None = None
         self.spare: Snapshot | None = None
-        """Pinned buffers that are free for the next snapshot."""
+        """Pinned buffers that the next snapshot can reuse."""
 
     def begin(self, step: int, weights: Mapping[str, Tensor]) -> None:
-        """Queue the copies of a snapshot; the one before must have been finished."""
+        """Queue the copies of a snapshot; call `finish` for the previous one first."""
         buffers, self.spare = self.spare, None
         buffers = buffers or {name: host_buffer(tensor, pinned=True) for name, tensor in weights.items()}
         for name, tensor in weights.items():
@@ -45,7 +45,7 @@ class Staging:
         self._staged = Staged(step=step, buffers=buffers, finite=verdict, copied=copied)
 
     def finish(self) -> Iterator[Staged]:
-        """The snapshot under way, if any, once it has arrived."""
+        """Wait for the copy in progress and yield its snapshot, if there is one."""
         staged, self._staged = self._staged, None
         if staged is not None:
             staged.copied.synchronize()

@@ -1,4 +1,4 @@
-"""Averaged values in the live weights, for as long as a block lasts."""
+"""Swaps averaged values into the live weights for the duration of a `with` block."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -6,19 +6,19 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-_averaged: set[int] = set()  # where the tensors lie that hold averaged values now; a block keeps them alive
+_averaged: set[int] = set()  # addresses of tensors that hold averaged values now; the block keeps them alive
 
 
 @contextmanager
 def averaged(weights: Mapping[str, Tensor], mean: Mapping[str, Tensor]) -> Iterator[None]:
-    """Copy an average into live weights, and give them their own values back at the end, however it comes.
+    """Copy an average into live weights, and restore their own values at the end, also after an error.
 
-    Values are copied, never storage: views into a flat buffer and tied weights stay what they are. Each value is
+    Values are copied into the existing storage, so views into a flat buffer and tied weights stay valid. Each value is
     converted to the dtype of the weight.
 
     Args:
-        weights: name -> live tensor, each of them once.
-        mean: name -> average of the same shape.
+        weights: Live tensors by name, each of them once.
+        mean: Averages of the same shapes, by name.
 
     Raises:
         ValueError: the weights hold averaged values already, or the names differ.
@@ -39,7 +39,7 @@ def averaged(weights: Mapping[str, Tensor], mean: Mapping[str, Tensor]) -> Itera
 
 
 def is_averaged(weights: Iterable[Tensor]) -> bool:
-    """Whether any of these holds averaged values now: what is saved then must not be called the live weights."""
+    """Return whether any of these holds averaged values now; they must not be saved as the live weights."""
     return not _averaged.isdisjoint(_places(weights))
 
 

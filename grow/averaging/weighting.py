@@ -1,4 +1,4 @@
-"""How much each snapshot counts: uniform, exponential, or derived from a learning rate's decay.
+"""The weight of each snapshot in an average: uniform, exponential, or derived from a learning-rate decay.
 
 A decay scales the i-th update after the oldest of n snapshots, theta_i - theta_(i-1), by w_i. Applied to snapshots of
 a constant rate this is a weighted mean (WSM, arXiv 2507.17634):
@@ -31,13 +31,13 @@ class Weighting:
 
     @property
     def shares(self) -> list[float]:
-        """What each snapshot, oldest first, contributes to the average; they sum to 1."""
+        """Return the share of each snapshot in the average, oldest first; they sum to 1."""
         last = len(self.takes) - 1
         return [take * self.keep ** (last - i) / self.divisor for i, take in enumerate(self.takes)]
 
 
 def weighting(settings: AveragingSettings, snapshots: int) -> Weighting:
-    """How this many snapshots become one."""
+    """Return the weighting of this many snapshots."""
     if settings.kind == "ema":
         return exponential(ema_decay(settings), snapshots)
     if settings.kind == "wsm":
@@ -46,22 +46,22 @@ def weighting(settings: AveragingSettings, snapshots: int) -> Weighting:
 
 
 def uniform(snapshots: int) -> Weighting:
-    """Each counts alike. Summed first and divided once, so that equal snapshots give the same bits back."""
+    """Weight all alike. Sums are divided once at the end, so equal snapshots average to the same bits."""
     return Weighting(keep=1.0, takes=(1.0,) * snapshots, divisor=snapshots)
 
 
 def exponential(decay: float, snapshots: int) -> Weighting:
-    """Each counts `decay` times the next; the oldest stands for all before it."""
+    """Weight each snapshot `decay` times the next; the oldest also gets the weight of all before it."""
     return Weighting(keep=decay, takes=(1.0, *[1 - decay] * (snapshots - 1)), divisor=1)
 
 
 def emulated_decay(curve: str, snapshots: int) -> Weighting:
-    """The weights under which a mean of constant-rate snapshots stands for a decayed run (see above)."""
+    """Return the weights with which a mean of constant-rate snapshots emulates a decayed run (WSM; see the module)."""
     remaining = [_REMAINING[curve](i / snapshots) for i in range(snapshots)]  # w_0 = 1
     takes = [now - after for now, after in zip(remaining, [*remaining[1:], 0.0], strict=True)]
     return Weighting(keep=1.0, takes=tuple(takes), divisor=1)
 
 
 def ema_decay(settings: AveragingSettings) -> float:
-    """The decay given, or the one whose snapshots are as old, in the mean, as those of a window of k."""
+    """Return the given decay, or the one with the mean age of snapshots of a window of k."""
     return settings.decay if settings.decay is not None else (settings.k - 1) / (settings.k + 1)  # type: ignore[operator]

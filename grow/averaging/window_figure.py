@@ -1,4 +1,4 @@
-"""Draws averages beside what they are averages of: loss against steps, a line each."""
+"""Draws loss against steps: the live weights and each average as one line."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ def draw_curves(
 ) -> None:
     """Write a figure of label -> (steps, values) as PNG; the first curve, the live weights', is black and thick.
 
-    The y axis leaves out the first tenth of the steps, where a model from noise is far above all that matters.
+    The y axis ignores the first tenth of the steps, where the loss of a model from noise would hide all differences.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10, 6), layout="constrained")

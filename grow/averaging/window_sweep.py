@@ -1,4 +1,4 @@
-"""Windows over one run's checkpoints: validation loss against steps for each, without training again."""
+"""Sweeps windows over one run's checkpoints: the validation loss of each average, without further training."""
 
 import itertools
 import tempfile
@@ -26,14 +26,14 @@ from grow.families.build import load_model
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WindowCurve:
-    """One window along a run."""
+    """Losses of one window size and spacing along a run."""
 
     k: int
     every_steps: int
     steps: list[int]
-    """At which all of its checkpoints are there."""
+    """Steps at which the run has all checkpoints of the window."""
     losses: list[float]
-    """Validation loss of the average, nats a token."""
+    """Validation loss of the average at each step, in nats per token."""
 
     @property
     def label(self) -> str:
@@ -68,7 +68,7 @@ def sweep(config: SweepAveragesConfig) -> list[WindowCurve]:
 
 
 def as_table(curves: Sequence[WindowCurve]) -> tuple[list[str], list[list[str]]]:
-    """Header and one row a window: how its loss compares with the live model's at the same steps."""
+    """Return a header and one row for each window, with its gain over the live model at the same steps."""
     live = dict(zip(curves[0].steps, curves[0].losses, strict=True))
     header = ["window", "span (steps)", "first at step", "best loss", "at step", "last loss", "mean gain", "last gain"]
     rows = []
@@ -91,7 +91,7 @@ def as_table(curves: Sequence[WindowCurve]) -> tuple[list[str], list[list[str]]]
 
 
 def as_json(config: SweepAveragesConfig, curves: Sequence[WindowCurve]) -> dict[str, Any]:
-    """The content of sweep.json."""
+    """Return the content of sweep.json."""
     return {"sweep": asdict(config), "curves": [asdict(curve) for curve in curves]}
 
 
@@ -113,7 +113,7 @@ def _checkpoints(run: str) -> dict[int, Source]:
 
 
 def _windows(config: SweepAveragesConfig, steps: list[int]) -> Iterator[tuple[int, int]]:
-    """(k, every_steps), the live model first and once."""
+    """Yield pairs (k, every_steps), the live model first and once."""
     own = min((later - earlier for earlier, later in itertools.pairwise(steps)), default=1)
     spacings = config.every_steps or [own, 2 * own, 4 * own]
     yield 1, spacings[0]
@@ -121,7 +121,7 @@ def _windows(config: SweepAveragesConfig, steps: list[int]) -> Iterator[tuple[in
 
 
 def _validation_batches(run: Path, config: SweepAveragesConfig) -> list[Tensor]:
-    """The windows that the run itself was validated on, in batches: (micro_batch, sequence_length + 1) int64."""
+    """Return the sequences that the run was validated on, in batches: int64, (micro_batch, sequence_length + 1)."""
     facts = read_json(run / RUN_FILE)
     length = facts["config"]["data"]["sequence_length"]
     windows = TokenShards.open(Path(facts["data"]["path"])).windows("validation", length)
@@ -133,7 +133,7 @@ def _validation_batches(run: Path, config: SweepAveragesConfig) -> list[Tensor]:
 
 
 def _loss_of_average(members: Sequence[Source], batches: Sequence[Tensor]) -> float:
-    """Made as the script makes it, loaded as anybody would."""
+    """Average checkpoints as scripts/average_checkpoints.py does, load the result and return its validation loss."""
     if len(members) == 1:
         return validation_loss(load_model(_directory(members[0])), batches)
     settings = AveragingSettings(name="lawa", kind="lawa", k=len(members))
@@ -148,7 +148,7 @@ def _directory(source: Source) -> Path:
 
 
 def validation_loss(model: PreTrainedModel, batches: Sequence[Tensor]) -> float:
-    """Mean cross-entropy in nats of every token that another predicts; batches are (B, T + 1)."""
+    """Return the mean cross-entropy in nats of all predicted tokens; batches are int64, (B, T + 1)."""
     total, tokens = 0.0, 0
     model.eval()
     with torch.no_grad():

@@ -20,7 +20,7 @@ _OF_THE_CHAIN = ("chain", "run_dir", "baseline", "continued")
 _SEEDS_APART = 1000  # the last link reads the data in the order of seed, the one before in that of seed + 1000, ...
 
 
-class Run(Protocol):
+class RunOfChain(Protocol):
     """The configuration of one run, as far as a chain reads it; grow/cli has the whole."""
 
     model: ModelSettings
@@ -46,7 +46,7 @@ class Run(Protocol):
         """Return the configuration as plain data."""
 
 
-class Chain(Run, Protocol):
+class Chain(RunOfChain, Protocol):
     """The configuration of a chain: its target's, and its links'."""
 
     chain: ChainSettings
@@ -59,7 +59,7 @@ class Link:
     name: str
     overrides: list[str]
     """What train.py is started with."""
-    run: Run
+    run: RunOfChain
 
     @property
     def directory(self) -> RunDirectory:
@@ -72,7 +72,7 @@ class Link:
         return self.run.trainer.max_tokens
 
 
-def links_of(config: Chain, given: Sequence[str], compose: Callable[[list[str]], Run]) -> list[Link]:
+def links_of(config: Chain, given: Sequence[str], compose: Callable[[list[str]], RunOfChain]) -> list[Link]:
     """Compose every link.
 
     Args:
@@ -122,7 +122,7 @@ def check(links: Sequence[Link]) -> None:
                 _rehearse(before.run, link.run)
 
 
-def _rehearse(before: Run, run: Run) -> None:
+def _rehearse(before: RunOfChain, run: RunOfChain) -> None:
     """Refuse a link that cannot be grown from the one before it, without any weights."""
     # Heavy imports wait until here, so that mistakes in the configuration answer at once.
     from grow.families.registry import stock_config

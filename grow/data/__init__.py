@@ -1,1 +1,1 @@
-"""Data: text to token shards, shards to batches whose order is a pure function of (seed, position)."""
+"""Data: texts to token shards, and shards to batches whose order is a pure function of seed and position."""

@@ -1,4 +1,4 @@
-"""A manifest for token shards that exist already: raw `.npy` files in the format of Dolma and OLMo."""
+"""Writes a manifest for existing token shards: raw `.npy` files in the format of Dolma and OLMo."""
 
 import hashlib
 from collections.abc import Iterator
@@ -29,19 +29,19 @@ def adopt(
 ) -> TokenShards:
     """Check every token of a directory's `.npy` files and write the manifest that makes them readable.
 
-    The end of every source (a source is a folder), cut between two documents, becomes the validation split: about
-    `validation_tokens` over all sources, each in proportion to its size.
+    The last documents of every source (a folder) become the validation split: about `validation_tokens` over all
+    sources, each in proportion to its size.
 
     Args:
-        directory: holds the files, at any depth; the manifest and the tokenizer are written into it.
-        tokenizer: directory or hub id of the tokenizer that the shards were made with.
-        dtype: uint16 or uint32.
-        validation_tokens: tokens to hold out.
-        vocab_size: every id is below; None takes the tokenizer's.
-        eos_id: ends each document; None takes the tokenizer's.
+        directory: Directory with the files, at any depth; the manifest and the tokenizer are written into it.
+        tokenizer: Directory or hub id of the tokenizer that the shards were made with.
+        dtype: Type of the tokens, uint16 or uint32.
+        validation_tokens: Tokens to hold out.
+        vocab_size: Size of the vocabulary, above every id; None takes the tokenizer's.
+        eos_id: Token id that ends each document; None takes the tokenizer's.
 
     Raises:
-        DataError: there is a manifest already, or the files are not what these arguments say.
+        DataError: there is a manifest already, or the files do not match these arguments.
     """
     if (directory / MANIFEST_FILE).exists():
         raise DataError(f"{directory}: has a {MANIFEST_FILE} already. Use it, or remove it to adopt the shards anew.")
@@ -76,7 +76,7 @@ def _open(file: Path, dtype: str) -> NDArray[Any]:
 
 
 def _check_tokens(file: Path, tokens: NDArray[Any], vocab_size: int, eos_id: int) -> None:
-    """Refuse what a wrong dtype, vocabulary or end-of-text id would silently turn into garbage."""
+    """Refuse tokens that do not fit the given dtype, vocabulary or end-of-text id, as they would train on garbage."""
     highest, documents = 0, 0
     for start in range(0, len(tokens), CHUNK_TOKENS):
         chunk = tokens[start : start + CHUNK_TOKENS]
@@ -97,7 +97,7 @@ def _check_tokens(file: Path, tokens: NDArray[Any], vocab_size: int, eos_id: int
 
 
 def _shards(directory: Path, arrays: dict[Path, NDArray[Any]], eos_id: int, validation_tokens: int) -> Iterator[Shard]:
-    """Every file's tokens as shards: some for training, then some for validation."""
+    """Yield every file's tokens as shards: the first part for training, the rest for validation."""
     total = sum(len(tokens) for tokens in arrays.values())
     for folder, group in groupby(
         sorted(arrays, key=lambda file: (file.parent, file.name)), key=lambda file: file.parent
@@ -121,7 +121,7 @@ def _shards(directory: Path, arrays: dict[Path, NDArray[Any]], eos_id: int, vali
 
 
 def _cut(tokens: NDArray[Any], to_hold: int, eos_id: int) -> int:
-    """Where validation begins: after the first document that ends in the last `to_hold` tokens."""
+    """Return where validation begins: after the first document that ends in the last `to_hold` tokens."""
     start = len(tokens) - to_hold
     if start <= 0 or to_hold == 0:
         return max(start, 0)

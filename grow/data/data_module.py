@@ -1,7 +1,7 @@
-"""Shards to batches under Lightning: no workers, no state; resuming is starting at another sequence.
+"""Batches of token shards under Lightning, without workers or state: a run resumes by starting at a later sequence.
 
 Position p of a run reads window `order(p)` of the training split. Micro-step m of rank r of W reads the positions
-start_sequence + (m*W + r) * micro_batch + [0, micro_batch): the global order is one, whatever W and micro_batch are.
+start_sequence + (m*W + r) * micro_batch + [0, micro_batch): the global order does not depend on W and micro_batch.
 """
 
 import itertools
@@ -18,22 +18,22 @@ from grow.data.damage import Damage
 from grow.data.order import VALIDATION_SEED, order
 from grow.data.shards import TokenShards, Windows
 
-POSITIONS_A_BLOCK = 4096  # ordered at a time: the permutation costs a fixed time a call
+POSITIONS_PER_BLOCK = 4096  # ordered in one call, as each call of the permutation has a fixed cost
 
 
 class TokenDataModule(L.LightningDataModule):
     """Batches of int64 tokens, (micro_batch, sequence_length + 1): the inputs and, shifted by one, the targets.
 
     Args:
-        shards: opened token shards.
-        sequence_length: tokens the model sees a sequence.
-        micro_batch: sequences a batch.
-        seed: of the order.
-        val_tokens: validation reads the first val_tokens // sequence_length windows of a fixed order; 0 reads none.
-        rank: of this process, in [0, world_size).
-        world_size: processes that share the data.
-        start_sequence: sequences that all ranks together have read before.
-        damaged_tokens: first and end of a stretch of the run's tokens; sequences that begin there are random ids.
+        shards: Opened token shards.
+        sequence_length: Tokens of one sequence that the model reads.
+        micro_batch: Sequences of one batch.
+        seed: Seed of the order of the sequences.
+        val_tokens: Tokens of validation: the first val_tokens // sequence_length windows of a fixed order; 0 for none.
+        rank: Rank of this process, in [0, world_size).
+        world_size: Number of processes that share the data.
+        start_sequence: Sequences that all ranks together have read before.
+        damaged_tokens: First and end of a range of the run's tokens; sequences that begin in it are random ids.
 
     Raises:
         DataError: a split has fewer tokens than one training window or `val_tokens`.
@@ -77,7 +77,7 @@ class TokenDataModule(L.LightningDataModule):
             )
 
     def train_dataloader(self) -> DataLoader[Tensor]:
-        """Endless batches in the run's order, from `start_sequence` on."""
+        """Return endless batches in the run's order, from `start_sequence` on. Lightning calls this once."""
         first = self._start + self._rank * self._micro_batch
         stride = self._world_size * self._micro_batch
         batches = TrainBatches(
@@ -86,11 +86,11 @@ class TokenDataModule(L.LightningDataModule):
         return _loader(batches)
 
     def val_dataloader(self) -> DataLoader[Tensor]:
-        """This rank's share of the validation windows, in batches of at most micro_batch; always the same ones."""
+        """Return this rank's validation windows, the same at each call, in batches of at most micro_batch."""
         return _loader(ValidationBatches(self._validation, self._micro_batch, self._val_share()))
 
     def val_sources(self) -> np.ndarray:
-        """Where the source of each of this rank's validation windows stands in `shards.sources`, in their order."""
+        """Return the source of each of this rank's validation windows, by its index in `shards.sources`: (windows,)."""
         return self._window_sources[self._val_share()]
 
     def _val_share(self) -> np.ndarray:
@@ -108,14 +108,14 @@ class TrainBatches(IterableDataset[Tensor]):
         self._first, self._stride, self._seed, self._damage = first, stride, seed, damage
 
     def __iter__(self) -> Iterator[Tensor]:
-        steps = max(POSITIONS_A_BLOCK // self._micro_batch, 1)
+        steps = max(POSITIONS_PER_BLOCK // self._micro_batch, 1)
         block = self._stride * np.arange(steps)[:, None] + np.arange(self._micro_batch)  # (steps, micro_batch)
         for start in itertools.count(self._first, self._stride * steps):
             places = start + block
             for positions, indices in zip(places, order(places, len(self._windows), self._seed), strict=True):
                 tokens = self._windows.take(indices)
                 if self._damage is not None:
-                    self._damage.do(tokens, positions)
+                    self._damage.overwrite(tokens, positions)
                 yield torch.from_numpy(tokens)
 
 
@@ -131,5 +131,5 @@ class ValidationBatches(IterableDataset[Tensor]):
 
 
 def _loader(batches: IterableDataset[Tensor]) -> DataLoader[Tensor]:
-    own = torch.Generator()  # each iterator draws a seed: from dropout's generator, were it not for this
+    own = torch.Generator()  # each iterator draws a seed, by default from the generator that dropout uses
     return DataLoader(batches, batch_size=None, num_workers=0, pin_memory=torch.cuda.is_available(), generator=own)

@@ -1,4 +1,4 @@
-"""Documentation formats to plain text: HTML, man pages, reStructuredText. Paragraphs end up between blank lines.
+"""Converts documentation to plain text: HTML, man pages, reStructuredText. Blank lines separate paragraphs.
 
 A heading is put on the line above its first paragraph, so that the two stay together.
 """
@@ -17,14 +17,16 @@ _SKIPPED_CLASS = re.compile(
     r"(\S*-)?(\S*nav(bar|header|footer|igation|panel)?|\S*sidebar\w*|related|toc|toctree-wrapper|breadcrumbs?|footer"
     r"|header|headerlink|anchor|menu|search\w*|linenos|srclink|copyright|memberhide)(-list|-bar)?"
 )
-_CLOSED_TAGS = _names("div section ul ol table span a")  # that writers of HTML close, so they can be skipped
+_CLOSED_TAGS = _names(
+    "div section ul ol table span a"
+)  # always closed in practice, so their end can be found when they are skipped
 _HEADINGS = _names("h1 h2 h3 h4 h5 h6")
 _PARAGRAPHS = _HEADINGS | _names("p div section article main ul ol dl dd table pre blockquote")
 _LINES = _names("br li dt tr")
 
 
 def html_text(source: str) -> str:
-    """The text a reader comes for: without navigation and scripts, and only <main> where a page has one."""
+    """Return the text of a page without navigation and scripts, and of <main> only where a page has one."""
     parser = _Page()
     parser.feed(source)
     parser.close()
@@ -38,7 +40,7 @@ class _Page(HTMLParser):
         self._break = 0  # line ends due before the next text
         self._heading = False  # whether that text belongs to a heading above it
         self._preformatted = 0
-        self._skipped, self._depth = "", 0  # element whose content is left out, and how deep in its like we are
+        self._skipped, self._depth = "", 0  # element whose content is skipped, and the nesting depth of its tag
         self._main, self._main_depth = "", 0
 
     @property
@@ -99,12 +101,12 @@ def _is_furniture(tag: str, attrs: list[tuple[str, str | None]]) -> bool:
 
 
 def man_text(source: str) -> str:
-    """The text of a man(7) page: macros become breaks; fonts, tables, definitions and conditions disappear."""
+    """Return the text of a man(7) page: macros become breaks; fonts, tables, definitions and conditions disappear."""
     return re.sub(r" *\n", "\n", "".join(_man_lines(source))).strip("\n")
 
 
 def _man_lines(source: str) -> Iterator[str]:
-    end, filled = "", True  # of what is being left out; whether lines run on
+    end, filled = "", True  # end mark of a skipped block; whether lines are joined into paragraphs
     for line in source.replace("\\\n", "").splitlines():
         if end:
             end = "" if end in line else end
@@ -176,7 +178,7 @@ _RST = (
         r"(?:[ \t]+\S.*\n|[ \t]*\n(?=[ \t]))*",
         "",
     ),
-    (r"^\.\. +[\w-]+:: *(.*)\n", r"\1\n"),  # of other directives the argument and the body stay
+    (r"^\.\. +[\w-]+:: *(.*)\n", r"\1\n"),  # other directives keep their argument and body
     (r"^\.\..*\n(?:[ \t]+\S.*\n)*", ""),  # comments, targets, footnotes
     (r"^[ \t]+:[\w -]+:.*\n", ""),
     (r"^([=\-~^\"'`#*+.:_])\1{2,}[ \t]*\n(?:[ \t]*\n)*", ""),  # under and over titles, which stay with their text
@@ -189,7 +191,7 @@ _RST = (
 
 
 def rst_text(source: str) -> str:
-    """The text of a reStructuredText page without directives, rules, targets and roles."""
+    """Return the text of a reStructuredText page without directives, rules, targets and roles."""
     text = source.expandtabs() + "\n"
     for pattern, replacement in _RST:
         text = re.sub(pattern, replacement, text, flags=re.MULTILINE)
@@ -197,7 +199,7 @@ def rst_text(source: str) -> str:
 
 
 def txt_text(source: str) -> str:
-    """Plain text without its ruled lines."""
+    """Return plain text without its ruled lines."""
     return re.sub(r"^[ \t]*([=\-~*_#.+])\1{3,}[ \t]*\n", "", source.replace("\f", "\n"), flags=re.MULTILINE).strip("\n")
 
 

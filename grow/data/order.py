@@ -1,28 +1,28 @@
-"""The order of the data: a keyed permutation, so that position p of a run is a formula and not a list to lose.
+"""The order of the data: a keyed permutation that computes the item at any position of a run, without a stored list.
 
-An alternating Feistel network permutes the b-bit numbers, b the fewest bits that hold n; what lands at n or above
-is permuted again until it is below (cycle walking: Black & Rogaway, "Ciphers with arbitrary finite domains", 2002).
-Both steps are invertible, so each epoch visits everything once, with no memory and from any position.
+An alternating Feistel network permutes the b-bit numbers, where b is the smallest number of bits that holds n - 1.
+Results of n or more are permuted again until they are below n (cycle walking: Black & Rogaway, "Ciphers with arbitrary
+finite domains", 2002). Both steps are invertible, so each epoch reads every item once, and can start anywhere.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 ROUNDS = 4
-VALIDATION_SEED = 0  # of the order validation windows are chosen in; not the run's, so that all runs read the same
+VALIDATION_SEED = 0  # of the order of validation windows; not the run's seed, so that all runs read the same ones
 Words = NDArray[np.uint64]
 
 
 def order(positions: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
-    """Which of `n` items is read at each position of an endless run; every epoch of `n` is a new permutation.
+    """Return the item that is read at each position of an endless run; every epoch of `n` is a new permutation.
 
     Args:
-        positions: 0 or more, of any shape.
-        n: number of items, at least 1.
-        seed: 0 or more.
+        positions: Positions, 0 or more, of any shape.
+        n: Number of items, at least 1.
+        seed: Seed of the permutations, 0 or more.
 
     Returns:
-        int64 in [0, n), of the shape of `positions`.
+        Items, int64 in [0, n), of the shape of `positions`.
     """
     epochs, values = np.divmod(np.asarray(positions, np.uint64).ravel(), np.uint64(n))
     keys = _mix(_mix(np.full(1, seed, np.uint64)) + epochs)
@@ -34,7 +34,7 @@ def order(positions: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
 
 
 def _permute(values: Words, keys: Words, bits: int) -> Words:
-    """A permutation of the numbers below 2**bits for each key."""
+    """Permute numbers below 2**bits, each with its own key."""
     low_bits = np.uint64(bits // 2)
     low_mask = np.uint64((1 << (bits // 2)) - 1)
     high_mask = np.uint64((1 << (bits - bits // 2)) - 1)
@@ -46,7 +46,7 @@ def _permute(values: Words, keys: Words, bits: int) -> Words:
 
 
 def _mix(words: Words) -> Words:
-    """SplitMix64's output function (Steele, Lea & Flood, 2014): every input bit reaches every output bit."""
+    """Apply SplitMix64's output function (Steele, Lea & Flood, 2014): every input bit affects every output bit."""
     words = words + np.uint64(0x9E3779B97F4A7C15)
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

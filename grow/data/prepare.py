@@ -1,4 +1,4 @@
-"""Documents to token shards: hold out, tokenize, write. The same documents give the same bytes."""
+"""Prepares token shards from documents: hold out, tokenize, write. The same documents give the same bytes."""
 
 import errno
 import hashlib
@@ -22,8 +22,8 @@ from grow.data.texts import Document, Track, find_texts, read_documents
 from grow.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer, vocabulary_size
 
 VALIDATION_PERCENT = 5
-TOKENIZER_CHARACTERS = 200_000_000  # enough text to choose merges from
-DOCUMENTS_A_BATCH = 512
+TOKENIZER_CHARACTERS = 200_000_000  # most characters to train a tokenizer on
+DOCUMENTS_PER_BATCH = 512
 
 Documents = Callable[[Track], Iterator[Document]]
 """Starts a new pass over the same documents."""
@@ -35,11 +35,11 @@ def prepare_files(
     """Tokenize text files into a new directory of shards.
 
     Args:
-        inputs: files, directories and glob patterns (see grow/data/texts.py).
-        output: the directory to make.
-        tokenizer: directory or hub id; None trains one of `vocab_size` entries on the texts.
-        vocab_size: entries of the tokenizer to train.
-        shard_tokens: tokens after which the next shard file is begun.
+        inputs: Files, directories and glob patterns (see grow/data/texts.py).
+        output: Directory to make.
+        tokenizer: Directory or hub id of a tokenizer; None trains one of `vocab_size` entries on the texts.
+        vocab_size: Entries of the tokenizer to train.
+        shard_tokens: Tokens after which the next shard file is begun.
 
     Raises:
         DataError: an input is missing or damaged, the output exists, or the disk is full.
@@ -72,7 +72,7 @@ def prepare(
     """
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
         raise DataError(f"{output}: expected nothing, found a file or directory. Remove it or choose another output.")
-    with _appearing_whole(output) as partial, _progress() as progress:
+    with _renamed_when_complete(output) as partial, _progress() as progress:
         if tokenizer is not None:
             encoder = load_tokenizer(tokenizer)
         else:
@@ -83,17 +83,17 @@ def prepare(
 
 
 def is_held_out(text: str) -> bool:
-    """Whether a document belongs to the validation split: a fixed 5 % by hash, so equal texts are never in both."""
+    """Return whether a document is held out for validation: a fixed 5 % by hash, so equal texts are in one split."""
     digest = hashlib.sha256(text.encode()).digest()
     return int.from_bytes(digest[:8], "little") % 100 < VALIDATION_PERCENT
 
 
 @contextmanager
-def _appearing_whole(output: Path) -> Iterator[Path]:
-    """A directory to write to that gets its name when everything is in it, and disappears if anything fails.
+def _renamed_when_complete(output: Path) -> Iterator[Path]:
+    """Yield a temporary directory to write to, which is renamed to `output` at the end and removed after an error.
 
     Raises:
-        DataError: it cannot be written, or somebody else made `output` meanwhile.
+        DataError: it cannot be written, or another process made `output` meanwhile.
     """
     partial = output.with_name(f".{output.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
@@ -115,7 +115,7 @@ def _write_failure(output: Path, error: OSError) -> str:
 
 
 class _Rate(ProgressColumn):
-    """Documents and tokens so far, and tokens a second."""
+    """Shows documents and tokens so far, and tokens per second."""
 
     def render(self, task: Task) -> Text:
         documents, tokens = task.fields["documents"], task.fields["tokens"]
@@ -129,7 +129,7 @@ def _progress() -> Progress:
 
 
 class _Pass:
-    """One pass over the documents with its bar."""
+    """One pass over the documents, with its progress bar."""
 
     def __init__(self, progress: Progress, description: str, input_bytes: int | None) -> None:
         self._progress = progress
@@ -138,7 +138,7 @@ class _Pass:
         self.documents = self._tokens = 0
 
     def track(self, file: BinaryIO) -> BinaryIO:
-        """Let the bar follow how far a file is read."""
+        """Wrap a file so that the bar follows how far it is read."""
         return self._progress.wrap_file(file, total=self._bytes, task_id=self._task)
 
     def count(self, documents: int, tokens: int) -> None:
@@ -171,7 +171,7 @@ def _write_shards(
     progress: Progress,
     input_bytes: int | None,
 ) -> None:
-    """Write all shards and the manifest; the tokenizer is there already."""
+    """Write all shards and the manifest; the tokenizer must have been saved before."""
     eos_id, vocab_size = int(tokenizer.eos_token_id), vocabulary_size(tokenizer)
     dtype = smallest_dtype(vocab_size)
     writers: dict[tuple[str, str], _Writer] = {}
@@ -189,15 +189,15 @@ def _write_shards(
 
 def _encode(documents: Iterable[Document], tokenizer: PreTrainedTokenizerFast) -> Iterator[tuple[Document, list[int]]]:
     backend = tokenizer.backend_tokenizer
-    backend.encode_special_tokens = True  # a text that spells <|endoftext|> does not end
+    backend.encode_special_tokens = True  # <|endoftext|> spelled out in a text is tokenized as text
     stream = iter(documents)
-    while batch := list(itertools.islice(stream, DOCUMENTS_A_BATCH)):
+    while batch := list(itertools.islice(stream, DOCUMENTS_PER_BATCH)):
         encodings = backend.encode_batch_fast([document.text for document in batch], add_special_tokens=False)
         yield from zip(batch, (encoding.ids for encoding in encodings), strict=True)
 
 
 class _Writer:
-    """Appends documents to the shard files of one split and source; begins the next file above a size."""
+    """Appends documents to the shard files of one split and source, and begins the next file above a size."""
 
     def __init__(
         self, directory: Path, split: str, source: str, dtype: str, vocab_size: int, shard_tokens: int
@@ -221,7 +221,7 @@ class _Writer:
         self._tokens += len(ids)
 
     def close(self) -> list[Shard]:
-        """Finish the last file. Returns what was written."""
+        """Finish the last file and return all shards that were written."""
         self._finish()
         return self._done
 

@@ -8,13 +8,13 @@ from grow.common.errors import ConfigError
 
 @dataclass(kw_only=True, slots=True)
 class DataSettings:
-    """Token shards to train on, and how they are cut into sequences."""
+    """Token shards to train on, and the length of the sequences cut from them."""
 
     name: str
     path: str
     """Directory of token shards with a manifest.json (see grow/data/shards.py)."""
     sequence_length: int
-    """Tokens a training sequence; the model sees this many inputs and predicts as many targets."""
+    """Tokens of one training sequence: the model reads this many inputs and predicts as many targets."""
     prepare: str | None = None
     """Name of an embedded corpus (grow/data/corpus.py) that is prepared on first use when `path` is empty."""
     damaged_tokens: list[int] | None = None

@@ -1,7 +1,7 @@
-"""Token shards on disk: raw little-endian memory maps beside a manifest.json that says how to read them.
+"""Token shards on disk: raw little-endian token ids, read as memory maps, and a manifest.json that describes them.
 
 DIRECTORY/manifest.json          dtype, vocabulary, end-of-text id, tokenizer digest, every shard with its digest
-DIRECTORY/tokenizer/             what AutoTokenizer loads
+DIRECTORY/tokenizer/             tokenizer for AutoTokenizer
 DIRECTORY/train/*.npy            token ids and nothing else, as Dolma and OLMo write them; an eos ends a document
 DIRECTORY/validation/*.npy       documents that are never trained on
 """
@@ -28,23 +28,23 @@ SPLITS = ("train", "validation")
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Shard:
-    """Consecutive tokens of one file that belong to one split and one source."""
+    """Consecutive tokens of one file, of one split and one source."""
 
     file: str
-    """Path below the directory of the shards."""
+    """Path relative to the directory of the shards."""
     split: str
     source: str
     start: int
-    """Tokens of the file before the first of these."""
+    """Index in the file of the first token."""
     tokens: int
     sha256: str
     """Digest of these tokens' bytes."""
 
 
 class Windows:
-    """All training sequences of one split: window i holds the tokens [i*T, i*T + T], and shares its last with the next.
+    """All sequences of one split: window i holds the tokens [i*T, i*T + T], and shares its last token with the next.
 
-    Windows never cross a file; what is left at the end of a file is dropped.
+    Windows never cross files; the remaining tokens at the end of a file are dropped.
     """
 
     def __init__(self, arrays: list[NDArray[Any]], sequence_length: int) -> None:
@@ -62,7 +62,7 @@ class Windows:
         return int(self._ends[-1]) if self._views else 0
 
     def take(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The windows of these indices: int64, (len(indices), T + 1)."""
+        """Return the windows of these indices: int64, (len(indices), T + 1)."""
         files = np.searchsorted(self._ends, indices, side="right")
         rows = indices - self._starts[files]
         out = np.empty((len(indices), self._width), np.int64)
@@ -73,11 +73,11 @@ class Windows:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class TokenShards:
-    """A directory of token shards, opened and checked; nothing is read into memory."""
+    """A directory of token shards, opened and checked; tokens are not read into memory."""
 
     path: Path
     digest: str
-    """SHA-256 of the manifest, which holds the digest of every shard: equal digests are equal data."""
+    """SHA-256 of the manifest, which holds the digest of every shard: equal digests mean equal data."""
     dtype: str
     vocab_size: int
     """Every token id is below this."""
@@ -100,36 +100,36 @@ class TokenShards:
 
     @property
     def tokenizer_dir(self) -> Path:
-        """Directory that AutoTokenizer loads the shards' tokenizer from."""
+        """Return the directory of the shards' tokenizer, for AutoTokenizer."""
         return self.path / TOKENIZER_DIR
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Names of the sources, sorted."""
+        """Return the names of the sources, sorted."""
         return tuple(sorted({shard.source for shard in self.shards}))
 
     def tokens(self, split: str, source: str | None = None) -> int:
-        """Tokens of a split, of all sources or of one."""
+        """Count the tokens of a split, of all sources or of one."""
         return sum(shard.tokens for shard in self._of(split) if source in (None, shard.source))
 
     def windows(self, split: str, sequence_length: int) -> Windows:
-        """The windows of `sequence_length` + 1 tokens of a split."""
+        """Return the windows of `sequence_length` + 1 tokens of a split."""
         return Windows([self.read(shard) for shard in self._of(split)], sequence_length)
 
     def window_sources(self, split: str, sequence_length: int) -> NDArray[np.int64]:
-        """For each of those windows its place in `sources`: (windows,)."""
+        """Return the source of each window as an index into `sources`: (windows,)."""
         own = self._of(split)
         counts = [max(shard.tokens - 1, 0) // sequence_length for shard in own]
         return np.repeat([self.sources.index(shard.source) for shard in own], counts)
 
     def read(self, shard: Shard) -> NDArray[Any]:
-        """A shard's tokens as a read-only memory map: (tokens,)."""
+        """Return a shard's tokens as a read-only memory map: (tokens,)."""
         dtype = DTYPES[self.dtype]
         offset = shard.start * dtype.itemsize
         return np.asarray(np.memmap(self.path / shard.file, dtype, mode="r", offset=offset, shape=(shard.tokens,)))
 
     def verify(self) -> None:
-        """Read everything once and compare it with the manifest's digests.
+        """Read all shards once and compare them with the manifest's digests.
 
         Raises:
             DataError: a shard or the tokenizer is not what it was when the manifest was written.
@@ -139,7 +139,7 @@ class TokenShards:
         _compare(self.tokenizer_dir, self.tokenizer_sha256, tokenizer_digest(self.tokenizer_dir))
 
     def check_vocabulary(self, model_vocab_size: int) -> None:
-        """Make sure that a model has an embedding for every token of the shards.
+        """Refuse a model that has no embedding for some token of the shards.
 
         Raises:
             DataError: the model's vocabulary is smaller than the shards'.
@@ -164,7 +164,7 @@ class TokenShards:
 
 
 def write_manifest(directory: Path, *, dtype: str, vocab_size: int, eos_id: int, shards: list[Shard]) -> None:
-    """Describe the shards and the tokenizer that lie in a directory. Its bytes depend on nothing but the data."""
+    """Write the manifest of a directory's shards and tokenizer; its bytes depend on the data alone."""
     totals = {split: sum(shard.tokens for shard in shards if shard.split == split) for split in SPLITS}
     content = {
         "format": FORMAT,
@@ -180,7 +180,7 @@ def write_manifest(directory: Path, *, dtype: str, vocab_size: int, eos_id: int,
 
 
 def tokenizer_digest(directory: Path) -> str:
-    """SHA-256 of the tokenizer's own file, whatever library version wrote the small ones around it.
+    """Return the SHA-256 of tokenizer.json; the small files around it differ between versions of the library.
 
     Raises:
         DataError: there is no tokenizer.json.
@@ -192,7 +192,7 @@ def tokenizer_digest(directory: Path) -> str:
 
 
 def smallest_dtype(vocab_size: int) -> str:
-    """The narrower of the two token types that holds every id."""
+    """Return the smaller of the two token types that hold every id."""
     return "uint16" if vocab_size <= 2**16 else "uint32"
 
 
@@ -214,7 +214,7 @@ def _manifest_bytes(path: Path) -> bytes:
 
 
 def _parse_manifest(path: Path, raw: bytes) -> dict[str, Any]:
-    """The fields of TokenShards that a manifest holds."""
+    """Return the fields of TokenShards from a manifest."""
     try:
         content = json.loads(raw)
         if (content["format"], content["version"]) != (FORMAT, VERSION):
@@ -249,7 +249,7 @@ def _compare(path: Path, expected: str, found: str) -> None:
 
 
 def tokenizer_places(model: Path, run: Path | None) -> list[Path]:
-    """Where the tokenizer of a model may lie, best first: beside it, in its run's model, in the run's data."""
+    """Return the directories to search for a model's tokenizer: its own, its run's model, the run's data."""
     if run is None:
         return [model]
     shards = data_of(run)

@@ -1,4 +1,4 @@
-"""Texts on disk as a stream of documents: plain text and Dolma's JSON lines, gzipped or not."""
+"""Reads texts on disk as a stream of documents: plain text and Dolma's JSON lines, gzipped or not."""
 
 import glob
 import gzip
@@ -20,11 +20,11 @@ PACKED_SUFFIXES = (".gz", ".zst")
 GZIP_MAGIC, ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 Track = Callable[[BinaryIO], BinaryIO]
-"""Wraps an open file so that somebody sees how far it was read."""
+"""Function that wraps an open file to show how far it was read."""
 
 
 class Document(NamedTuple):
-    """One text that is tokenized, held out or trained on as a whole."""
+    """One text, which is held out or trained on as a whole."""
 
     text: str
     source: str
@@ -32,19 +32,19 @@ class Document(NamedTuple):
 
 @dataclass(slots=True, frozen=True)
 class TextFile:
-    """A file to read, and the source its documents belong to unless they name one themselves."""
+    """A file to read, and the source of those of its documents that name none themselves."""
 
     path: Path
     source: str
 
 
 def find_texts(inputs: Iterable[str]) -> list[TextFile]:
-    """The text files that files, directories and glob patterns stand for.
+    """Return the text files that files, directories and glob patterns name.
 
-    The source is the name of the file, of the directory, or of the directory a pattern looks in.
+    Their source is the name of the file, of the directory, or of the directory in which a pattern matches.
 
     Raises:
-        DataError: an input stands for no text file.
+        DataError: an input names no text file.
     """
     found: dict[Path, TextFile] = {}
     for name in inputs:
@@ -60,12 +60,12 @@ def find_texts(inputs: Iterable[str]) -> list[TextFile]:
 
 
 def read_documents(files: Iterable[TextFile], track: Track = lambda file: file) -> Iterator[Document]:
-    """The documents of text files, in their order; empty ones are left out.
+    """Yield the documents of text files, in order; empty ones are left out.
 
-    A JSON line is a document: `text`, and `source` where it has one. Plain text is cut into passages.
+    A JSON line is one document, with `text` and perhaps `source`. Plain text is cut into passages.
 
     Raises:
-        DataError: a file cannot be read, is no UTF-8, or holds a line that is no document.
+        DataError: a file cannot be read, is not UTF-8, or has a line that is not a document.
     """
     for file in files:
         read = _passages if _kind(file.path) in TEXT_SUFFIXES else _json_lines
@@ -82,7 +82,7 @@ def read_documents(files: Iterable[TextFile], track: Track = lambda file: file) 
 
 
 def passages(lines: Iterable[str]) -> Iterator[str]:
-    """Cut running text at blank lines into pieces of about PASSAGE_CHARACTERS."""
+    """Cut continuous text at blank lines into pieces of about PASSAGE_CHARACTERS."""
     passage: list[str] = []
     characters = 0
     for line in lines:
@@ -103,7 +103,7 @@ def _expand(name: str) -> list[Path]:
 
 
 def _kind(path: Path) -> str | None:
-    """The suffix that says what a file holds, under any that says how it is packed."""
+    """Return the suffix of a file's content, without that of its compression; None where it is not a text."""
     suffixes = [suffix for suffix in path.suffixes if suffix not in PACKED_SUFFIXES]
     return suffixes[-1] if suffixes and suffixes[-1] in TEXT_SUFFIXES + JSON_SUFFIXES else None
 
@@ -115,12 +115,12 @@ def _source_of(name: str, path: Path) -> str:
 
 
 def source_name(name: str) -> str:
-    """A source's name that is safe as the name of a file."""
+    """Return a source's name with only characters that are safe in file names."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "text"
 
 
 def _lines(path: Path, raw: BinaryIO) -> Iterable[str]:
-    """Text lines of a file; its first bytes, not its name, say whether it is compressed."""
+    """Return the lines of a file; its first bytes, not its name, decide whether it is decompressed."""
     buffered = io.BufferedReader(raw)  # type: ignore[type-var]
     magic = buffered.peek(4)[:4]
     if magic == ZSTD_MAGIC:
@@ -150,5 +150,5 @@ def _document(file: TextFile, place: str, line: str) -> Document:
             f"{place}: expected an object with a string under 'text', found {found}. Mend or remove the line."
         )
     source = row.get("source")
-    text = row["text"].encode("utf-8", "replace").decode()  # JSON can spell halves of a surrogate pair
+    text = row["text"].encode("utf-8", "replace").decode()  # JSON can encode half a surrogate pair
     return Document(text, source_name(source) if isinstance(source, str) else file.source)

@@ -1,4 +1,4 @@
-"""The tokenizer of a data set: given, or a byte-level BPE trained on the texts themselves."""
+"""The tokenizer of a data set: an existing one, or a byte-level BPE trained on its texts."""
 
 import json
 from collections.abc import Iterable
@@ -17,10 +17,10 @@ SMALLEST_VOCABULARY = 257  # every byte and the end of text
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Train GPT-2's kind of tokenizer: byte-level BPE, `<|endoftext|>` as id 0. The same texts give the same one.
+    """Train a tokenizer like GPT-2's: byte-level BPE, `<|endoftext|>` as id 0. Equal texts give equal tokenizers.
 
     Raises:
-        DataError: `vocab_size` does not hold all bytes.
+        DataError: `vocab_size` is too small for all bytes.
     """
     if vocab_size < SMALLEST_VOCABULARY:
         raise DataError(f"vocab_size={vocab_size}: expected {SMALLEST_VOCABULARY} or more (every byte, end of text).")
@@ -38,14 +38,14 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
-    """A tokenizer from a directory or from the hub.
+    """Load a tokenizer from a directory or from the hub.
 
     Raises:
         DataError: it cannot be loaded, has no tokenizer.json, or has no end-of-text token.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
-    except Exception as error:  # the tokenizers library raises nothing more exact for a damaged file
+    except Exception as error:  # the tokenizers library raises plain Exception for a damaged file
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise DataError(f"tokenizer={name}: expected a tokenizer directory or hub id, found: {reason}") from None
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
@@ -56,15 +56,15 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
 
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
-    """One more than the highest id."""
+    """Return the highest id plus one."""
     return max(tokenizer.get_vocab().values()) + 1
 
 
 def bytes_per_token(tokenizer: PreTrainedTokenizerFast) -> NDArray[np.int64]:
-    """Bytes of text each id stands for; special tokens, such as the end of text, stand for none.
+    """Return the number of bytes of text of each id: (ids,); special tokens, such as the end of text, have 0.
 
-    Exact for byte-level tokenizers, where each character of a token is a byte. For others a token's bytes are those
-    of its text with a word mark counted as a space, and <0x..> is one byte.
+    Exact for byte-level tokenizers, where each character of a token is one byte. For others the bytes of the token's
+    text are counted, with a word mark as a space and <0x..> as one byte.
     """
     is_byte_level = '"ByteLevel"' in tokenizer.backend_tokenizer.to_str()
     special = set(tokenizer.all_special_ids)
@@ -81,12 +81,12 @@ def _text_bytes(token: str) -> int:
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
-    """Write what AutoTokenizer loads."""
+    """Write a tokenizer to a directory, for AutoTokenizer."""
     tokenizer.save_pretrained(str(directory))
 
 
 def vocabulary_digest(directory: Path) -> str | None:
-    """What ids stand for, whatever wrote the file around it; None where a directory has no tokenizer.json.
+    """Return a digest of the vocabulary alone, independent of the rest of tokenizer.json; None without that file.
 
     Raises:
         DataError: the file is damaged.

@@ -1,1 +1,1 @@
-"""Processes that work together: who they are, what they tell one another, how a run is spread over them."""
+"""Processes that train together: their ranks, their communication, and the settings of how a run is distributed."""

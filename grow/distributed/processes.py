@@ -1,4 +1,4 @@
-"""Processes that train together: the device each computes on, the group they talk in, what they tell one another."""
+"""The process group of a run: the device of each process, joining the group, and exchanging Python objects."""
 
 import datetime
 import os
@@ -16,19 +16,21 @@ Value = TypeVar("Value")
 
 
 def local_device(key: str, accelerator: str, local_rank: int) -> torch.device:
-    """The device of a machine's n-th rank.
+    """Return the device of a rank of this machine.
 
     Args:
-        key: of the configuration, that `accelerator` (auto, cpu or gpu) is the value of.
-        accelerator: what was asked for.
-        local_rank: n, from 0.
+        key: Configuration key that `accelerator` is the value of, for messages.
+        accelerator: One of auto, cpu and gpu.
+        local_rank: Rank within this machine, from 0.
 
     Raises:
         ConfigError: a GPU was asked for and there are too few.
     """
     found = torch.cuda.device_count()
     if accelerator == "cpu" or (accelerator == "auto" and found == 0):
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else deepspeed, which saving a model imports, warns of no GPU
+        os.environ.setdefault(
+            "DS_ACCELERATOR", "cpu"
+        )  # else DeepSpeed, imported by save_pretrained, warns that there is no GPU
         return torch.device("cpu")
     if local_rank >= found:
         raise ConfigError(
@@ -40,10 +42,14 @@ def local_device(key: str, accelerator: str, local_rank: int) -> torch.device:
 
 @contextmanager
 def group(device: torch.device, timeout: datetime.timedelta | None = None) -> Iterator[None]:
-    """Join the group that the environment describes for the length of a block.
+    """Join the process group that the environment describes, for the duration of a `with` block.
 
-    A group that ended well ends the process too: gloo's threads now and then abort an interpreter that shuts down
-    after it.
+    A block that ends without an error also ends the process, as gloo's threads sometimes abort an interpreter that
+    shuts down normally.
+
+    Args:
+        device: Device of this rank, which decides between nccl and gloo.
+        timeout: Longest time that a rank waits for the others; None takes torch's.
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -57,7 +63,7 @@ def group(device: torch.device, timeout: datetime.timedelta | None = None) -> It
 
 
 def is_first() -> bool:
-    """Whether this is rank 0 of the group, or the only process."""
+    """Return whether this is rank 0 of the group, or the only process."""
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
@@ -68,7 +74,7 @@ def barrier() -> None:
 
 
 def from_first(value: Value) -> Value:
-    """Rank 0's value, on every rank."""
+    """Return rank 0's value on every rank; a broadcast."""
     if not dist.is_initialized():
         return value
     box = [value]
@@ -77,7 +83,7 @@ def from_first(value: Value) -> Value:
 
 
 def gather(value: Value) -> list[Value]:
-    """Every rank's value, in the order of ranks."""
+    """Return every rank's value, in the order of ranks; an all-gather."""
     if not dist.is_initialized():
         return [value]
     values: list[Value | None] = [None] * dist.get_world_size()

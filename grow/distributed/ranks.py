@@ -1,10 +1,10 @@
-"""The processes of a run, as torchrun or srun describes them: the one place that reads their variables.
+"""The ranks of a run's processes, read from the variables of torchrun or srun; nothing else reads them.
 
-torchrun   RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE; it wins where both are there, since it was started last.
-srun       SLURM_PROCID, SLURM_STEP_NUM_TASKS, SLURM_LOCALID, SLURM_STEP_TASKS_PER_NODE. Not SLURM_NTASKS: an allocation
-           has it too, and a script that calls python without srun is one process, however many tasks were asked for.
+torchrun   RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE. Preferred where both are set, since it was started last.
+srun       SLURM_PROCID, SLURM_STEP_NUM_TASKS, SLURM_LOCALID, SLURM_STEP_TASKS_PER_NODE. Not SLURM_NTASKS: it is set in
+           the whole allocation, where a script that calls python without srun is one process.
 
-What srun says is passed on under torchrun's names, which torch, Lightning and DeepSpeed all understand.
+srun's values are exported under torchrun's names, which torch, Lightning and DeepSpeed all read.
 """
 
 import os
@@ -21,12 +21,12 @@ _TORCHRUN = {
     "local_rank": "LOCAL_RANK",
     "local_world_size": "LOCAL_WORLD_SIZE",
 }
-_FIRST_PORT, _PORTS, _STEPS = 10_000, 20_000, 16  # below the ports that systems hand out themselves
+_FIRST_PORT, _PORTS, _STEPS = 10_000, 20_000, 16  # below the ephemeral ports
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ranks:
-    """This process among those that were started together."""
+    """Rank and counts of this process, among all processes of the run and on its machine."""
 
     rank: int = 0
     world_size: int = 1
@@ -46,7 +46,7 @@ class Ranks:
 
     @classmethod
     def found(cls) -> "Ranks":
-        """The process that the environment describes; a single one where it says nothing.
+        """Read the ranks from the environment; without torchrun's or srun's variables there is one process.
 
         Raises:
             ConfigError: variables are missing, or contradict each other.
@@ -64,7 +64,7 @@ class Ranks:
 
     @classmethod
     def from_environment(cls, strategy: StrategySettings) -> "Ranks":
-        """The process that the environment describes, ready for `init_process_group("env://")`.
+        """Read the ranks, and prepare the environment for `init_process_group("env://")`.
 
         Raises:
             ConfigError: the environment is inconsistent, or the strategy is for another number of processes.
@@ -81,18 +81,19 @@ class Ranks:
                 "model of its own into the same directory. Add strategy=ddp, or start without torchrun or srun."
             )
         if "SLURM_JOB_ID" in os.environ:
-            ranks._speak_torchrun()
+            ranks._export_as_torchrun()
         return ranks
 
     @property
     def is_first(self) -> bool:
+        """Return whether this is rank 0."""
         return self.rank == 0
 
-    def _speak_torchrun(self) -> None:
-        """Describe a Slurm job in torchrun's variables; what is set already stays.
+    def _export_as_torchrun(self) -> None:
+        """Set torchrun's variables for a Slurm job, where they are not set already.
 
-        TORCHELASTIC_RUN_ID tells Lightning to read them. It would else take the allocation's number of tasks for
-        the run's, and answer Slurm's signals itself.
+        TORCHELASTIC_RUN_ID makes Lightning read them. Otherwise it would take the allocation's number of tasks for
+        the run's, and handle Slurm's signals itself.
         """
         variables = {name: str(getattr(self, field)) for field, name in _TORCHRUN.items()}
         variables["GROUP_RANK"] = str(self.rank // self.local_world_size)
@@ -115,7 +116,7 @@ def _number(name: str, starter: str) -> int:
 
 
 def _tasks_on_this_node() -> int:
-    """Entry SLURM_NODEID of a list like 2(x3),1."""
+    """Return the number of tasks of this node: entry SLURM_NODEID of a list such as 2(x3),1."""
     node, listed = _number("SLURM_NODEID", "srun"), os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")
     tasks: list[int] = []
     for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", listed):
@@ -126,10 +127,10 @@ def _tasks_on_this_node() -> int:
 
 
 def _first_host() -> str:
-    """The first of the step's nodes, of a list like gpu[03-05,9],login1.
+    """Return the first node of the step, from a list such as gpu[03-05,9],login1.
 
     Raises:
-        ConfigError: the name means nothing to the network; ranks would wait for one another until the time limit.
+        ConfigError: the name has no address; ranks would wait for each other until the time limit.
     """
     nodes = os.environ.get("SLURM_STEP_NODELIST", "")
     host = re.sub(r"\[(\w+)[^\]]*\]", r"\1", nodes).split(",")[0]
@@ -144,6 +145,6 @@ def _first_host() -> str:
 
 
 def _port() -> int:
-    """A port that all ranks of a step agree on, and that neighbouring jobs and steps do not share."""
+    """Return a port that is the same on all ranks of a step, and another one for neighbouring jobs and steps."""
     job, step = int(os.environ["SLURM_JOB_ID"]), int(os.environ.get("SLURM_STEP_ID", 0))
     return _FIRST_PORT + (job * _STEPS + step % _STEPS) % _PORTS

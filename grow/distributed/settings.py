@@ -1,4 +1,4 @@
-"""Configuration of the distributed package: how a run is spread over processes. Imports nothing heavy."""
+"""Configuration of the distributed package: how a run is distributed over processes. Imports nothing heavy."""
 
 from dataclasses import dataclass
 
@@ -10,17 +10,17 @@ SHARDED = ("zero1", "zero2", "zero3", "fsdp2")
 
 @dataclass(kw_only=True, slots=True)
 class StrategySettings:
-    """How a run is spread over processes. Ranks are started from outside, by torchrun or srun."""
+    """How a run is distributed over processes, which torchrun or srun starts."""
 
     name: str
     kind: str
-    """single; ddp; zero1, zero2, zero3 (DeepSpeed: optimizer state, and gradients, and weights in shards); fsdp2."""
+    """single; ddp; zero1, zero2, zero3 (DeepSpeed shards optimizer state, also gradients, also weights); fsdp2."""
     devices: int | None = None
-    """Processes, one a device, that the run expects; null takes those that were started."""
+    """Number of processes that the run expects, one for each device; null accepts any number."""
     insist: bool = False
-    """Shard even with one process, where it is pure cost."""
+    """Whether to shard even with one process, where sharding has a cost and no use."""
     timeout_s: float = 1800.0
-    """Seconds that ranks wait for one another before the run is given up."""
+    """Seconds that ranks wait for each other before the run is ended."""
 
     def __post_init__(self) -> None:
         one_of("strategy.kind", self.kind, STRATEGIES)

@@ -1,16 +1,21 @@
 """Stock transformers models are built here, from noise or from a directory, and their parameters and FLOPs counted."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from grow.common.clock import flops_per_token
 from grow.common.errors import CheckpointError
 from grow.families.registry import family_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel  # costs more than torch; what reads only configurations does without it
 
 transformers_logging.disable_progress_bar()
 

@@ -12,6 +12,7 @@ from grow.averaging.average import new_average
 from grow.common import metric_names as names
 from grow.common.clock import Clock
 from grow.common.gpus import peak_flops
+from grow.data.data_module import TokenDataModule
 from grow.families.build import parameter_count
 from grow.loggers.views import Views
 from grow.training.checkpoints.checkpoint_writer import CheckpointWriter
@@ -22,12 +23,14 @@ from grow.training.loop.metrics import MetricsFile
 from grow.training.loop.preemption import Preemption
 from grow.training.loop.probe import Probe
 from grow.training.loop.progress import ProgressDisplay
+from grow.training.loop.recorder import Recorder
 from grow.training.loop.restore import Resume
 from grow.training.loop.skipped import SkippedSteps
 from grow.training.loop.watchdog import Watchdog
 from grow.training.plan import Plan
 from grow.training.run_directory import RunDirectory
 from grow.training.start import Start
+from grow.training.step.module import PretrainModule
 from grow.training.step.trainable import TrainableSet
 
 
@@ -47,7 +50,7 @@ def fit(
     plan: Plan,
     device: torch.device,
     run: RunDirectory,
-    data: Callable[..., L.LightningDataModule],
+    data: Callable[..., TokenDataModule],
     callbacks: Sequence[L.Callback] = (),
     views: Views | None = None,
     probes: Sequence[Probe] = (),
@@ -87,12 +90,13 @@ def fit(
     if plan.ranks.is_first:
         forget_after(run.path, clock.tokens)
     torch.manual_seed(plan.seed * 1_000_003 + plan.ranks.rank)  # for dropout; weights and data order have their own
-    loop = _loop_callback(start, plan, clock, device, run, views, probes)
+    module = build_module(start.model, plan, clock, start.input_copies, trainable)
+    batches = data(start_sequence=clock.tokens // plan.batch.sequence_length)
+    loop = _loop_callback(start, plan, module, batches, device, run, views, probes)
     parameters = parameter_count(start.model)
     trainer = build_trainer(plan, device, parameters=parameters, steps=steps, callbacks=[loop, *callbacks])
-    module = build_module(start.model, plan, clock, start.input_copies, trainable)
     try:
-        trainer.fit(module, datamodule=data(start_sequence=clock.tokens // plan.batch.sequence_length))
+        trainer.fit(module, datamodule=batches)
     except SystemExit:  # Lightning turns an interrupt into an exit of its own
         raise KeyboardInterrupt from None
     return Trained(clock=clock, weights=loop.weights, averaged=loop.averaged_weights)
@@ -129,7 +133,8 @@ def start_clock(start: Start, plan: Plan, trainable: TrainableSet) -> Clock:
 def _loop_callback(
     start: Start,
     plan: Plan,
-    clock: Clock,
+    module: PretrainModule,
+    data: TokenDataModule,
     device: torch.device,
     run: RunDirectory,
     views: Views | None,
@@ -137,9 +142,23 @@ def _loop_callback(
 ) -> LoopCallback:
     state = start.checkpoint.state if start.checkpoint else None
     knows_peak = device.type == "cuda" and plan.trainer.precision != "fp32"
-    rank, timeout_s = plan.ranks.rank, plan.strategy.timeout_s
+    rank, timeout_s, clock = plan.ranks.rank, plan.strategy.timeout_s, module.clock
+    watchdog = Watchdog(timeout_s=timeout_s, report=run.path / "hangs" / f"rank-{rank:05}.txt", rank=rank)
+    recorder = Recorder(
+        module=module,
+        rows=MetricsFile(run.metrics if plan.ranks.is_first else None, state.metrics_bytes if state else 0, views),
+        display=ProgressDisplay(clock.step + plan.steps_from(clock.tokens), shown=plan.ranks.is_first),
+        skipped=SkippedSteps(
+            limit=plan.trainer.max_skipped_steps, batch=plan.batch, run=run.path, total=state.skipped if state else 0
+        ),
+        probes=probes,
+        watchdog=watchdog,
+        peak_flops=peak_flops(torch.cuda.get_device_name(device)) if knows_peak else None,
+    )
     return LoopCallback(
         plan=plan,
+        module=module,
+        data=data,
         resume=Resume(start, rank, keep_masters=plan.keeps_bf16_weights),
         checkpoints=CheckpointWriter(
             directory=run.checkpoints,
@@ -151,14 +170,8 @@ def _loop_callback(
             input_copies=start.input_copies,
         ),
         preemption=Preemption(),
-        watchdog=Watchdog(timeout_s=timeout_s, report=run.path / "hangs" / f"rank-{rank:05}.txt", rank=rank),
-        skipped=SkippedSteps(
-            limit=plan.trainer.max_skipped_steps, batch=plan.batch, run=run.path, total=state.skipped if state else 0
-        ),
-        rows=MetricsFile(run.metrics if plan.ranks.is_first else None, state.metrics_bytes if state else 0, views),
-        display=ProgressDisplay(clock.step + plan.steps_from(clock.tokens), shown=plan.ranks.is_first),
-        probes=probes,
+        watchdog=watchdog,
+        recorder=recorder,
         window=run.window(rank),
         first_row={} if start.grown is None else {names.MAX_LOGIT_DIFF: start.grown.max_logit_diff},
-        peak_flops=peak_flops(torch.cuda.get_device_name(device)) if knows_peak else None,
     )

@@ -63,7 +63,7 @@ def test_resuming_is_a_seek(prepared, world_size, micro_batch):
 
 def test_the_order_goes_on_beyond_a_block_and_an_epoch(prepared, monkeypatch):
     windows = len(prepared.windows("train", 16))
-    monkeypatch.setattr("grow.data.data_module.POSITIONS_A_BLOCK", 10)
+    monkeypatch.setattr("grow.data.data_module.POSITIONS_PER_BLOCK", 10)
     expected = order(np.arange(2 * windows), windows, 7)
     found = global_order(prepared, 2 * windows, world_size=2, micro_batch=3)
     assert np.array_equal(found, prepared.windows("train", 16).take(expected))

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from grow.common import metric_names as names
 from grow.common.errors import ConfigError, DivergedError
-from grow.training.loop import callback
+from grow.training.loop import metrics
 from grow.training.step.module import PretrainModule
 
 DROPOUT = ("model=tiny_opt", "model.dropout=0.2")
@@ -271,7 +271,7 @@ def test_training_never_waits_for_the_device_between_rows(train, tmp_path, monke
 def test_pauses_do_not_count_as_training_time(monkeypatch):
     now = [0.0]
     monkeypatch.setattr("grow.training.loop.metrics.time.perf_counter", lambda: now[0])
-    lap = callback.Lap(0)
+    lap = metrics.Lap(0)
     now[0] = 10.0
     lap.leave_out(8.0)
     assert lap.tokens_per_second(100) == pytest.approx(50)

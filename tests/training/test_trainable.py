@@ -100,7 +100,7 @@ def test_a_sub_model_is_the_stock_model_of_so_many_layers_and_its_top_is_trained
     shallow.load_state_dict({each: value for each, value in model.state_dict().items() if each in shallow.state_dict()})
     trainable = freeze(model, BLOCKS)
     whole = loss(model).item()
-    with trainable.in_force(step_of(block)):
+    with trainable.applied_at(step_of(block)):
         found = loss(model)
     torch.testing.assert_close(found, loss(shallow), rtol=0, atol=0)
     assert (found.item() == whole) == (block == 2)
@@ -115,7 +115,7 @@ def test_a_tied_table_learns_as_the_head_only_in_sub_models():
     tied, untied = make("llama-gqa-tied"), make("llama-gqa")
     untied.load_state_dict({**tied.state_dict()})
     for model in (tied, untied):
-        with freeze(model, BLOCKS).in_force(step_of(1)):
+        with freeze(model, BLOCKS).applied_at(step_of(1)):
             loss(model).backward()
     torch.testing.assert_close(tied.lm_head.weight.grad, untied.lm_head.weight.grad, rtol=0, atol=0)
     assert untied.model.embed_tokens.weight.grad is None
@@ -154,8 +154,8 @@ def test_zeros_instead_of_gradients_neither_move_nor_decay_what_a_step_leaves_ou
     model = make("llama-gqa")
     trainable = freeze(model, BLOCKS)
     optimizer = build_optimizer(model, OptimizerSettings(name="test", lr=1e-2), {}, trainable.blocks(model))
-    trainable.watch(optimizer)
-    with trainable.in_force(step_of(1)):
+    trainable.attach_to(optimizer)
+    with trainable.applied_at(step_of(1)):
         loss(model).backward()
     above = model.model.layers[3].mlp.up_proj.weight
     before, below = above.detach().clone(), model.model.layers[0].mlp.up_proj.weight.detach().clone()

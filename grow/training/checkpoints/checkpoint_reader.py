@@ -1,16 +1,16 @@
-"""Checkpoints inside a run: what they consist of, and reading back only those whose every digest holds.
+"""Checkpoints of a run: their files, and how they are read back, after every digest was checked.
 
 checkpoints/step-00000500/
-    config.json, model.safetensors       a stock model directory, float32: it can be loaded, averaged or grown as it is
-    optimizer-00000-of-00002.safetensors one file a rank: PARAMETER/exp_avg and PARAMETER/exp_avg_sq, flat, from an
-                                         element on that the header names
+    config.json, model.safetensors       a stock model directory, float32: it can be loaded, averaged or grown
+    optimizer-00000-of-00002.safetensors one file for each rank: PARAMETER/exp_avg and PARAMETER/exp_avg_sq, flat; the
+                                         header names the element of the parameter that each tensor starts at
     average-00000-of-00002.safetensors   where weights are averaged: snapshot-STEP/PARAMETER, flat in the same way
     rng.safetensors                      state of the random generators of every rank
     state.json                           tokens, seconds, sequences read, length of metrics.jsonl, ...
     COMPLETE.json                        SHA-256 of every other file; written last
 
-A parameter's moments are addressed by element, never by rank, so any strategy on any number of ranks can continue
-from any other. Nothing here is pickled, so nothing read here can run code.
+A parameter's moments are addressed by element, not by rank, so a run can continue under any strategy on any number of
+ranks. Nothing is pickled, so reading a checkpoint never runs code from it.
 """
 
 import json
@@ -33,16 +33,16 @@ from grow.training.checkpoints.fragments import Fragment
 
 RNG_FILE = "rng.safetensors"
 OPTIMIZER_FILES, AVERAGE_FILES = "optimizer-*.safetensors", "average-*.safetensors"
-STARTS = "starts"  # in a shard's header: first element of each parameter's fragment
+STARTS = "starts"  # key of a shard's header: the first element of each parameter's fragment
 PERMANENT, ROLLING, PREEMPTION = "permanent", "rolling", "preemption"
 
 
 @dataclass(kw_only=True, slots=True)
 class RunState:
-    """Where a run stood, apart from its tensors."""
+    """State of a run besides its tensors; the content of state.json."""
 
     kind: str
-    """permanent: kept for good; rolling: until newer ones come; preemption: until the next one of any kind."""
+    """permanent: kept for good; rolling: kept until newer ones exist; preemption: kept until the next of any kind."""
     step: int
     tokens: int
     seconds: float
@@ -50,17 +50,17 @@ class RunState:
     sequences: int
     """Sequences that all ranks together have read."""
     updates: int
-    """Steps the optimizer has taken: those that were skipped for a gradient that is not finite do not count."""
+    """Steps that the optimizer has taken; steps skipped for a gradient that is not finite do not count."""
     metrics_bytes: int
-    """Length of metrics.jsonl; what comes after it is cut when the run continues here."""
+    """Length of metrics.jsonl; later rows are cut off when the run continues from here."""
     skipped: int = 0
     """Steps skipped so far."""
     updates_of_groups: list[int] = field(default_factory=list)
-    """Updates of each optimizer group where steps leave some out, else empty."""
+    """Updates of each optimizer group where some steps do not train all groups, else empty."""
     input_copies: dict[str, float] = field(default_factory=dict)
-    """Weights whose inputs a growth repeated, and how often."""
+    """Number of copies that a growth made of a weight's inputs, by weight."""
     average: dict[str, Any] | None = None
-    """What the average of the weights keeps beside its snapshots."""
+    """State of the average of the weights besides its snapshots."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +71,15 @@ class Checkpoint:
 
     @property
     def state(self) -> RunState:
+        """Read state.json."""
         return RunState(**read_json(self.path / STATE_FILE))
 
     def restore_optimizer(self, fragments: Sequence[Fragment], optimizer: Optimizer) -> None:
-        """Give this rank's fragments the moments that were saved of their elements, whoever saved them.
+        """Fill this rank's fragments with the saved moments of their elements, and set the counts of updates.
 
         Args:
-            fragments: views to fill.
-            optimizer: whose count of updates is set.
+            fragments: Fragments whose moments are filled.
+            optimizer: Optimizer whose counts of updates are set.
 
         Raises:
             CheckpointError: some elements were never saved.
@@ -90,7 +91,7 @@ class Checkpoint:
                 optimizer.state[parameter]["step"].fill_(updates)
 
     def restore_average(self, average: Average, fragments: Sequence[Fragment]) -> None:
-        """Give an average the snapshots that were saved, as far as this rank owns them; without any it starts anew.
+        """Fill an average with the saved snapshots of this rank's elements; without saved ones it starts empty.
 
         Raises:
             CheckpointError: another kind of average was saved, or of other weights.
@@ -99,7 +100,7 @@ class Checkpoint:
             restore_average(self.path, self.state.average, average, fragments)
 
     def restore_rng(self, rank: int) -> None:
-        """Put this rank's random generators where they were; a rank that did not exist then keeps its own."""
+        """Restore this rank's random generators; a rank that did not exist when this was saved keeps its own state."""
         tensors = load_file(self.path / RNG_FILE)
         if f"{rank}.cpu" in tensors:
             torch.set_rng_state(tensors[f"{rank}.cpu"])
@@ -108,10 +109,10 @@ class Checkpoint:
 
 
 def restore_moments(directory: Path, fragments: Sequence[Fragment], optimizer: Optimizer, updates: int) -> None:
-    """Fill fragments with the moments that a directory's optimizer files hold of their elements.
+    """Fill fragments with their elements' moments from a directory's optimizer files.
 
     Raises:
-        CheckpointError: they do not hold all of them.
+        CheckpointError: the files do not hold all elements.
     """
     moments = SavedFragments(directory, OPTIMIZER_FILES)
     for fragment in fragments:
@@ -122,16 +123,16 @@ def restore_moments(directory: Path, fragments: Sequence[Fragment], optimizer: O
 
 
 def restore_average(directory: Path, state: Mapping[str, Any], average: Average, fragments: Sequence[Fragment]) -> None:
-    """Fill an average with what a directory's average files hold of the fragments' elements.
+    """Fill an average with the fragments' elements from a directory's average files.
 
     Raises:
-        CheckpointError: they do not hold all of them, or another kind of average.
+        CheckpointError: the files do not hold all elements, or are of another kind of average.
     """
     saved, owned = SavedFragments(directory, AVERAGE_FILES), {fragment.name: fragment for fragment in fragments}
 
     def read(key: str) -> Tensor:
         fragment = owned[key.partition("/")[2]]
-        part = saved.room(key, fragment.values.numel())
+        part = saved.empty(key, fragment.values.numel())
         saved.read(key, fragment.start, part)
         return part
 
@@ -139,12 +140,12 @@ def restore_average(directory: Path, state: Mapping[str, Any], average: Average,
 
 
 class SavedFragments:
-    """The shards of a checkpoint as one: any stretch of any parameter's moments or snapshots.
+    """Reads any range of elements of a parameter's moments or snapshots out of all ranks' files.
 
     Args:
-        directory: of a checkpoint.
-        files: pattern of the shards. Their tensors are PARAMETER/KIND or KIND/PARAMETER; the header says from which
-            element of the parameter on.
+        directory: Directory of a checkpoint.
+        files: Pattern of the files' names. Their tensors are named PARAMETER/KIND or KIND/PARAMETER, and the header
+            says at which element of the parameter each of them starts.
     """
 
     def __init__(self, directory: Path, files: str) -> None:
@@ -154,21 +155,21 @@ class SavedFragments:
         for path in sorted(directory.glob(files)):
             with safe_open(path, framework="pt") as file:
                 starts = json.loads(file.metadata()[STARTS])
-                for key in file.keys():  # noqa: SIM118 (it is no mapping)
+                for key in file.keys():  # noqa: SIM118 (not a mapping)
                     name = next(part for part in (key.partition("/")[2], key.rpartition("/")[0]) if part in starts)
                     self._pieces[key].append((starts[name], path))
                     if file.get_slice(key).get_dtype() == "F64":
                         self._float64.add(key)
 
-    def room(self, key: str, elements: int) -> Tensor:
-        """An empty flat tensor for some elements of a saved one, in its dtype."""
+    def empty(self, key: str, elements: int) -> Tensor:
+        """Return an uninitialized flat tensor of the dtype of a saved one: (elements,)."""
         return torch.empty(elements, dtype=torch.float64 if key in self._float64 else torch.float32)
 
     def whole(self, key: str) -> Tensor:
-        """A flat tensor with all elements that were saved.
+        """Read a whole tensor, flat.
 
         Raises:
-            CheckpointError: some between the first and the last are missing, or nothing is there.
+            CheckpointError: elements before the last saved one are missing, or none was saved.
         """
         length = 0
         for start, path in self._pieces.get(key, ()):
@@ -176,15 +177,15 @@ class SavedFragments:
                 length = max(length, start + file.get_slice(key).get_shape()[0])
         if length == 0:
             raise CheckpointError(f"{self._directory}: expected {key} in its shards, found none of it.")
-        out = self.room(key, length)
+        out = self.empty(key, length)
         self.read(key, 0, out)
         return out
 
     def read(self, key: str, start: int, out: Tensor) -> None:
-        """Fill a flat tensor with a tensor's elements [start, start + n).
+        """Fill a flat tensor of n elements with the saved elements [start, start + n).
 
         Raises:
-            CheckpointError: the shards do not hold all of them.
+            CheckpointError: the files do not hold all of them.
         """
         stop, filled = start + out.numel(), 0
         for piece_start, path in self._pieces.get(key, ()):
@@ -202,8 +203,8 @@ class SavedFragments:
 
 
 def newest_checkpoint(directory: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint whose files are what was written, and a line about each newer one that is not."""
-    skipped = []
+    """Return the newest checkpoint whose files match their digests, and a message about each newer, damaged one."""
+    skipped: list[str] = []
     for path in reversed(checkpoint_directories(directory)):
         wrong = _difference(path)
         if wrong is None:
@@ -213,10 +214,10 @@ def newest_checkpoint(directory: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def require_complete(path: Path) -> Checkpoint:
-    """The checkpoint in a directory.
+    """Return the checkpoint in a directory.
 
     Raises:
-        CheckpointError: it is not one, or its files are not what was written.
+        CheckpointError: the directory is not a checkpoint, or its files do not match their digests.
     """
     wrong = _difference(path)
     if wrong is None:
@@ -227,17 +228,17 @@ def require_complete(path: Path) -> Checkpoint:
 
 
 def directory_name(step: int) -> str:
-    """What the checkpoint of a step is called."""
+    """Return the name of the directory of a step's checkpoint."""
     return f"step-{step:08}"
 
 
 def checkpoint_directories(directory: Path) -> list[Path]:
-    """What is or was meant to be a checkpoint of a run, in the order of steps."""
+    """Return all directories of checkpoints of a run, complete or not, in the order of their steps."""
     return sorted(directory.glob("step-*"))
 
 
 def _difference(path: Path) -> str | None:
-    """What keeps a checkpoint from being complete, if anything."""
+    """Return what keeps a checkpoint from being complete, or None."""
     if not (path / COMPLETE_FILE).exists():
         return f"it has no {COMPLETE_FILE}, so it was never finished"
     try:

@@ -1,7 +1,8 @@
-"""Writes a run's checkpoints: copied at a step edge, written while training goes on, whole or not at all.
+"""Writes a run's checkpoints: state is copied between two steps and written during the next, completely or not at all.
 
-Every rank writes the moments it keeps; rank 0 writes the rest, waits for the others' files, writes COMPLETE.json and
-gives the directory its name. No rank talks to another while it writes: a file RANK.json says that a rank is done.
+Every rank writes the moments it keeps. Rank 0 writes the rest, waits for the others' files, writes COMPLETE.json and
+renames the directory to its final name. Ranks do not communicate while they write: a file rank-N.done says that rank N
+has written its part.
 """
 
 import json
@@ -45,14 +46,14 @@ _BYTES_A_PARAMETER = 12  # float32 weight and two moments
 
 @dataclass(kw_only=True, slots=True)
 class CheckpointWriter:
-    """Writes checkpoints and keeps those that are to be kept."""
+    """Writes checkpoints, and removes those that are no longer kept."""
 
     directory: Path
     ranks: Ranks
     keep_last: int
     background: bool
     timeout_s: float
-    """How long rank 0 waits for another rank's file."""
+    """Seconds that rank 0 waits for another rank's file."""
     sequence_length: int
     input_copies: Mapping[str, float]
     _writing: threading.Thread | None = field(default=None, repr=False)
@@ -69,16 +70,16 @@ class CheckpointWriter:
         skipped: int,
         average: RunAverage | None,
     ) -> None:
-        """Copy the state of a step and start to write it; every rank calls this at the same step edge.
+        """Copy the state after a step and start to write it; every rank calls this after the same step.
 
         Args:
-            kind: permanent, rolling or preemption.
-            model: as it trains.
-            optimizer: as Lightning holds it.
-            clock: tokens, step and seconds.
-            metrics_bytes: length of metrics.jsonl.
-            skipped: steps skipped so far.
-            average: of the weights; its snapshots are not copied, so `wait` before the next one.
+            kind: One of permanent, rolling and preemption.
+            model: Model as it trains.
+            optimizer: Optimizer as Lightning holds it.
+            clock: Clock of the run, for tokens, step and seconds.
+            metrics_bytes: Length of metrics.jsonl.
+            skipped: Steps skipped so far.
+            average: Average of the weights. Its snapshots are not copied, so call `wait` before the next one is taken.
 
         Raises:
             CheckpointError: the disk is full or read-only, now or while the last checkpoint was written.
@@ -91,7 +92,7 @@ class CheckpointWriter:
         final = self.directory / directory_name(clock.step)
         if self.ranks.is_first:
             self._prepare(partial, final, sum(_elements(parameter) for parameter in model.parameters()))
-        rng = gather(_rng_state())  # nobody goes on before rank 0 has made the directory
+        rng = gather(_rng_state())  # also a barrier: no rank continues before rank 0 has made the directory
         weights, shard = full_weights(model), _Shard(owned_fragments(model, optimizer))
         state = RunState(
             kind=kind,
@@ -110,10 +111,10 @@ class CheckpointWriter:
         self._start(lambda: self._write(partial, final, state, model, weights, shard, average, _by_rank(rng)))
 
     def wait(self) -> None:
-        """Until this rank's last checkpoint is written.
+        """Wait until this rank's last checkpoint is written.
 
         Raises:
-            CheckpointError: it could not be.
+            CheckpointError: it could not be written.
         """
         if self._writing is not None:
             self._writing.join()
@@ -123,16 +124,16 @@ class CheckpointWriter:
             raise failure
 
     def finish(self) -> None:
-        """Until every rank's last checkpoint is written, so that processes may end."""
+        """Wait until every rank's last checkpoint is written, so that processes may end."""
         self.wait()
         barrier()
 
     def _prepare(self, partial: Path, final: Path, elements: int) -> None:
         with disk_errors_named(final):
             self.directory.mkdir(parents=True, exist_ok=True)
-            for stale in self.directory.glob(".step-*.partial"):  # of a run that was killed while it saved
+            for stale in self.directory.glob(".step-*.partial"):  # left by a run that was killed while it saved
                 shutil.rmtree(stale)
-            if final.exists():  # a torn one of the same step
+            if final.exists():  # an incomplete one of the same step
                 _remove(final)
             check_space(self.directory, elements * _BYTES_A_PARAMETER, final)
             partial.mkdir()
@@ -141,7 +142,7 @@ class CheckpointWriter:
         def run() -> None:
             try:
                 job()
-            except BaseException as error:  # raised again where the run next looks
+            except BaseException as error:  # `wait` raises it again
                 self._failure = error
 
         self._writing = threading.Thread(target=run, name="checkpoint")
@@ -191,7 +192,7 @@ class CheckpointWriter:
             done.unlink()
 
     def _retire(self, newest: RunState) -> None:
-        """Remove the preemption saves before the newest checkpoint, and rolling ones beyond the last few."""
+        """Remove the preemption checkpoints before the newest one, and all but the last `keep_last` rolling ones."""
         before = [path for path in checkpoint_directories(self.directory) if path.name < directory_name(newest.step)]
         kinds = {path: _kind(path) for path in before}
         rolling = [path for path in before if kinds[path] == ROLLING]
@@ -202,7 +203,7 @@ class CheckpointWriter:
 
 
 class _Shard:
-    """A copy, in the host's memory, of the moments this rank keeps."""
+    """A copy of this rank's moments in host memory."""
 
     def __init__(self, fragments: Sequence[Fragment]) -> None:
         self._starts = {fragment.name: fragment.start for fragment in fragments}
@@ -222,13 +223,19 @@ def _write_average(average: RunAverage, path: Path) -> None:
 
 
 def save_model(model: PreTrainedModel, weights: Mapping[str, Tensor], directory: Path) -> None:
-    """Write a stock model directory with these values of the model's parameters."""
+    """Write a stock model directory with these weights in place of the model's own.
+
+    Args:
+        model: Model whose configuration and tied names are used.
+        weights: Value of every parameter, by name.
+        directory: Directory to write to.
+    """
     tied = {name: weights[first] for name, first in _tied_names(model).items()}
     model.save_pretrained(directory, state_dict={**weights, **tied})
 
 
 def _tied_names(model: PreTrainedModel) -> dict[str, str]:
-    """Other names of parameters that the model holds twice -> the name they are listed by."""
+    """Return further names of parameters that the model holds twice, and the name under which each is listed."""
     listed = {id(parameter): name for name, parameter in model.named_parameters()}
     every = model.named_parameters(remove_duplicate=False)
     return {name: listed[id(parameter)] for name, parameter in every if listed[id(parameter)] != name}
@@ -252,7 +259,7 @@ def _updates_of_groups(optimizer: Optimizer) -> list[int]:
 def _kind(path: Path) -> str:
     try:
         return Checkpoint(path).state.kind
-    except (CheckpointError, TypeError):  # torn: as good as a rolling one
+    except (CheckpointError, TypeError):  # incomplete: removed like a rolling one
         return ROLLING
 
 
@@ -273,7 +280,7 @@ def _to_disk(path: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    (path / COMPLETE_FILE).unlink(missing_ok=True)  # first, so that a half-removed checkpoint is no checkpoint
+    (path / COMPLETE_FILE).unlink(missing_ok=True)  # first, so that a half-removed checkpoint counts as incomplete
     shutil.rmtree(path)
 
 

@@ -1,12 +1,12 @@
-"""Which stretch of every parameter's float32 values this rank keeps, under any strategy: what is saved and restored.
+"""The elements of every parameter that this rank saves and restores in float32, under any strategy.
 
-    plain        all of it
-    ddp          every rank keeps all of it; each speaks for an equal share of every parameter
-    zero1, 2     a stretch of the group's flat masters      (DeepSpeed's _hp_mapping of a parameter)
+    plain        all elements
+    ddp          every rank keeps all elements, and saves an equal share of every parameter
+    zero1, 2     a range of the group's flat masters         (DeepSpeed's _hp_mapping of a parameter)
     zero3        the rank's equal share of each parameter    (DeepSpeed's safe_get_local_*)
     fsdp2        the rank's rows of each parameter           (a DTensor's local part)
 
-A fragment is a flat view: writing to it changes what the optimizer updates.
+A fragment is a flat view: writing to it changes the values that the optimizer updates.
 """
 
 from collections.abc import Iterator
@@ -33,20 +33,22 @@ class Fragment:
     name: str
     start: int
     values: Tensor  # (n,) float32
-    moments: dict[str, Tensor]  # each (n,) float32; none of a frozen parameter
+    moments: dict[str, Tensor]  # each (n,) float32; empty for a frozen parameter
 
     @property
     def stop(self) -> int:
+        """Return the element after the last one."""
         return self.start + self.values.numel()
 
 
 def owned_fragments(model: nn.Module, optimizer: Any, *, every_rank: bool = False) -> list[Fragment]:
-    """This rank's fragments, in the model's order; together the ranks' fragments cover every element once.
+    """Return this rank's fragments, in the model's order; together the ranks' fragments cover every element once.
 
     Args:
-        model: whose `named_parameters` name the fragments.
-        optimizer: as Lightning holds it, DeepSpeed's or torch's; its state is created where it has none yet.
-        every_rank: a rank that keeps a whole parameter owns all of it, not a share: for filling, not for saving.
+        model: Model whose `named_parameters` name the fragments.
+        optimizer: Optimizer as Lightning holds it, DeepSpeed's or torch's; its state is created where it has none yet.
+        every_rank: Whether a rank that keeps a whole parameter gets all of it instead of a share. True for restoring,
+            where every rank fills what it keeps; False for saving.
     """
     base = base_optimizer(optimizer)
     _create_state(base, _flat_masters(optimizer, base))
@@ -55,12 +57,12 @@ def owned_fragments(model: nn.Module, optimizer: Any, *, every_rank: bool = Fals
 
 
 def base_optimizer(optimizer: Any) -> Optimizer:
-    """The torch optimizer that does the arithmetic."""
+    """Return the torch optimizer inside DeepSpeed's or Lightning's wrapper."""
     return getattr(optimizer, "optimizer", optimizer)
 
 
 def kept_in_shards(model: nn.Module) -> str | None:
-    """zero3 or fsdp2 where a rank holds only its part of the weights it computes with, else None."""
+    """Return zero3 or fsdp2 where a rank holds only a part of the weights it computes with, else None."""
     parameter = next(model.parameters())
     if hasattr(parameter, "ds_id"):
         return "zero3"
@@ -68,7 +70,7 @@ def kept_in_shards(model: nn.Module) -> str | None:
 
 
 def full_weights(model: nn.Module) -> dict[str, Tensor] | None:
-    """Every parameter's float32 values on rank 0's host, None on other ranks; all ranks must call it."""
+    """Return every parameter in float32 in rank 0's host memory, None on other ranks; all ranks must call this."""
     weights = {}
     for name, parameter in model.named_parameters():
         whole = _whole(parameter)
@@ -78,13 +80,13 @@ def full_weights(model: nn.Module) -> dict[str, Tensor] | None:
 
 
 def _flat_masters(optimizer: Any, base: Optimizer) -> list[Tensor]:
-    """What the optimizer updates; ZeRO-3 lists its masters in the groups only while it updates them."""
+    """Return the tensors that the optimizer updates; ZeRO-3 lists its masters in the groups only during an update."""
     in_groups = [parameter for group in base.param_groups for parameter in group["params"]]
     return getattr(optimizer, "fp32_partitioned_groups_flat", in_groups)
 
 
 def _create_state(optimizer: Optimizer, masters: list[Tensor]) -> None:
-    """Give every master of an AdamW the state that its first step would create."""
+    """Create the state of AdamW that its first step would create, where it is missing."""
     for master in masters:
         state = optimizer.state[master]
         if not state:
@@ -108,7 +110,7 @@ def _fragments(model: nn.Module, optimizer: Any, base: Optimizer, part: int, par
 
 def _plain_fragment(name: str, parameter: Tensor, base: Optimizer, part: int, parts: int) -> Fragment:
     start, stop = (parameter.numel() * edge // parts for edge in (part, part + 1))
-    state = base.state.get(parameter, {})  # frozen parameters have none, and every rank all of them
+    state = base.state.get(parameter, {})  # frozen parameters have none
     return Fragment(
         name=name,
         start=start,

@@ -1,7 +1,7 @@
-"""The average of the weights in a run: snapshots of what each rank owns, and the average in the model for a while.
+"""The average of the weights in a run: each rank averages its own fragments, which are assembled only to be used.
 
-A rank pushes and averages its own fragments without asking the others. Only to have the average in the model, or in
-a file, are they put together, parameter by parameter.
+A rank takes snapshots of its fragments without communication. Putting the average into the model, or into a file,
+assembles the ranks' fragments one parameter at a time.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,12 +19,12 @@ from grow.training.checkpoints.fragments import Fragment, kept_in_shards, owned_
 
 
 class RunAverage:
-    """What a run knows of its average.
+    """The average of a run's weights, connected to the model that trains.
 
     Args:
-        average: of this rank's fragments.
-        model: as it trains.
-        optimizer: as Lightning holds it.
+        average: Average of this rank's fragments.
+        model: Model as it trains.
+        optimizer: Optimizer as Lightning holds it.
     """
 
     def __init__(self, average: Average, model: nn.Module, optimizer: Any) -> None:
@@ -33,17 +33,17 @@ class RunAverage:
         self.fragments = owned_fragments(model, optimizer)
 
     def push_if_due(self, step: int) -> None:
-        """Take a snapshot after the steps that the plan names; the live weights are only read."""
+        """Take a snapshot if the plan has one after this step; the live weights are only read."""
         if self.average.plan.due(step):
             self.average.push(step, {fragment.name: fragment.values for fragment in self.fragments})
 
     @property
     def ready(self) -> bool:
-        """Whether there is an average; the same on every rank."""
+        """Return whether there are enough snapshots for an average; the same on every rank."""
         return self.average.ready
 
     def in_model(self) -> AbstractContextManager[None]:
-        """The average in the live model for the length of a block; every rank enters it."""
+        """Put the average into the live model for the duration of a `with` block; all ranks must enter it."""
         mean = self.average.mean()
         if kept_in_shards(self._model) == "zero3":
             return self._in_zero3_model(mean)
@@ -53,7 +53,7 @@ class RunAverage:
         return averaged({name: value.detach() for name, value in live.items()}, Assembled(live, self.fragments, mean))
 
     def full(self) -> dict[str, Tensor] | None:
-        """The average of every parameter on rank 0's host, None on other ranks; all ranks must call it."""
+        """Return the average of every parameter on rank 0's host, None on other ranks; all ranks must call this."""
         assembled = Assembled(dict(self._model.named_parameters()), self.fragments, self.average.mean())
         weights = {}
         for name, tensor in assembled.items():
@@ -63,7 +63,7 @@ class RunAverage:
 
     @contextmanager
     def _in_zero3_model(self, mean: Mapping[str, Tensor]) -> Iterator[None]:
-        """ZeRO-3's weights are copies of its masters, and are made from them again."""
+        """Put the average into ZeRO-3's weights, which are copies of its masters, and restore them from the masters."""
         try:
             self._fill_zero3(mean)
             yield
@@ -81,12 +81,14 @@ class RunAverage:
 
 
 class Assembled(Mapping[str, Tensor]):
-    """Whole parameters out of the fragments of all ranks; every rank must ask for the same ones in the same order.
+    """Maps names to whole parameters, assembled from the fragments of all ranks.
+
+    All ranks must read the same names in the same order.
 
     Args:
-        parameters: the model's; they give names, shapes and devices.
-        fragments: of this rank.
-        values: of this rank's fragments, by name.
+        parameters: Parameters of the model, which give names, shapes and devices.
+        fragments: Fragments of this rank.
+        values: Values of this rank's fragments, by name.
     """
 
     def __init__(self, parameters: Mapping[str, Any], fragments: list[Fragment], values: Mapping[str, Tensor]) -> None:
@@ -101,7 +103,7 @@ class Assembled(Mapping[str, Tensor]):
             fragment = self._fragments[name]
             whole[fragment.start : fragment.stop].copy_(self._values[name])
         if dist.is_initialized():
-            dist.all_reduce(whole)  # each element is one rank's, and zero on all others: the sum is exact
+            dist.all_reduce(whole)  # one rank owns each element and the others add zero: the sum is exact
         return whole.view(shape)
 
     def __iter__(self) -> Iterator[str]:

@@ -1,1 +1,1 @@
-"""What carries out the steps: Lightning's trainer and strategies, DeepSpeed's ZeRO, FSDP2, and what they were given."""
+"""The engine that carries out the steps: Lightning's Trainer and strategies, DeepSpeed's ZeRO, FSDP2, torch.compile."""

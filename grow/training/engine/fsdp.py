@@ -5,17 +5,17 @@ from typing import Any
 from lightning.fabric.plugins import ClusterEnvironment
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from grow.training.step.module import PretrainModule
 
 
 class FullyShardedStrategy(ModelParallelStrategy):
-    """Calls the module as a module, so that what is around the blocks is gathered too.
+    """Runs each step through the module's own forward, whose hooks gather the weights outside the decoder blocks.
 
     Args:
-        ranks: processes to shard over.
-        environment: the processes.
+        ranks: Number of processes to shard over.
+        environment: Cluster environment that names the processes.
     """
 
     def __init__(self, ranks: int, environment: ClusterEnvironment) -> None:
@@ -23,15 +23,23 @@ class FullyShardedStrategy(ModelParallelStrategy):
         self.cluster_environment = environment
 
     def training_step(self, *args: Any) -> Tensor:
-        return self._forward_redirection(self.model, self.lightning_module, "training_step", *args)
+        """Run the module's training step; Lightning calls this for each micro-batch."""
+        return self._through_forward("training_step", *args)
 
     def validation_step(self, *args: Any) -> None:
-        self._forward_redirection(self.model, self.lightning_module, "validation_step", *args)
-        self.lightning_module.reshard()  # no backward pass follows that would do it
+        """Run the module's validation step, then free the gathered weights: no backward pass follows to do it."""
+        self._through_forward("validation_step", *args)
+        assert isinstance(self.lightning_module, FSDPModule)
+        self.lightning_module.reshard()
+
+    def _through_forward(self, method: str, *args: Any) -> Any:
+        assert self.model is not None and self.lightning_module is not None
+        return self._forward_redirection(self.model, self.lightning_module, method, *args)
 
 
 def shard_fully(module: PretrainModule) -> None:
-    """Each decoder block is gathered for itself, what is around them for the whole step."""
+    """Shard each decoder block by itself, and the rest of the module as one unit that stays gathered for the step."""
+    assert module.device_mesh is not None  # the strategy has set it
     mesh = module.device_mesh["data_parallel"]
     for block in module.model.get_decoder().layers:
         fully_shard(block, mesh=mesh)

@@ -1,4 +1,4 @@
-"""Reads back, from the engine that will train, what was asked of it: a setting that was dropped stops the run."""
+"""Reads the settings back from the engine that will train: a run stops where the engine dropped or changed one."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ from grow.training.plan import Plan
 
 
 def check_engine(trainer: L.Trainer, plan: Plan) -> None:
-    """Compare clipping, precision, accumulation, batch and optimizer of the engine with the plan.
+    """Refuse an engine whose clipping, precision, accumulation, batch or optimizer differ from the plan.
 
     Raises:
-        ConfigError: the engine would train otherwise than asked.
+        ConfigError: the engine would train with other settings than the plan's.
     """
     found = _found(trainer)
     wrong = [

@@ -1,4 +1,4 @@
-"""Lightning's strategy for a run: how weights, gradients and optimizer state are spread over its processes."""
+"""Lightning's strategy for a run: how weights, gradients and optimizer state are distributed over its processes."""
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
@@ -10,12 +10,12 @@ from grow.training.plan import Plan
 
 
 def build_strategy(plan: Plan, device: torch.device, parameters: int) -> Strategy:
-    """Lightning's strategy for the plan; the plain one where there is nobody to share with.
+    """Build Lightning's strategy for the plan; a single process gets the single-device strategy.
 
     Args:
-        plan: kind of strategy, and the processes.
-        device: of this rank.
-        parameters: of the model.
+        plan: Kind of strategy, and the processes.
+        device: Device of this rank.
+        parameters: Number of parameters of the model.
     """
     if not plan.is_distributed:
         return SingleDeviceStrategy(device=device)
@@ -24,7 +24,8 @@ def build_strategy(plan: Plan, device: torch.device, parameters: int) -> Strateg
         return DDPStrategy(
             gradient_as_bucket_view=True,
             broadcast_buffers=False,
-            find_unused_parameters=plan.trainable.kind == "submodel",  # other ones each step, alike on all ranks
+            find_unused_parameters=plan.trainable.kind
+            == "submodel",  # different ones at each step, the same on all ranks
             cluster_environment=environment,
         )
     if plan.strategy.kind == "fsdp2":

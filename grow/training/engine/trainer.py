@@ -1,4 +1,4 @@
-"""Builds what trains: the module around a model, and Lightning's Trainer around the module."""
+"""Builds the module around a model, and Lightning's Trainer around the module."""
 
 import logging
 import warnings
@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from grow.common.clock import Clock
+from grow.training.engine.compilation import compile_in_place
 from grow.training.engine.fsdp import shard_fully
 from grow.training.engine.strategy import build_strategy
 from grow.training.plan import Plan
@@ -22,7 +23,10 @@ from grow.training.step.trainable import TrainableSet
 def build_module(
     model: PreTrainedModel, plan: Plan, clock: Clock, input_copies: Mapping[str, float], trainable: TrainableSet
 ) -> PretrainModule:
-    """A model with its loss, optimizer and schedule; compiled in place, so that its parameters keep their names."""
+    """Build the module of a model with its loss, optimizer and schedule.
+
+    The model is compiled in place, so that its parameters keep their names.
+    """
     compile_in_place(model, plan.trainer.compile)
     return PretrainModule(
         model,
@@ -37,24 +41,17 @@ def build_module(
     )
 
 
-def compile_in_place(model: PreTrainedModel, mode: str) -> None:
-    """Compile nothing, each decoder block, or the whole trunk, for fixed shapes."""
-    parts = {"none": (), "block": model.get_decoder().layers, "model": (model.base_model,)}
-    for part in parts[mode]:
-        part.compile(dynamic=False)
-
-
 def build_trainer(
     plan: Plan, device: torch.device, *, parameters: int, steps: int, callbacks: list[L.Callback]
 ) -> L.Trainer:
-    """Lightning's Trainer with everything off that Grow does itself: logging, validation, checkpoints, the bar.
+    """Build Lightning's Trainer without what Grow does itself: logging, validation, checkpoints, the progress bar.
 
     Args:
-        plan: precision, clipping, batch and processes.
-        device: of this rank.
-        parameters: of the model.
-        steps: optimizer steps that this start of the run takes.
-        callbacks: called in this order.
+        plan: Precision, clipping, batch and processes.
+        device: Device of this rank.
+        parameters: Number of parameters of the model.
+        steps: Optimizer steps that this start of the run takes.
+        callbacks: Callbacks, called in this order.
     """
     _silence_lightning()
     ranks = plan.ranks
@@ -80,7 +77,7 @@ def build_trainer(
 
 
 def _silence_lightning() -> None:
-    """Its start-up lines and its advice on loader workers; warnings about what it does not know how to do stay."""
+    """Hide Lightning's start-up lines and its warnings, such as the advice to use more loader workers."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", module="lightning.*")

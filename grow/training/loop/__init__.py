@@ -1,1 +1,1 @@
-"""What happens between two steps: rows, validation, probes, checkpoints, giving way to the system."""
+"""What happens between two steps: rows of metrics, validation, probes, checkpoints, stopping for the system."""

@@ -1,4 +1,4 @@
-"""metrics.jsonl, one row a measurement, and the speeds that go into it."""
+"""metrics.jsonl, with one row for each measurement, and the speeds that are written to it."""
 
 import json
 import os
@@ -11,12 +11,13 @@ from grow.loggers.views import Views
 
 
 class MetricsFile:
-    """Rows of JSON, each complete on disk once written.
+    """A file of JSON rows, each complete on disk once it is written.
 
     Args:
-        path: the file; None drops all rows (ranks other than the first).
-        keep_bytes: length to cut the file to first: what was written after the checkpoint a run continues from.
-        views: are handed every row too.
+        path: Path of the file; None, on ranks other than the first, drops all rows.
+        keep_bytes: Length that the file is cut to first, which removes rows written after the checkpoint that the run
+            continues from.
+        views: Loggers that also get every row.
     """
 
     def __init__(self, path: Path | None, keep_bytes: int = 0, views: Views | None = None) -> None:
@@ -31,7 +32,7 @@ class MetricsFile:
             self._file = path.open("a", buffering=1)
 
     def write(self, clock: Clock, values: dict[str, Any]) -> None:
-        """Append the clock's four columns and these values."""
+        """Append a row of the clock's four columns and these values."""
         if self._file is not None:
             row = {**clock.reading(), **values}
             self._file.write(json.dumps(row) + "\n")
@@ -40,26 +41,32 @@ class MetricsFile:
 
     @property
     def size_bytes(self) -> int:
+        """Return the length of the file."""
         return 0 if self._file is None else self._file.tell()
 
     def close(self) -> None:
+        """Close the file; may be called twice."""
         if self._file is not None:
             self._file.close()
 
 
 class Lap:
-    """Tokens a second between two readings, pauses left out."""
+    """Measures tokens per second between two readings, without the pauses.
+
+    Args:
+        tokens: Tokens seen at the start.
+    """
 
     def __init__(self, tokens: int) -> None:
         self._tokens, self._started = tokens, time.perf_counter()
 
     def tokens_per_second(self, tokens: int) -> float:
-        """Speed since the last reading, and the start of the next lap."""
+        """Return the speed since the last reading, and start the next lap."""
         now = time.perf_counter()
         speed = (tokens - self._tokens) / (now - self._started)
         self._tokens, self._started = tokens, now
         return speed
 
     def leave_out(self, seconds: float) -> None:
-        """Time that was not spent training: validation, a checkpoint."""
+        """Exclude time that was not spent training, such as validation or a checkpoint."""
         self._started += seconds

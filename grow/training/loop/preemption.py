@@ -1,6 +1,6 @@
-"""The system wants the machine back: a signal sets a flag, and at a step edge all ranks agree that it is set.
+"""Preemption: a signal from the scheduler sets a flag, and between two steps all ranks agree that it is set.
 
-SIGTERM, SIGUSR1 and SIGUSR2 mean the same: schedulers differ in which they send. Nothing is done inside a handler.
+SIGTERM, SIGUSR1 and SIGUSR2 mean the same, as schedulers differ in which they send. The handler only sets the flag.
 """
 
 import signal
@@ -14,9 +14,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Preemption:
-    """Watches for the signals while it is active.
+    """Handles the signals from `start` to `stop`.
 
-    The ranks' flags are reduced in the background from one step edge to the next, so that no step waits for it.
+    The ranks' flags are reduced in the background during a step, so that no step waits for the reduction.
     """
 
     def __init__(self) -> None:
@@ -27,14 +27,14 @@ class Preemption:
         self._group: dist.ProcessGroup | None = None
 
     def start(self) -> None:
-        """Take the signals over from whoever handles them; every rank must call it."""
+        """Replace the handlers of the signals; every rank must call this."""
         for number in SIGNALS:
             self._previous[number] = signal.signal(number, self._note)
         if dist.is_initialized():
-            self._group = dist.new_group(backend="gloo")  # answers on the host, whatever the devices are
+            self._group = dist.new_group(backend="gloo")  # reduces on the host, whatever the devices are
 
     def stop(self) -> None:
-        """Give the signals back."""
+        """Restore the former handlers."""
         if self._work is not None:
             self._work.wait()
             self._work = None
@@ -43,7 +43,7 @@ class Preemption:
         self._previous.clear()
 
     def agreed(self) -> bool:
-        """Whether any rank had been told by the last step edge (this one, for a single process)."""
+        """Return whether any rank had got a signal by the end of the step before; a single process answers for now."""
         if self._group is None:
             return self.signal_name is not None
         stop = self._work is not None and self._answer()

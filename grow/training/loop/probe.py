@@ -1,4 +1,4 @@
-"""What else is measured on the model while it trains: given to `fit`, asked between two steps."""
+"""The interface of a probe: a further measurement on the model during training, passed to `fit`."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -7,24 +7,27 @@ from grow.training.step.module import PretrainModule
 
 
 class Probe(Protocol):
-    """A measurement at the start of a run, whenever some tokens have passed, and at its end.
+    """A measurement at the start of a run, after every `every_tokens` tokens, and at the end.
 
-    Training goes on as if nobody had asked: random states are put back, and the time is left out of the run's
-    seconds. A probe itself leaves weights and gradients alone, and the model in the mode it found it in.
+    A probe does not influence training: the loop restores random states and leaves the time out of the run's seconds.
+    The probe itself must not change weights and gradients, and must leave the model in the mode it found it in.
     """
 
     name: str
+    """Name on the display."""
     shown: tuple[str, ...]
-    """Columns that are shown while the run goes on."""
+    """Columns that are shown on the display."""
     every_tokens: int
+    """Tokens between two measurements."""
     of_average: bool
-    """Whether averaged weights are measured too, where there are any."""
+    """Whether averaged weights are measured as well, where there are any."""
 
     def measure(self, module: PretrainModule, heartbeat: Callable[[str], None], averaged: bool) -> dict[str, float]:
-        """Columns of one row. All ranks call this together; rank 0's answer is written.
+        """Return the columns of one row. All ranks call this together; the columns of rank 0 are written.
 
         Args:
-            module: what trains, at its clock; `without_grad` computes on its model under any strategy.
-            heartbeat: wants to be told, well within strategy.timeout_s, what is being done.
-            averaged: the model holds averaged weights for the moment.
+            module: Module that trains; its `without_grad` computes on the model under any strategy.
+            heartbeat: Function that must be called more often than every strategy.timeout_s seconds, with the name of
+                the work in progress.
+            averaged: Whether the model holds averaged weights at the moment.
         """

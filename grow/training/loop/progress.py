@@ -1,4 +1,4 @@
-"""What a run shows while it trains: a bar on a terminal, a line now and then anywhere else, nothing on other ranks."""
+"""The progress display of a run: a bar on a terminal, else a line every few seconds; nothing on other ranks."""
 
 import sys
 import time
@@ -9,11 +9,11 @@ _SECONDS_BETWEEN_LINES = 15.0
 
 
 class ProgressDisplay:
-    """Steps done, loss, speed and time left.
+    """Shows steps done, loss, speed and time left.
 
     Args:
-        total_steps: of the whole run.
-        shown: False shows nothing.
+        total_steps: Optimizer steps of the whole run.
+        shown: Whether anything is shown.
     """
 
     def __init__(self, total_steps: int, *, shown: bool) -> None:
@@ -23,7 +23,7 @@ class ProgressDisplay:
         self._task = TaskID(0)
 
     def start(self, step: int) -> None:
-        """Show the display."""
+        """Start the display at a step that may be above 0, where a run continues."""
         if not (self._shown and sys.stdout.isatty()):
             return
         self._bar = Progress(
@@ -38,7 +38,7 @@ class ProgressDisplay:
         self._task = self._bar.add_task("", total=self._total, completed=step)
 
     def update(self, step: int, loss: float, tokens_per_second: float) -> None:
-        """New figures."""
+        """Show the figures of a step."""
         figures = f"loss {loss:.4f}  {tokens_per_second:,.0f} tokens/s"
         if self._bar is not None:
             self._bar.update(self._task, completed=step, description=figures, refresh=True)
@@ -47,14 +47,14 @@ class ProgressDisplay:
             print(f"step {step}/{self._total}  {figures}", flush=True)
 
     def note(self, line: str) -> None:
-        """A line that stays."""
+        """Print a line that stays above the bar."""
         if self._bar is not None:
             self._bar.console.print(line, highlight=False)
         elif self._shown:
             print(line, flush=True)
 
     def stop(self) -> None:
-        """Leave the terminal as it was."""
+        """Remove the bar from the terminal."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

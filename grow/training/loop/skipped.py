@@ -1,4 +1,4 @@
-"""Steps whose gradient is not finite: which ones they were, when there were too many, and what they had read."""
+"""Skipped steps, whose gradient was not finite: their count, their limit, and a report of the data they had read."""
 
 import math
 from dataclasses import dataclass
@@ -15,24 +15,24 @@ REPORT_FILE = "diverged.json"
 
 @dataclass(kw_only=True, slots=True)
 class SkippedSteps:
-    """Counts the steps that the optimizer left out, over the whole run and in a row."""
+    """Counts the steps that the optimizer skipped, over the whole run and in a row."""
 
     limit: int
-    """In a row, before the run stops."""
+    """Skipped steps in a row at which the run stops."""
     batch: Batch
     run: Path
     total: int = 0
     in_a_row: int = 0
 
     def count(self, norms: list[float], clock: Clock) -> list[int]:
-        """Take in the gradient norms of the last steps; returns the steps that were skipped.
+        """Count the last steps by their gradient norms, and return the steps that were skipped.
 
         Args:
-            norms: of consecutive steps, the last of which the clock stands at.
-            clock: of the run.
+            norms: Gradient norms of consecutive steps that end with the clock's step.
+            clock: Clock of the run.
 
         Raises:
-            DivergedError: `limit` steps in a row; diverged.json names them and the sequences they read.
+            DivergedError: `limit` steps in a row were skipped; diverged.json names them and the sequences they read.
         """
         skipped = []
         for step, norm in enumerate(norms, clock.step - len(norms) + 1):

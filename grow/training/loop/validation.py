@@ -1,11 +1,11 @@
-"""Validation: loss, perplexity and bits per byte of held-out text, of all of it and source by source.
+"""Validation: loss, perplexity and bits per byte of held-out text, over all of it and for each source.
 
-Every source is measured on its own part of the windows that the loss of the whole is measured on, so that it costs
-nothing more, and the whole is the mean of its parts:
+A source is measured on its share of the same windows, so sources cost nothing extra, and the loss of the whole is the
+weighted mean of the losses of the sources:
 
     perplexity = exp(loss)        bits per byte = nats of all tokens / (ln 2 * bytes of all tokens)
 
-S sources.
+S number of sources.
 """
 
 import math
@@ -19,15 +19,15 @@ from grow.data.tokenizer import bytes_per_token, load_tokenizer
 from grow.distributed.processes import gather
 from grow.training.step.module import PretrainModule
 
-_LARGEST_EXPONENT = 700.0  # of a float64, in nats
+_LARGEST_EXPONENT = 700.0  # nats; exp of more overflows a float64
 
 
 class Validation:
-    """The validation windows of a run. All ranks make one and measure together.
+    """Measures the validation losses of a run. All ranks make one, and measure together.
 
     Args:
-        data: batches of this rank, and the shards they are from.
-        module: what trains.
+        data: Validation batches of this rank, and the shards that they come from.
+        module: Module that trains.
     """
 
     def __init__(self, data: TokenDataModule, module: PretrainModule) -> None:
@@ -35,7 +35,7 @@ class Validation:
         self._names = data.shards.sources
         self._sources = torch.from_numpy(data.val_sources()).to(module.device)  # (windows,)
         self.without_bytes: str | None = None
-        """Why there are no bits per byte, where there are none."""
+        """Reason why no bits per byte are measured; None where they are."""
         windows, targets, byte_counts = np.zeros((3, len(self._names)))
         lengths, sources, batches = self._bytes_per_token(), iter(data.val_sources().tolist()), 0
         for batch in data.val_dataloader():
@@ -49,12 +49,12 @@ class Validation:
         self._passes = max(gather(batches))
 
     def measure(self, averaged: bool) -> dict[str, float]:
-        """Metric name -> value: val/loss, val/perplexity, val/bits_per_byte, and val/SOURCE/loss and so on.
+        """Return metrics by name: val/loss, val/perplexity, val/bits_per_byte, and the same as val/SOURCE/loss etc.
 
-        What cannot be told is left out.
+        Metrics that cannot be computed are left out: bits per byte without a tokenizer, a perplexity that overflows.
 
         Args:
-            averaged: the model holds averaged weights; names begin with val_avg.
+            averaged: Whether the model holds averaged weights; the names then begin with val_avg.
         """
         losses = self._module.validation_losses(self._data.val_dataloader(), self._passes)
         sums = torch.zeros(len(self._names), dtype=torch.float64, device=losses.device)
@@ -67,7 +67,7 @@ class Validation:
         return found
 
     def _metrics(self, prefix: str, nats: np.ndarray, part: slice) -> dict[str, float]:
-        loss = float(nats[part].sum() / self._window_counts[part].sum())  # windows are of one length
+        loss = float(nats[part].sum() / self._window_counts[part].sum())  # all windows have the same length
         found = {f"{prefix}/loss": loss}
         if loss < _LARGEST_EXPONENT:
             found[f"{prefix}/perplexity"] = math.exp(loss)

@@ -1,4 +1,4 @@
-"""Ends a rank that has stood still for too long, after it has said where: a hang must not cost hours in silence."""
+"""Ends a rank that has made no progress for too long, and reports where it hung."""
 
 import faulthandler
 import os
@@ -11,36 +11,36 @@ HANG_EXIT_CODE = 1
 
 
 class Watchdog:
-    """A thread that waits for heartbeats of the training loop.
+    """A thread that ends the process when the training loop sends no heartbeat for too long.
 
     Args:
-        timeout_s: longest silence.
-        report: file that gets the stacks of every thread of this rank.
-        rank: of this process.
+        timeout_s: Longest time between two heartbeats, in seconds.
+        report: File that gets the stacks of all threads of this rank.
+        rank: Rank of this process.
     """
 
     def __init__(self, *, timeout_s: float, report: Path, rank: int) -> None:
         self._timeout_s, self._report, self._rank = timeout_s, report, rank
-        self._heard_at, self._doing = time.monotonic(), "start"
+        self._last_beat, self._doing = time.monotonic(), "start"
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def start(self) -> None:
-        """Begin to listen."""
+        """Start the thread."""
         self.heartbeat("the first step")
         self._thread.start()
 
     def heartbeat(self, doing: str) -> None:
-        """The rank is alive, and this is what it does next."""
-        self._heard_at, self._doing = time.monotonic(), doing
+        """Reset the timer, and keep the name of the work that begins."""
+        self._last_beat, self._doing = time.monotonic(), doing
 
     def stop(self) -> None:
-        """Stop listening."""
+        """Stop the thread."""
         self._over.set()
 
     def _watch(self) -> None:
         while not self._over.wait(min(1.0, self._timeout_s / 4)):
-            silent_s = time.monotonic() - self._heard_at
+            silent_s = time.monotonic() - self._last_beat
             if silent_s > self._timeout_s:
                 self._give_up(silent_s)
 

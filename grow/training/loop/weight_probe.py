@@ -1,4 +1,4 @@
-"""Analyses of the weights while a model trains, written where scripts/analyze.py writes them."""
+"""A probe that analyzes the weights during training, with the files and numbers of scripts/analyze.py."""
 
 import shutil
 from collections.abc import Callable
@@ -20,10 +20,10 @@ from grow.training.step.module import PretrainModule
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WeightProbe:
-    """Symmetry, spectra, expert overlap and forgetting; a `grow.training.loop.probe.Probe`.
+    """Measures symmetry, spectra, expert overlap and forgetting; implements `grow.training.loop.probe.Probe`.
 
-    The weights are written as a checkpoint has them, read matrix by matrix, and removed. So they are looked at whole
-    under every strategy, and files and numbers are those that scripts/analyze.py makes of a checkpoint of this step.
+    The weights are written to a scratch directory in a checkpoint's format, read matrix by matrix, and removed. So
+    whole matrices are analyzed under every strategy, with the results that scripts/analyze.py has for a checkpoint.
     """
 
     run: Path
@@ -35,7 +35,7 @@ class WeightProbe:
     shown: tuple[str, ...] = ("analysis/symmetry/mean", "analysis/effective_rank/mean", "analysis/expert_overlap/mean")
 
     def measure(self, module: PretrainModule, heartbeat: Callable[[str], None], averaged: bool) -> dict[str, float]:
-        """analysis/symmetry/MATRIX and so on, and their means; rank 0 writes RUN/analysis too.
+        """Return analysis/symmetry/MATRIX and so on, and their means; rank 0 also writes RUN/analysis.
 
         Raises:
             CheckpointError: the disk is full or read-only.
@@ -44,7 +44,7 @@ class WeightProbe:
         scratch = self.run / ANALYSIS_FOLDER / ".weights"
         weights = full_weights(module.model)
         if weights is not None:
-            shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed here
+            shutil.rmtree(scratch, ignore_errors=True)  # left by a run that was killed here
             with disk_errors_named(scratch):
                 scratch.mkdir(parents=True)
                 save_model(module.model, weights, scratch)
@@ -63,7 +63,7 @@ class WeightProbe:
 
 
 def plan_analysis(settings: AnalysisSettings, run: Path, ranks: Ranks) -> list[WeightProbe]:
-    """What a run says of its weights, if anything."""
+    """Return the run's probe of its weights, or none where analysis.every_tokens is null."""
     if settings.every_tokens is None:
         return []
     return [WeightProbe(run=run, every_tokens=settings.every_tokens, layers=settings.layers, ranks=ranks)]

@@ -1,1 +1,1 @@
-"""One optimizer step: the module, its loss, its optimizer and schedule, and which weights it trains."""
+"""One optimizer step: the module, its loss, its optimizer and schedule, and the weights that it trains."""

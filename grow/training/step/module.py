@@ -1,8 +1,8 @@
-"""The LightningModule: a stock model, its loss, its optimizer and its clock.
+"""The LightningModule that trains: a stock model with its loss, optimizer, learning-rate schedule and clock.
 
-Nothing on the hot path waits for a device.
+No method that runs at every step waits for the device.
 
-B sequences, T tokens, D width.
+B sequences, T tokens of one sequence, D width of the model.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -29,15 +29,15 @@ class PretrainModule(L.LightningModule):
     """Next-token pretraining of a stock model.
 
     Args:
-        model: a stock causal language model without a bias in its head.
-        objective: loss of hidden states, head weight and targets.
-        optimizer: settings of the optimizer.
-        multiplier: tokens seen -> share of the peak learning rate.
-        clock: advanced by every optimizer step.
-        input_copies: see `build_optimizer`.
-        trainable: what each step runs and trains.
-        autocast: multiply in bfloat16.
-        shard: called with this module where Lightning wants it to shard its parameters.
+        model: Stock causal language model whose head has no bias.
+        objective: Loss of hidden states, head weight and targets.
+        optimizer: Settings of the optimizer.
+        multiplier: Function from tokens seen to the share of the peak learning rate.
+        clock: Clock of the run; every optimizer step advances it.
+        input_copies: Copies of each weight's inputs, as `build_optimizer` takes them.
+        trainable: Layers that each step runs and trains.
+        autocast: Whether matrix products are computed in bfloat16.
+        shard: Function that shards this module's parameters; None where the strategy does that by itself.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class PretrainModule(L.LightningModule):
         self.model = model.train()
         self.clock = clock
         self.learning_rate = 0.0
-        """Of the weights that were not grown, at the last step."""
+        """Learning rate of the last step, of weights whose inputs no growth repeated."""
         self._objective, self._optimizer, self._multiplier = objective, optimizer, multiplier
         self._input_copies, self._autocast, self._shard = input_copies, autocast, shard
         self._trainable = trainable
@@ -66,15 +66,15 @@ class PretrainModule(L.LightningModule):
 
     @property
     def engine(self) -> Any:
-        """DeepSpeed's, where there is one: it then accumulates, clips and steps."""
+        """Return DeepSpeed's engine, which then accumulates, clips and steps; None under other strategies."""
         return getattr(self.trainer.strategy, "deepspeed_engine", None)
 
     def loss(self, batch: Tensor, *, by_sequence: bool = False) -> Tensor:
-        """Mean cross-entropy in nats of (B, T + 1) tokens, each predicted from those before it.
+        """Compute the mean cross-entropy in nats of predicting each token from those before it.
 
         Args:
-            batch: tokens.
-            by_sequence: of each sequence, (B,), in place of all together, ().
+            batch: Tokens, int64, (B, T + 1).
+            by_sequence: Whether to return the mean of each sequence, (B,), instead of one mean, ().
         """
         with torch.autocast(batch.device.type, torch.bfloat16, enabled=self._autocast):
             hidden = self.model.base_model(input_ids=batch[:, :-1], use_cache=False).last_hidden_state  # (B, T, D)
@@ -85,32 +85,34 @@ class PretrainModule(L.LightningModule):
             return torch.stack([self._objective(sequence, head, own) for sequence, own in pairs])
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        """Loss of one micro-batch, remembered for `mean_loss`."""
-        with self._trainable.in_force(self.clock.step):
+        """Compute the loss of one micro-batch, and keep it for `mean_loss`. Lightning calls this."""
+        with self._trainable.applied_at(self.clock.step):
             loss = self.loss(batch)
         self._losses.append(loss.detach())
         return loss
 
     def validation_step(self, compute: Callable[[], None]) -> None:
-        """Whatever is to be computed on the model; strategies that shard weights gather them around this call."""
+        """Run a computation on the model. Strategies that shard weights gather them around this call."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
             compute()
 
     def without_grad(self, compute: Callable[[], Value]) -> Value:
-        """What one pass over the model finds: without gradients, in the precision of training, under any strategy.
+        """Return what one pass over the model computes: without gradients, in training's precision, under any strategy.
+
+        All ranks must call this equally often.
 
         Args:
-            compute: calls the model once; every rank comes here as often as every other.
+            compute: Function that calls the model exactly once.
         """
-        found: list[Value] = []  # not handed through the strategies' wrappers, which look into what they return
+        found: list[Value] = []  # the strategies' wrappers inspect and change return values, so none passes through
         with torch.no_grad():
             self.trainer.strategy.validation_step(lambda: found.append(compute()))
         return found[0]
 
     def mean_loss(self) -> float | None:
-        """Mean training loss over all ranks since the last call, micro-batches without a finite one left out.
+        """Return the mean training loss of all ranks' micro-batches since the last call; waits for the device.
 
-        None where none is finite. Waits for the device.
+        Losses that are not finite are left out; where none is finite, return None.
         """
         losses = torch.stack(self._losses).double()
         self._losses.clear()
@@ -120,17 +122,18 @@ class PretrainModule(L.LightningModule):
         return total / count if count else None
 
     def grad_norms(self) -> list[float]:
-        """Global gradient norm of every step since the last call, before clipping; waits for the device."""
+        """Return the global gradient norm, before clipping, of every step since the last call; waits for the device."""
         norms = torch.stack([torch.as_tensor(norm, dtype=torch.float32) for norm in self._grad_norms]).tolist()
         self._grad_norms.clear()
         return norms
 
     def validation_losses(self, batches: Iterable[Tensor], passes: int) -> Tensor:
-        """Mean loss in nats of each sequence of this rank's batches: float64, (sequences,), on the device.
+        """Return the mean loss in nats of each sequence of this rank's batches: float64, (sequences,), on the device.
 
         Args:
-            batches: of any rank fewer than `passes`, or as many.
-            passes: that every rank makes: strategies that shard weights need all ranks for each.
+            batches: Validation batches of this rank, at most `passes` of them.
+            passes: Forward passes of every rank: strategies that shard weights need all ranks for each pass, so a
+                rank with fewer batches fills up with dummy ones.
         """
         losses = [torch.empty(0, dtype=torch.float64, device=self.device)]
         self.eval()
@@ -143,26 +146,28 @@ class PretrainModule(L.LightningModule):
         return torch.cat(losses)
 
     def configure_model(self) -> None:
-        """Shard, where the strategy leaves that to the module; Lightning may call this more than once."""
+        """Shard the parameters, once, where the strategy leaves that to the module. Lightning calls this."""
         if self._shard is not None:
             self._shard(self)
             self._shard = None
 
     def configure_optimizers(self) -> Optimizer:
+        """Build the optimizer. Lightning calls this once, before training."""
         blocks = self._trainable.blocks(self.model)
         optimizer = build_optimizer(self.model, self._optimizer, self._input_copies, blocks)
-        self._trainable.watch(optimizer)
+        self._trainable.attach_to(optimizer)
         return optimizer
 
     def configure_gradient_clipping(
-        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clip by global norm and keep the norm; without a limit the norm is only measured.
+        """Clip gradients by their global norm and keep the norm. Lightning calls this before each optimizer step.
 
-        A norm that is not finite makes AdamW's fused kernel leave the step out, without the host having to look.
+        Without a limit the norm is only measured. Where it is not finite, AdamW's fused kernel skips the step: it
+        reads `found_inf` on the device, so the host does not wait.
         """
         if self.engine is not None:
-            return  # DeepSpeed clips
+            return  # DeepSpeed has clipped
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val or float("inf"))
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
@@ -170,12 +175,15 @@ class PretrainModule(L.LightningModule):
         self._grad_norms.append(norm)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
-        """Nothing: `optimizer_step` has done it."""
+        """Do nothing: `optimizer_step` frees the gradients. Lightning calls this before each backward pass."""
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
     ) -> None:
-        """One step at the scheduled rate; gradients are freed at once, not after the next forward pass."""
+        """Take one step at the scheduled rate, free the gradients and advance the clock. Lightning calls this.
+
+        Lightning itself would free gradients only after the next forward pass, which costs their memory for longer.
+        """
         self.clock.flops_per_token = self._trainable.flops_per_token(self.clock.step)
         share = self._multiplier(self.clock.tokens + self.clock.tokens_per_step)
         self.learning_rate = self._optimizer.lr * share
@@ -184,6 +192,6 @@ class PretrainModule(L.LightningModule):
         if self.engine is None:
             optimizer.zero_grad()
             self.clock.advance()
-        elif self.engine.micro_steps % self.engine.gradient_accumulation_steps() == 0:  # called every micro-batch
+        elif self.engine.micro_steps % self.engine.gradient_accumulation_steps() == 0:  # called for every micro-batch
             self._grad_norms.append(self.engine.get_global_grad_norm())
             self.clock.advance()

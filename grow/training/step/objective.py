@@ -1,12 +1,12 @@
-"""Next-token cross-entropy from hidden states: chunk by chunk, its gradient formed in the forward pass.
+"""Next-token cross-entropy from hidden states, chunk by chunk, with the gradient formed in the forward pass.
 
     logits = h W^T,  loss = mean(logsumexp(logits) - logits[target]),  d loss / d logits = (softmax - onehot) / N
 
-The gradient with respect to the logits needs nothing that the loss does not need, so each chunk of rows makes its
-logits, its loss, its dh and its share of dW, and is forgotten: full logits never exist. 1/N is applied to h and dh,
-which are small, rather than to the logits' gradient.
+The gradient with respect to the logits needs nothing beyond what the loss needs. So each chunk of rows computes its
+logits, loss, dh and contribution to dW in turn, and the full logits never exist. 1/N multiplies h and dh, which are
+small, instead of the gradient of the logits.
 
-N rows (batch x tokens), D width, V vocabulary, R rows of a chunk.
+N rows (batch x tokens), D width, V vocabulary, R rows of one chunk.
 """
 
 import math
@@ -19,21 +19,21 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional
 
-_CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 2 * 2**30}  # of float32 logits: on a CPU they should stay in its cache
+_CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 2 * 2**30}  # float32 logits of one chunk; a CPU's should fit its cache
 
 
 @dataclass(kw_only=True, slots=True)
 class NextTokenLoss:
     """Mean cross-entropy in nats of targets under `hidden @ head.T`.
 
-    Products run in the autocast dtype where autocast is on, else in the inputs' own; softmax and sums in float32
-    (float64 for float64).
+    Matrix products run in the autocast dtype where autocast is on, else in the inputs' dtype; softmax and sums run in
+    float32 (float64 for float64 inputs).
     """
 
     chunk_rows: int | None = None
-    """Rows whose logits exist at one time; None chooses, 0 computes plain full logits."""
+    """Rows whose logits exist at one time; None chooses by device, 0 computes plain full logits."""
     compiled: bool = False
-    """Fuse the passes over a chunk's logits with torch.compile."""
+    """Whether torch.compile fuses the passes over a chunk's logits."""
     _kernels: "Kernels" = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -41,12 +41,12 @@ class NextTokenLoss:
         self._kernels = Kernels(softmax_=wrap(_softmax_), add=wrap(_add))
 
     def __call__(self, hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
-        """The loss, a scalar.
+        """Compute the loss, a scalar of shape ().
 
         Args:
-            hidden: what the head reads, (..., D).
-            head: unembedding weight, (V, D).
-            targets: next tokens, (...).
+            hidden: Hidden states that the head reads, (..., D).
+            head: Weight of the unembedding, (V, D).
+            targets: Next tokens, int64, (...).
         """
         hidden, targets = hidden.flatten(0, -2), targets.flatten()  # (N, D), (N,)
         if self.chunk_rows == 0:
@@ -59,7 +59,13 @@ class NextTokenLoss:
 
 
 def chosen_rows(rows: int, vocabulary: int, device: str) -> int:
-    """The fewest even chunks whose float32 logits are of a size that suits the device."""
+    """Return the rows of one chunk: as few chunks of equal size as keep their float32 logits within the device's limit.
+
+    Args:
+        rows: Number of rows of the whole micro-batch, N.
+        vocabulary: Size of the vocabulary, V.
+        device: Device type, cpu or cuda.
+    """
     limit = _CHUNK_BYTES.get(device, _CHUNK_BYTES["cpu"])
     chunks = math.ceil(rows * vocabulary * 4 / limit)
     return math.ceil(rows / chunks)
@@ -67,16 +73,24 @@ def chosen_rows(rows: int, vocabulary: int, device: str) -> int:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kernels:
-    """The passes over a chunk that are worth fusing."""
+    """Operations on a chunk that are worth fusing, plain or compiled."""
 
     softmax_: Callable[[Tensor, Tensor], Tensor]
     add: Callable[[Tensor, Tensor], Tensor]
 
 
+class _Context(FunctionCtx):
+    """What the forward pass leaves for the backward pass."""
+
+    needs_input_grad: tuple[bool, ...]
+    gradients: tuple[Tensor, Tensor | None] | None
+    """Gradients of the hidden states, (N, D), and of the head, (V, D); None once they were used."""
+
+
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx, hidden: Tensor, head: Tensor, targets: Tensor, rows: int, dtype: torch.dtype, kernels: Kernels
+        ctx: _Context, hidden: Tensor, head: Tensor, targets: Tensor, rows: int, dtype: torch.dtype, kernels: Kernels
     ) -> Tensor:
         weight, share = head.to(dtype), 1 / len(hidden)
         lines = torch.arange(rows, device=hidden.device)
@@ -87,7 +101,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             for start in range(0, len(hidden), rows):
                 chunk = hidden[start : start + rows]  # (R, D)
                 target = targets[start : start + rows]  # (R,)
-                grad_logits = chunk.to(dtype) @ weight.T  # (R, V): logits at first
+                grad_logits = chunk.to(dtype) @ weight.T  # (R, V), still the logits
                 log_likelihood = kernels.softmax_(grad_logits, target)  # (R,)
                 grad_logits.index_put_((lines[: len(chunk)], target), torch.expm1(log_likelihood).to(dtype))  # p - 1
                 loss -= log_likelihood.sum()
@@ -100,19 +114,19 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Context, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.gradients is None:
             raise RuntimeError("expected one backward pass through the loss, found a second")
         grad_hidden, grad_head = ctx.gradients
-        if grad_loss.device.type == "cpu" and grad_loss == 1:  # on a GPU, looking would make the host wait
-            ctx.gradients = None  # handed over as they are: autograd keeps a buffer only if nobody else does
+        if grad_loss.device.type == "cpu" and grad_loss == 1:  # on a GPU the comparison would make the host wait
+            ctx.gradients = None  # autograd takes a gradient without copying it only where nothing else refers to it
             return grad_hidden, grad_head, None, None, None, None
         grad_head = None if grad_head is None else grad_head * grad_loss
         return grad_hidden * grad_loss, grad_head, None, None, None, None
 
 
 def _softmax_(logits: Tensor, target: Tensor) -> Tensor:
-    """Log-likelihood of the targets (R,); the logits (R, V) become their softmax."""
+    """Return the log-likelihood of the targets, (R,), and turn the logits, (R, V), into their softmax in place."""
     log_probabilities = torch.log_softmax(logits, -1, dtype=_wide_dtype(logits.dtype))
     log_likelihood = log_probabilities.gather(1, target[:, None])[:, 0]
     logits.copy_(log_probabilities.exp_())
@@ -120,7 +134,7 @@ def _softmax_(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def _add_product(total: Tensor | None, left: Tensor, right: Tensor, dtype: torch.dtype, kernels: Kernels) -> Tensor:
-    """The total, of the given dtype, and left @ right added to it."""
+    """Return total + left @ right in the given dtype, added in place where there is a total."""
     if total is None:
         return (left @ right).to(dtype)
     return total.addmm_(left, right) if left.dtype == dtype else kernels.add(total, left @ right)

@@ -1,4 +1,4 @@
-"""AdamW over parameter groups: which weights are decayed, and at which share of the peak learning rate each learns."""
+"""AdamW over parameter groups: the weight decay and the peak learning rate of every weight."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -16,17 +16,18 @@ def build_optimizer(
     input_copies: Mapping[str, float],
     blocks: Mapping[str, int] | None = None,
 ) -> AdamW:
-    """AdamW, fused where the device has a fused kernel.
+    """Build AdamW, fused where the device has a fused kernel.
 
     Args:
-        model: names its parameters as `input_copies` does.
-        settings: rates and decay.
-        input_copies: how often a growth repeated the inputs of a parameter; 1 where it is not named.
-        blocks: number of the block of layers of a parameter that some steps leave out.
+        model: Model whose parameters are trained.
+        settings: Learning rate, betas, eps and weight decay.
+        input_copies: Copies that a growth made of the inputs of a parameter, by name; 1 where it is not named.
+        blocks: Number of the block of layers of each parameter that some steps do not train, by name.
     """
     groups = parameter_groups(model, settings, input_copies, blocks)
     devices = {parameter.device.type for parameter in model.parameters()}
-    return AdamW(groups, betas=tuple(settings.betas), eps=settings.eps, fused=devices <= {"cpu", "cuda"})
+    beta1, beta2 = settings.betas
+    return AdamW(groups, betas=(beta1, beta2), eps=settings.eps, fused=devices <= {"cpu", "cuda"})
 
 
 def parameter_groups(
@@ -35,12 +36,13 @@ def parameter_groups(
     input_copies: Mapping[str, float],
     blocks: Mapping[str, int] | None = None,
 ) -> list[dict[str, Any]]:
-    """One group for each combination of decayed or not, number of input copies, and block; frozen weights are in none.
+    """Return one group for each combination of decay, number of input copies, and block; frozen weights are in none.
 
-    `peak_lr` is a group's own peak, `block` is 0 where every step trains it.
+    Besides AdamW's keys a group has `peak_lr`, its own peak learning rate, and `block`, 0 where every step trains it.
 
-    With `divide_grown_lr`, a weight whose inputs were repeated n times learns at lr / n, the rate at which the copies
-    together follow the small model's trajectory, and decays by n * weight_decay, so that the product stays.
+    With `divide_grown_lr`, a weight whose inputs a growth repeated n times learns at lr / n, the rate at which the
+    copies together follow the small model's trajectory. Its weight decay is n * weight_decay, so that the product of
+    the two, which AdamW applies, stays the same.
     """
     decayed = _decayed(model)
     members: dict[tuple[bool, float, int], list[Tensor]] = defaultdict(list)
@@ -61,15 +63,15 @@ def parameter_groups(
 
 
 def set_learning_rates(optimizer: Optimizer, multiplier: float) -> None:
-    """Scale every group's own peak."""
+    """Set every group's learning rate to this multiple of its own peak."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * multiplier
 
 
 def _decayed(model: nn.Module) -> set[int]:
-    """Identities of the matrices that are decayed: weights of Linear layers.
+    """Return the identities of the matrices with weight decay: the weights of Linear layers.
 
-    Biases, norm gains, embeddings and position tables are not; a tied head is an embedding.
+    Biases, norm gains, embeddings and position tables have none; a tied head counts as an embedding.
     """
     return _weights_of(model, nn.Linear) - _weights_of(model, nn.Embedding)
 

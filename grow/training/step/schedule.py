@@ -1,4 +1,4 @@
-"""The learning rate against tokens, as a multiple of its peak: a pure function of the settings."""
+"""Learning-rate schedules: the learning rate as a multiple of its peak, a pure function of settings and tokens."""
 
 import math
 
@@ -6,12 +6,12 @@ from grow.training.settings import ScheduleSettings
 
 
 def multiplier(settings: ScheduleSettings, tokens: int, max_tokens: int) -> float:
-    """Share of the peak learning rate for the optimizer step that brings a run to `tokens`.
+    """Return the share of the peak learning rate for the optimizer step that brings a run to `tokens`.
 
     Args:
-        settings: the schedule.
-        tokens: tokens seen once the step is done, so that the first step of a warm-up is not empty.
-        max_tokens: length of the run.
+        settings: Kind of the schedule, its warm-up and decay.
+        tokens: Tokens seen after the step, so that the first step of a warm-up has a rate above 0.
+        max_tokens: Length of the run in tokens.
     """
     warmup = settings.warmup(max_tokens)
     decay = _length(settings.decay_tokens, settings.decay_fraction, max_tokens)
@@ -35,7 +35,7 @@ def _cosine(tokens: int, start: float, end: float, final: float) -> float:
 
 
 def _progress(tokens: int, start: float, end: float) -> float:
-    """Share of the way from start to end: 0 before it, 1 after it."""
+    """Return the share of the way from start to end: 0 before the start, 1 after the end."""
     if tokens >= end:
         return 1.0
     return (tokens - start) / (end - start) if tokens > start else 0.0

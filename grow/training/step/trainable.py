@@ -1,18 +1,18 @@
-"""Which weights a step trains, and what of the model it runs.
+"""Which weights a step trains, and which layers of the model it runs.
 
     all          embedding | 1 2 3 4 5 6 | norm, head        everything
     new_layers  (embedding | 1 2 3 4) 5 6 | norm, head       the layers that the growth added                     (MSLT)
     submodel    (embedding | 1 2) 3 4 | norm, head           of the bottom n blocks, n drawn for each step, the last
                                                              one; layers above it do not run   (bert2BERT, stage one)
 
-What is in brackets has requires_grad off, so autograd keeps nothing of it: it runs forward only. A weight that a step
-does not train is neither updated nor decayed, and its moments and their count of steps stand still. A tied head is
-what the embedding is under new_layers, where the embedding must not move (MSLT); under submodel, which trains the head
-whatever it is tied to, the table learns as the head and is only read as the embedding.
+Weights in brackets have requires_grad off: they run forward only, and autograd keeps none of their activations. A
+weight that a step does not train is neither updated nor decayed, and its moments and their step count do not change.
+A tied head is frozen with the embedding under new_layers, where the embedding must not move (MSLT). Under submodel,
+which always trains the head, a tied table gets the gradient of the head and none of the embedding.
 
-Sources: MSLT (Yang et al. 2020, arXiv 2011.13635): what was trained before is frozen, head and final norm are not;
+Sources: MSLT (Yang et al. 2020, arXiv 2011.13635) freezes what was trained before, except the head and the final norm;
 bert2BERT (Chen et al. 2022, arXiv 2110.07143, section 3.5): "only update its top layers and the shared head".
-Deviation: where the layers are no multiple of the block, the last block is shorter.
+Deviation: where the number of layers is no multiple of the block, the last block is shorter.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -31,37 +31,38 @@ from grow.families.registry import family_of
 from grow.families.table import find_parameter
 from grow.training.settings import TrainableSettings
 
-_EVERY_STEP = 0  # number of the optimizer groups that no step leaves out
+_EVERY_STEP = 0  # block number of the optimizer groups that every step trains
 _HEAD_IN = (("head_in",),)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """What one step runs and trains."""
+    """The layers that one step runs and trains."""
 
     depth: int
-    """Layers that it runs."""
+    """Number of layers that run, from the bottom."""
     trained: range | frozenset[int]
+    """Indices of the layers that are trained."""
     block: int = _EVERY_STEP
-    """Number of the optimizer groups that hold the trained layers."""
+    """Block number of the optimizer groups that hold the trained layers."""
 
     def passes(self, layer: int) -> int:
-        """Of forward, gradient of the inputs and gradient of the weights: how many a layer takes part in."""
+        """Count a layer's passes: forward (1), also the gradient of its inputs (2), also that of its weights (3)."""
         if layer in self.trained:
             return 3
         return 2 if layer > min(self.trained) else 1
 
 
 def parts_of(settings: TrainableSettings, layers: int, new_layers: Collection[int]) -> list[Part]:
-    """What the steps of a run choose from.
+    """Return the parts of the model from which each step of a run chooses one.
 
     Args:
-        settings: which weights are trained.
-        layers: of the model.
-        new_layers: those that the growth repeated.
+        settings: Choice of the weights that are trained.
+        layers: Number of layers of the model.
+        new_layers: Indices of the layers that the growth added.
 
     Raises:
-        GrowthError: the new layers are to be trained, and there are none.
+        GrowthError: the new layers are to be trained, and the growth added none.
     """
     if settings.kind == "all":
         return [Part(depth=layers, trained=range(layers))]
@@ -81,21 +82,21 @@ def parts_of(settings: TrainableSettings, layers: int, new_layers: Collection[in
 
 
 def part_of_step(parts: Sequence[Part], seed: int, step: int) -> Part:
-    """The part that a step trains: a function of the two alone, so alike on all ranks and after a restart."""
+    """Return the part that a step trains: a function of seed and step alone, so the same on all ranks and later."""
     if len(parts) == 1:
         return parts[0]
     return parts[int(np.random.default_rng((seed, step)).integers(len(parts)))]
 
 
 class TrainableSet:
-    """Turns the gradients of a model's weights on and off, and cuts the model to what a step runs.
+    """Turns the gradients of a model's weights on and off, and cuts the model to the layers that a step runs.
 
     Args:
-        model: stock; its weights that no step trains are frozen here, before an optimizer or a strategy sees them.
-        settings: which weights are trained.
-        seed: of the draws.
-        sequence_length: tokens a sequence, on which the FLOPs of attention depend.
-        new_layers: those that the growth repeated.
+        model: Stock model. Weights that no step trains are frozen here, before an optimizer or a strategy sees them.
+        settings: Choice of the weights that are trained.
+        seed: Seed of the draws of a part for each step.
+        sequence_length: Tokens of one sequence, on which the FLOPs of attention depend.
+        new_layers: Indices of the layers that the growth added.
 
     Raises:
         GrowthError: as `parts_of`.
@@ -127,7 +128,9 @@ class TrainableSet:
         family = family_of(model.config.model_type)
         for name, parameter in model.named_parameters():
             line = find_parameter(family.table, family.stored_name(name))
-            if line is not None and not line.is_layered:  # after the layers: final norm, projection out, head
+            if (
+                line is not None and not line.is_layered
+            ):  # trained where after the layers: final norm, projection out, head
                 parameter.requires_grad_(_HEAD_IN in (*line.writes, line.reads))
         table, head = model.get_input_embeddings(), model.get_output_embeddings()
         if trains_tied_table and table.weight is head.weight:
@@ -135,7 +138,7 @@ class TrainableSet:
             table.register_forward_hook(lambda module, inputs, embedded: embedded.detach())
 
     def blocks(self, model: nn.Module) -> dict[str, int]:
-        """Parameter name -> number of the optimizer groups it belongs to; those of every step are left out."""
+        """Return the block number of every parameter that some steps do not train, by name."""
         block_of = {
             id(parameter): part.block
             for part in self._parts
@@ -145,12 +148,15 @@ class TrainableSet:
         return {name: block_of[id(each)] for name, each in model.named_parameters() if block_of.get(id(each))}
 
     def flops_per_token(self, step: int) -> int:
-        """FLOPs that a token of a step costs: of what runs, and backward only where there are gradients."""
+        """Return the FLOPs of one token at a step, of the layers that run; backward only where there are gradients."""
         return self._flops[part_of_step(self._parts, self._seed, step).block]
 
     @contextmanager
-    def in_force(self, step: int) -> Iterator[None]:
-        """The model as a step runs it, for the length of its forward pass; the gradients stay on or off after it."""
+    def applied_at(self, step: int) -> Iterator[None]:
+        """Cut the model to what a step runs, for the duration of a `with` block around its forward pass.
+
+        The block's end restores the layers; which gradients are on stays as the step needs it for its backward pass.
+        """
         if not self._draws:
             yield
             return
@@ -163,12 +169,12 @@ class TrainableSet:
         finally:
             self._decoder.layers = self._layers
 
-    def watch(self, optimizer: Optimizer) -> None:
-        """Let the optimizer pass over what a step did not train: ZeRO hands it zeros for that, not nothing."""
+    def attach_to(self, optimizer: Optimizer) -> None:
+        """Make the optimizer skip the weights that a step does not train: ZeRO gives them zero gradients, not None."""
         if self._draws:
-            optimizer.register_step_pre_hook(self._pass_over)
+            optimizer.register_step_pre_hook(self._drop_untrained)
 
-    def _pass_over(self, optimizer: Optimizer, *_: Any) -> None:
+    def _drop_untrained(self, optimizer: Optimizer, *_: Any) -> None:
         for group in optimizer.param_groups:
             if group["block"] not in (_EVERY_STEP, self._part.block):
                 for parameter in group["params"]:
@@ -176,7 +182,7 @@ class TrainableSet:
 
 
 def _flops_per_token(model: PreTrainedModel, part: Part, sequence_length: int) -> int:
-    """`training_flops_per_token` in thirds: all layers are alike, and each pass costs the same."""
+    """Split `training_flops_per_token` by layer and pass: all layers cost the same, and so do the three passes."""
     whole, layers = training_flops_per_token(model, sequence_length), model.get_decoder().layers
     inside = {id(module) for module in layers.modules()}
     outside = [module for module in model.modules() if isinstance(module, nn.Linear) and id(module) not in inside]

@@ -1,4 +1,4 @@
-"""What lies beside a checkpoint's weights: configuration, tokenizer, and what was spent on it."""
+"""The files of a checkpoint besides its weights: configuration and tokenizer."""
 
 import shutil
 from pathlib import Path
@@ -10,8 +10,8 @@ from grow.families.weights import TOKENIZER_FILES, copy_tokenizer
 _CONFIG_FILES = ("config.json", "generation_config.json")
 
 
-def carry(source: Path, target: Path) -> None:
-    """Copy configuration and tokenizer from one model directory to another, as far as there are any."""
+def copy_model_files(source: Path, target: Path) -> None:
+    """Copy configuration and tokenizer from one model directory to another, where they exist."""
     for name in _CONFIG_FILES:
         if (source / name).is_file():
             shutil.copy2(source / name, target / name)
@@ -19,6 +19,6 @@ def carry(source: Path, target: Path) -> None:
 
 
 def _tokenizer_of(directory: Path) -> Path:
-    """A run's checkpoint has no tokenizer of its own: it is the final model's and the data's."""
+    """Return the directory that has a model's tokenizer; a run's checkpoint shares the final model's or the data's."""
     places = tokenizer_places(directory, run_of(directory))
     return next((place for place in places if any((place / name).is_file() for name in TOKENIZER_FILES)), directory)

@@ -1,0 +1,35 @@
+"""torch.compile of the model, and its warm-up before the run's clock starts."""
+
+import lightning.pytorch as L
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from grow.data.data_module import TokenDataModule
+from grow.training.plan import Batch
+from grow.training.step.module import PretrainModule
+
+
+def compile_in_place(model: PreTrainedModel, mode: str) -> None:
+    """Compile for fixed shapes: nothing, each decoder block, or the whole model without its head.
+
+    Args:
+        model: Model whose parameters keep their names.
+        mode: One of none, block and model.
+    """
+    parts = {"none": (), "block": model.get_decoder().layers, "model": (model.base_model,)}
+    for part in parts[mode]:
+        part.compile(dynamic=False)
+
+
+def warm_up(trainer: L.Trainer, module: PretrainModule, data: TokenDataModule, sizes: Batch) -> None:
+    """Compile what training and validation run, at every shape of theirs; the gradients are thrown away."""
+    batch = torch.zeros(sizes.micro_batch, sizes.sequence_length + 1, dtype=torch.int64, device=module.device)
+    with torch.random.fork_rng([module.device] if module.device.type == "cuda" else []):
+        loss = trainer.strategy.training_step(batch, 0)
+        assert isinstance(loss, Tensor)
+        loss.backward()
+    trainer.optimizers[0].zero_grad()
+    module.mean_loss()
+    shapes = {len(batch): batch for batch in data.val_dataloader()}
+    module.validation_losses(shapes.values(), passes=2)  # whole batches, and the smaller last one
