@@ -5,10 +5,10 @@ import json
 import pytest
 
 import grow.evaluation.evaluate  # noqa: F401  (imported here, so that no forked rank has to)
-from benchmarks.chaos import import_everything
 from grow.analysis.weight_analysis import analyze_weights
 from grow.cli.config import EvalConfig, compose
 from tests.evaluation.made import VOCABULARY, evaluating, make_place
+from tests.warm_server import import_everything
 
 pytestmark = pytest.mark.slow
 
