@@ -21,9 +21,7 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=3")
 
 
 def command(*arguments: str, python: str = sys.executable) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [python, *arguments], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=1200
-    )
+    return subprocess.run([python, *arguments], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=1200)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from tests.training.tiny import make_shards
-from tests.warm_python import warm_python
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
@@ -64,7 +64,7 @@ def slurm(tmp_path_factory) -> Slurm:
             {
                 **{name: value for name, value in os.environ.items() if not name.startswith("SLURM")},
                 "SLURM_CONF": str(state / "slurm.conf"),
-                "GROW_ENVIRONMENT": str(Path(warm_python()).parents[1]),
+                "GROW_ENVIRONMENT": str(Path(sys.executable).parents[1]),
                 "PYTHONPATH": str(ROOT),
                 "OMP_NUM_THREADS": "1",
                 "CUDA_VISIBLE_DEVICES": "",

@@ -2,6 +2,7 @@
 
 import stat
 import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,7 +10,6 @@ from safetensors.torch import load_file
 
 from tests.slurm.conftest import ROOT
 from tests.training.tiny import command_line
-from tests.warm_python import warm_python
 
 pytestmark = pytest.mark.slow
 LONG = (
@@ -115,7 +115,7 @@ def launch(slurm, tmp_path):
 
     def start(script, *overrides):
         process = subprocess.Popen(
-            [warm_python(), str(ROOT / script), "-m", *overrides, *LAUNCHER],
+            [sys.executable, str(ROOT / script), "-m", *overrides, *LAUNCHER],
             cwd=tmp_path,
             env=slurm.environment,
             stdout=subprocess.PIPE,
@@ -220,7 +220,7 @@ def test_a_sweep_over_growths_survives_preemption_and_ends_in_one_report(slurm, 
     grown, noise = tmp_path.glob("outputs/tiny-hyperclone*"), tmp_path.glob("outputs/tiny-noise-*")
     report = [f"runs=[{','.join(map(str, grown))}]", f"baseline={next(noise)}", f"output={tmp_path / 'report'}"]
     subprocess.run(
-        [warm_python(), "scripts/report.py", *report], cwd=ROOT, check=True, timeout=600, env=slurm.environment
+        [sys.executable, "scripts/report.py", *report], cwd=ROOT, check=True, timeout=600, env=slurm.environment
     )
     arms = (tmp_path / "report" / "speedup.md").read_text()
     assert all(name in arms for name in ("hyperclone", "hyperclone_noisy", "noise"))
