@@ -32,6 +32,7 @@ with socket.socket(socket.AF_UNIX) as server:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
     code = int(server.recv(16))
 if code < 0:  # ended by a signal: so does this process
-    signal.signal(-code, signal.SIG_DFL)
+    with contextlib.suppress(OSError):  # SIGKILL has no other handler
+        signal.signal(-code, signal.SIG_DFL)
     os.kill(os.getpid(), -code)
 os._exit(code)
