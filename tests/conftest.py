@@ -1,6 +1,8 @@
-"""Set-up for all tests: child processes can be interrupted by signals."""
+"""Set-up for all tests: child processes can be interrupted by signals, and none is left behind."""
 
 import signal
+
+from tests.warm_python import stop
 
 
 def pytest_configure() -> None:
@@ -8,3 +10,8 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_unconfigure() -> None:
+    """End the process that tests fork theirs from."""
+    stop()

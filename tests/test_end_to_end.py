@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.data.conftest import make_sentences, write_json_lines
+from tests.warm_python import warm_python
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
@@ -19,10 +20,11 @@ SHORT = [
 ]
 
 
-def run(script: str, *arguments: str) -> str:
+def run(script: str, *arguments: str, python: str = sys.executable) -> str:
+    """Start a script; each is started once as a user starts it."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, str(ROOT / script), *arguments], capture_output=True, text=True, env=environment, cwd=ROOT
+        [python, str(ROOT / script), *arguments], capture_output=True, text=True, env=environment, cwd=ROOT
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -33,15 +35,16 @@ def test_the_main_job_ends_with_a_speed_up_table_a_figure_and_a_page(tmp_path):
     run("scripts/prepare_data.py", f"input=[{texts}]", f"output={tmp_path / 'data'}", "vocab_size=300")
     short = [*SHORT, f"data.path={tmp_path / 'data'}"]
     run("train.py", "model=tiny", *short, f"run_dir={tmp_path / 'source'}")
-    run("train.py", "model=tiny_2x", *short, f"run_dir={tmp_path / 'noise'}")
+    run("train.py", "model=tiny_2x", *short, f"run_dir={tmp_path / 'noise'}", python=warm_python())
     grown = run(
         "train.py",
         *("model=tiny_2x", "growth=hyperclone_noisy", f"growth.source={tmp_path / 'source'}"),
         *(*short, f"run_dir={tmp_path / 'grown'}"),
+        python=warm_python(),
     )
     assert "grown by hyperclone_noisy" in grown
     continued = ("model=tiny", "growth=identity", f"growth.source={tmp_path / 'source'}")
-    run("train.py", *continued, *short, f"run_dir={tmp_path / 'continued'}")
+    run("train.py", *continued, *short, f"run_dir={tmp_path / 'continued'}", python=warm_python())
     table = run(
         "scripts/report.py",
         *(f"runs=[{tmp_path / 'grown'}]", f"baseline={tmp_path / 'noise'}", f"continued={tmp_path / 'continued'}"),
@@ -61,8 +64,10 @@ def test_a_run_can_be_grown_by_hand_and_generates_text_with_stock_classes(tmp_pa
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     texts = write_json_lines(tmp_path / "texts.jsonl", make_sentences(300, seed=0))
-    run("scripts/prepare_data.py", f"input=[{texts}]", f"output={tmp_path / 'data'}", "vocab_size=300")
-    run("train.py", "model=tiny", *SHORT, f"data.path={tmp_path / 'data'}", f"run_dir={tmp_path / 'run'}")
+    prepared = (f"input=[{texts}]", f"output={tmp_path / 'data'}", "vocab_size=300")
+    run("scripts/prepare_data.py", *prepared, python=warm_python())
+    data = f"data.path={tmp_path / 'data'}"
+    run("train.py", "model=tiny", *SHORT, data, f"run_dir={tmp_path / 'run'}", python=warm_python())
     said = run(
         "scripts/grow_checkpoint.py",
         *(f"source={tmp_path / 'run'}", f"output={tmp_path / 'grown'}", "growth=hyperclone_diagonal_noisy"),

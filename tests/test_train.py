@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from tests.training.tiny import command_line, make_shards
+from tests.warm_python import warm_python
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -29,9 +30,9 @@ def overrides(tmp_path_factory):
     return lambda run_dir, *more: command_line(shards_dir, run_dir, *more)
 
 
-def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def command(*arguments: str, python: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *arguments],
+        [python or warm_python(), *arguments],
         cwd=ROOT,
         env={**ENVIRONMENT, **environment},
         capture_output=True,
@@ -45,7 +46,7 @@ def without_heavy_imports(*arguments: str, **environment: str) -> subprocess.Com
     blocked = "".join(f"sys.modules[{name!r}] = None; " for name in HEAVY)
     argv = ["train.py", *arguments]
     code = f"import runpy, sys; {blocked}sys.argv = {argv!r}; runpy.run_path('train.py', run_name='__main__')"
-    return command("-c", code, **environment)
+    return command("-c", code, python=sys.executable, **environment)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,7 @@ def test_a_diverged_run_exits_with_76(overrides, tmp_path):
 def test_a_stopped_run_exits_with_its_code_and_says_how_to_continue(overrides, tmp_path, sent, code, says):
     arguments = overrides(tmp_path / "run", "trainer.max_tokens=12800000", "checkpoint.every_tokens=1280")
     process = subprocess.Popen(
-        [sys.executable, "train.py", *arguments],
+        [warm_python(), "train.py", *arguments],
         cwd=ROOT,
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
@@ -120,7 +121,7 @@ def test_a_stopped_run_exits_with_its_code_and_says_how_to_continue(overrides, t
 def test_two_ranks_under_torchrun_equal_one_process(overrides, tmp_path):
     one = command("train.py", *overrides(tmp_path / "one"))
     assert one.returncode == 0, one.stderr
-    two = command(*TORCHRUN, "train.py", *overrides(tmp_path / "two", "strategy=ddp"))
+    two = command(*TORCHRUN, "train.py", *overrides(tmp_path / "two", "strategy=ddp"), python=sys.executable)
     assert two.returncode == 0, two.stderr
     assert two.stdout.count("Finished") == 1
     expected, found = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("one", "two"))

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from safetensors.torch import load_file
 from grow.chains.links import links_of
 from grow.cli.config import ChainConfig, compose
 from tests.training.tiny import command_line, make_shards
+from tests.warm_python import warm_python
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 def start(*given):
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "scripts" / "chain.py"), *given],
+        [warm_python(), str(ROOT / "scripts" / "chain.py"), *given],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -1,17 +1,26 @@
 """Runs of several processes, forked from this one, which has everything imported."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
+<<<<<<< HEAD
 from benchmarks.forks import import_everything, kill, start_ranks, wait
+=======
+from benchmarks.chaos import kill, start_ranks, wait
+>>>>>>> tests
 from tests.training.tiny import command_line, make_shards
+from tests.warm_server import import_everything
 
 
 @pytest.fixture(scope="session")
 def shards_dir(tmp_path_factory) -> Path:
     import_everything()
+    import deepspeed.runtime.zero.muon.muon_optimizer  # with torch's compiler, which takes seconds
+
+    assert deepspeed.ops.__compatible_ops__  # found once, with a C compiler
     return make_shards(tmp_path_factory.mktemp("shards"))
 
 
@@ -54,6 +63,7 @@ def stopped_at(launch):
         while reached < tokens:
             lines = (run_dir / "metrics.jsonl").read_text().splitlines() if (run_dir / "metrics.jsonl").exists() else []
             reached = max((json.loads(line)["tokens"] for line in lines if line.endswith("}")), default=0)
+            time.sleep(0.002)  # the ranks need the cores
         assert kill(ranks)
         wait(ranks)
         return run_dir

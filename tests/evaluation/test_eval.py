@@ -13,16 +13,15 @@ from grow.cli.config import EvalConfig, compose
 from grow.evaluation.catalogue import TASKS
 from tests.data.conftest import make_sentences, write_json_lines
 from tests.evaluation.made import make_items, make_model, make_tokenizer
+from tests.warm_python import warm_python
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=3")
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=1200
-    )
+def command(*arguments: str, python: str = sys.executable) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([python, *arguments], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=1200)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +60,7 @@ def test_three_processes_give_the_results_of_one_to_the_last_bit(place, tmp_path
     one = command(*arguments(place, f"output={tmp_path / 'one'}"))
     assert one.returncode == 0, one.stderr
     assert "held out: texts" in one.stdout
-    three = command(*TORCHRUN, *arguments(place, f"output={tmp_path / 'three'}"))
+    three = command(*TORCHRUN, *arguments(place, f"output={tmp_path / 'three'}"), python=warm_python())
     assert three.returncode == 0, three.stderr
     assert three.stdout.count("Wrote") == 1
     (first,), (second,) = (list((tmp_path / name).iterdir()) for name in ("one", "three"))
@@ -91,6 +90,7 @@ def test_several_checkpoints_of_a_run_make_a_trend_in_its_own_rows(place, tmp_pa
     found = command(
         *("eval.py", f"checkpoint=[{listed}]", "evaluation=heldout", "evaluation.tasks=[copa]", "accelerator=cpu"),
         f"evaluation.data_dir={place / 'items'}",
+        python=warm_python(),
     )
     assert found.returncode == 0, found.stderr
     rows = [json.loads(line) for line in (run / "eval" / "metrics.jsonl").read_text().splitlines()]

@@ -2,12 +2,12 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.training.tiny import command_line, make_shards
+from tests.warm_python import warm_python
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,7 +20,7 @@ def test_two_ranks_are_one_wandb_run_that_is_finished(tmp_path, wandb_records):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [sys.executable, *launcher, "train.py", *arguments], cwd=ROOT, env=environment, capture_output=True, timeout=300
+        [warm_python(), *launcher, "train.py", *arguments], cwd=ROOT, env=environment, capture_output=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     (records,) = wandb_records(run)

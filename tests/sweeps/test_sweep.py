@@ -15,6 +15,7 @@ from grow.common.errors import ConfigError, DataError
 from grow.sweeps import requeue as requeueing
 from grow.sweeps.sweep import RunOutcome, Sweep, as_table, worst
 from tests.training.tiny import command_line, make_shards
+from tests.warm_python import warm_python
 
 ROOT = Path(__file__).parents[2]
 SIGNAL_PARENT = "import os, signal, sys, time; os.kill(os.getppid(), signal.SIG{name}); time.sleep(30)"
@@ -25,9 +26,9 @@ def python(code):
     return [sys.executable, "-c", code]
 
 
-def train(*overrides, cwd, **environment):
+def train(*overrides, cwd, python=sys.executable, **environment):
     return subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *overrides],
+        [python, str(ROOT / "train.py"), *overrides],
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **environment},
         capture_output=True,
@@ -214,11 +215,11 @@ def test_a_second_launch_does_what_the_first_one_left(tmp_path):
     shards.mkdir()
     overrides = [one for one in command_line(make_shards(shards), tmp_path) if not one.startswith("run_dir=")]
     sweep = ["-m", *overrides, "optimizer.max_grad_norm=0", "schedule.warmup_tokens=0", "optimizer.lr=1e18,0.01"]
-    answer = train(*sweep, cwd=tmp_path)
+    answer = train(*sweep, cwd=tmp_path, python=warm_python())
     assert states(answer) == [("optimizer.lr=1e+18", "failed"), ("optimizer.lr=0.01", "finished")], answer.stderr
     assert answer.returncode == 76
     assert "DivergedError" in answer.stdout
-    again = train(*sweep, cwd=tmp_path)
+    again = train(*sweep, cwd=tmp_path, python=warm_python())
     assert states(again) == [("optimizer.lr=1e+18", "failed"), ("optimizer.lr=0.01", "skipped")], again.stderr
 
 
@@ -229,7 +230,7 @@ def test_a_sweep_that_is_stopped_saves_its_run_and_leaves_the_rest_for_the_next_
     more = ("trainer.max_tokens=12800000", "checkpoint.every_tokens=1280")
     overrides = [one for one in command_line(make_shards(shards), tmp_path, *more) if not one.startswith("run_dir=")]
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), "-m", *overrides, "seed=0,1"],
+        [warm_python(), str(ROOT / "train.py"), "-m", *overrides, "seed=0,1"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""Tiny shards, and one call that trains on them as train.py does."""
+"""Tiny shards, one call that trains on them as train.py does, and runs that many tests read."""
 
 import json
 from pathlib import Path
@@ -34,6 +34,23 @@ def train(shards_dir):
     def run(run_dir: Path, *more: str) -> Path:
         entry.main.__wrapped__(compose(command_line(shards_dir, run_dir, *more)))
         return run_dir
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained_once(shards_dir, tmp_path_factory):
+    """(*more) -> a finished run, trained for the first test that asks for it. Not to be changed: copy it to do so."""
+    import train as entry
+
+    done = {}
+
+    def run(*more: str) -> Path:
+        if more not in done:
+            done[more] = tmp_path_factory.mktemp("trained") / "run"
+            torch.set_num_threads(1)
+            entry.main.__wrapped__(compose(command_line(shards_dir, done[more], *more)))
+        return done[more]
 
     return run
 

@@ -32,14 +32,9 @@ TWICE = ("model.embed=32", "model.heads=4", "model.kv_heads=4", "model.ffn=48", 
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory, shards_dir):
+def checkpoint(trained_once):
     """A run's checkpoint after 9 steps, with the snapshots of steps 4, 6 and 8."""
-    import train as entry
-
-    torch.set_num_threads(1)
-    run = tmp_path_factory.mktemp("source") / "run"
-    entry.main.__wrapped__(compose(command_line(shards_dir, run, *LAWA, *RUN)))
-    return run / "checkpoints" / "step-00000009"
+    return trained_once(*LAWA, *RUN) / "checkpoints" / "step-00000009"
 
 
 @pytest.mark.parametrize("kind", ["ema", "swa"])

@@ -23,15 +23,9 @@ from grow.training.checkpoints.engine_export import export_checkpoint
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, shards_dir):
+def trained(trained_once):
     """A run with checkpoints at steps 3, 6, 9 and 10."""
-    import train as entry
-    from grow.cli.config import compose
-    from tests.training.tiny import command_line
-
-    run = tmp_path_factory.mktemp("trained") / "run"
-    entry.main.__wrapped__(compose(command_line(shards_dir, run, "checkpoint.keep_last=9")))
-    return run
+    return trained_once("checkpoint.keep_last=9")
 
 
 @pytest.fixture

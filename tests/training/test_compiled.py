@@ -11,8 +11,8 @@ from grow.common import metric_names as names
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["block", "model"])
-def test_compiling_changes_the_weights_by_rounding_only_and_no_name(train, tmp_path, rows, mode):
-    plain = train(tmp_path / "plain")
+def test_compiling_changes_the_weights_by_rounding_only_and_no_name(train, trained_once, tmp_path, rows, mode):
+    plain = trained_once()
     compiled = train(tmp_path / "compiled", f"trainer.compile={mode}")
     expected, found = (load_file(run / "model" / "model.safetensors") for run in (plain, compiled))
     assert found.keys() == expected.keys()

@@ -14,8 +14,8 @@ TWICE = ("model.embed=32", "model.heads=4", "model.kv_heads=4", "model.ffn=48")
 
 
 @pytest.fixture
-def source(train, tmp_path):
-    return train(tmp_path / "source")
+def source(trained_once, tmp_path):
+    return shutil.copytree(trained_once(), tmp_path / "source")
 
 
 @pytest.fixture

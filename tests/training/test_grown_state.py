@@ -20,15 +20,9 @@ TWICE = ("model.embed=32", "model.heads=4", "model.kv_heads=4", "model.ffn=48", 
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory, shards_dir):
+def checkpoint(trained_once):
     """A run's checkpoint after 6 steps."""
-    import train as entry
-    from grow.cli.config import compose
-    from tests.training.tiny import command_line
-
-    run = tmp_path_factory.mktemp("source") / "run"
-    entry.main.__wrapped__(compose(command_line(shards_dir, run, "checkpoint.keep_last=9")))
-    return run / "checkpoints" / "step-00000006"
+    return trained_once("checkpoint.keep_last=9") / "checkpoints" / "step-00000006"
 
 
 @pytest.fixture

@@ -54,8 +54,8 @@ def test_a_run_learns_and_leaves_a_stock_model(train, tmp_path, rows):
     assert (run / "model" / "tokenizer.json").is_file()
 
 
-def test_rows_carry_the_clock_and_the_named_metrics_at_the_steps_where_they_are_due(train, tmp_path, rows):
-    found = rows(train(tmp_path / "run"))
+def test_rows_carry_the_clock_and_the_named_metrics_at_the_steps_where_they_are_due(trained_once, rows):
+    found = rows(trained_once())
     assert all(row["tokens"] == 128 * row["step"] for row in found)
     assert all(row["flops"] == found[-1]["flops"] // 1280 * row["tokens"] for row in found)
     assert [row["seconds"] for row in found] == sorted(row["seconds"] for row in found)
@@ -132,8 +132,8 @@ def test_chunks_change_the_weights_by_rounding_only(train, tmp_path):
         torch.testing.assert_close(chunked[name], plain[name], rtol=1e-3, atol=2e-5, msg=name)
 
 
-def test_bf16_keeps_float32_weights_and_stays_close(train, tmp_path, rows):
-    wide = train(tmp_path / "wide")
+def test_bf16_keeps_float32_weights_and_stays_close(train, trained_once, tmp_path, rows):
+    wide = trained_once()
     mixed = train(tmp_path / "mixed", "trainer.precision=bf16")
     assert {tensor.dtype for tensor in weights(mixed).values()} == {torch.float32}
     difference = rows(mixed)[-1][names.VAL_LOSS] - rows(wide)[-1][names.VAL_LOSS]
@@ -142,8 +142,10 @@ def test_bf16_keeps_float32_weights_and_stays_close(train, tmp_path, rows):
 
 @pytest.mark.parametrize("model", [(), DROPOUT], ids=["llama", "opt with dropout"])
 @pytest.mark.parametrize("step", [2, 4, 5, 8])
-def test_a_killed_run_continues_to_the_same_bits(train, tmp_path, rows, monkeypatch, stop_at_step, model, step):
-    quiet = train(tmp_path / "quiet", *model)
+def test_a_killed_run_continues_to_the_same_bits(
+    train, trained_once, tmp_path, rows, monkeypatch, stop_at_step, model, step
+):
+    quiet = trained_once(*model)
     with monkeypatch.context():
         stop_at_step(step)
         with pytest.raises(RuntimeError, match="killed"):
@@ -157,8 +159,8 @@ def test_a_killed_run_continues_to_the_same_bits(train, tmp_path, rows, monkeypa
     ]
 
 
-def test_a_torn_checkpoint_is_named_and_skipped(train, tmp_path, monkeypatch, stop_at_step, capsys):
-    quiet = train(tmp_path / "quiet")
+def test_a_torn_checkpoint_is_named_and_skipped(train, trained_once, tmp_path, monkeypatch, stop_at_step, capsys):
+    quiet = trained_once()
     with monkeypatch.context():
         stop_at_step(8)
         with pytest.raises(RuntimeError):
@@ -181,16 +183,16 @@ def test_only_the_newest_checkpoints_are_kept(train, tmp_path):
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-00000009", "step-00000010"]
 
 
-def test_a_checkpoint_is_a_stock_model_directory(train, tmp_path):
+def test_a_checkpoint_is_a_stock_model_directory(trained_once):
     from grow.families.build import load_model
 
-    run = train(tmp_path / "run")
+    run = trained_once()
     model = load_model(run / "checkpoints" / "step-00000010")
     assert_same_weights({k: v for k, v in model.state_dict().items() if k in weights(run)}, weights(run))
 
 
-def test_a_finished_run_says_so_and_is_left_alone(train, tmp_path, capsys):
-    run = train(tmp_path / "run")
+def test_a_finished_run_says_so_and_is_left_alone(train, trained_once, tmp_path, capsys):
+    run = shutil.copytree(trained_once(), tmp_path / "run")
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     capsys.readouterr()
     train(run)
@@ -198,15 +200,15 @@ def test_a_finished_run_says_so_and_is_left_alone(train, tmp_path, capsys):
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
-def test_a_run_that_lost_only_its_export_is_exported_from_its_last_checkpoint(train, tmp_path):
-    run = train(tmp_path / "run")
+def test_a_run_that_lost_only_its_export_is_exported_from_its_last_checkpoint(train, trained_once, tmp_path):
+    run = shutil.copytree(trained_once(), tmp_path / "run")
     before = weights(run)
     shutil.rmtree(run / "model")
     assert_same_weights(weights(train(run)), before)
 
 
-def test_another_configuration_in_the_same_directory_is_refused_with_the_keys_that_differ(train, tmp_path):
-    run = train(tmp_path / "run")
+def test_another_configuration_in_the_same_directory_is_refused_with_the_keys_that_differ(train, trained_once):
+    run = trained_once()
     with pytest.raises(ConfigError, match=r"optimizer\.lr: 0\.01 there, 0\.02 here") as error:
         train(run, "optimizer.lr=0.02")
     assert "trainer" not in str(error.value)
@@ -235,11 +237,11 @@ def test_a_start_that_is_not_finite_stops_before_the_first_step(train, tmp_path,
         train(tmp_path / "run")
 
 
-def test_validation_loss_is_the_mean_over_all_validation_tokens(train, tmp_path, rows, shards):
+def test_validation_loss_is_the_mean_over_all_validation_tokens(trained_once, rows, shards):
     from grow.data.data_module import TokenDataModule
     from grow.families.build import load_model
 
-    run = train(tmp_path / "run")
+    run = trained_once()
     data = TokenDataModule(shards, sequence_length=16, micro_batch=1, seed=0, val_tokens=160)
     batches = list(data.val_dataloader())
     model = load_model(run / "model")

@@ -166,13 +166,8 @@ def test_zeros_instead_of_gradients_neither_move_nor_decay_what_a_step_leaves_ou
 
 
 @pytest.fixture(scope="module")
-def source(shards_dir, tmp_path_factory):
-    import train as entry
-    from tests.training.tiny import command_line
-
-    run = tmp_path_factory.mktemp("source") / "run"
-    entry.main.__wrapped__(compose(command_line(shards_dir, run)))
-    return run
+def source(trained_once):
+    return trained_once()
 
 
 @pytest.fixture
