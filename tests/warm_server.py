@@ -23,9 +23,9 @@ USED = (
 
 def import_everything() -> None:
     """Import what commands import after they have been configured."""
-    from benchmarks import chaos
+    from benchmarks import forks
 
-    chaos.import_everything()
+    forks.import_everything()
     for name in USED:
         importlib.import_module(name)
 

@@ -6,11 +6,7 @@ from pathlib import Path
 
 import pytest
 
-<<<<<<< HEAD
-from benchmarks.forks import import_everything, kill, start_ranks, wait
-=======
-from benchmarks.chaos import kill, start_ranks, wait
->>>>>>> tests
+from benchmarks.forks import kill, start_ranks, wait
 from tests.training.tiny import command_line, make_shards
 from tests.warm_server import import_everything
 

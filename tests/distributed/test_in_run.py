@@ -5,10 +5,6 @@ import json
 import pytest
 
 import grow.evaluation.evaluate  # noqa: F401  (imported here, so that no forked rank has to)
-<<<<<<< HEAD
-from benchmarks.forks import import_everything
-=======
->>>>>>> tests
 from grow.analysis.weight_analysis import analyze_weights
 from grow.cli.config import EvalConfig, compose
 from tests.evaluation.made import VOCABULARY, evaluating, make_place
