@@ -37,8 +37,8 @@ def test_it_ends_as_the_forked_process_does(tmp_path, code, expected, says):
 
 def test_signals_are_passed_on_and_whoever_kills_it_kills_the_forked_process(tmp_path):
     (tmp_path / "script.py").write_text(
-        "import signal, sys, time\n"
-        "signal.signal(signal.SIGUSR1, lambda *_: print('got it', flush=True))\n"
+        "import os, signal, time\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: os.write(1, b'got it\\n'))\n"
         "print('ready', flush=True)\n"
         "while True: time.sleep(0.1)\n"
     )
