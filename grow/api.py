@@ -34,10 +34,6 @@ def grow_checkpoint(
 ) -> "GrowthRecord":
     """Grow a checkpoint into a bigger one, and prove that it computes the same function if the growth claims to.
 
-    >>> record = grow_checkpoint("outputs/source", "grown", "hyperclone_noisy", scale={"embed": 3, "heads": 3})
-    >>> record.verification.preserved
-    True
-
     Args:
         source: Run directory, model directory or hub id to grow from; a list of them for the growths that join several.
         output: Directory to make. It loads with `AutoModelForCausalLM.from_pretrained`; `growth.json` in it has the
@@ -55,6 +51,11 @@ def grow_checkpoint(
         ConfigError: There is no such preset, model or setting.
         GrowthError: The source does not fit the target, or the grown model does not keep a function that it claims to.
         CheckpointError: The source cannot be read, or the output cannot be written.
+
+    Examples:
+        >>> record = grow_checkpoint("outputs/source", "grown", "hyperclone_noisy", scale={"embed": 3, "heads": 3})
+        >>> record.verification.preserved
+        True
     """
     from grow.cli.config import GrowCheckpointConfig, compose
 
@@ -89,10 +90,6 @@ def average_checkpoints(
 ) -> "AverageRecord":
     """Average checkpoints of one model into a directory that loads like any of them.
 
-    >>> record = average_checkpoints("outputs/source", "average", k=2)
-    >>> [source["share"] for source in record.sources]
-    [0.5, 0.5]
-
     Args:
         checkpoints: A run (all of its checkpoints), or a list of model directories, hub ids with a revision,
             `.safetensors` files or state dicts.
@@ -106,6 +103,11 @@ def average_checkpoints(
     Raises:
         ConfigError: There is no such preset or setting, or there are too few checkpoints.
         CheckpointError: Checkpoints are missing, damaged or of different models, or the output cannot be written.
+
+    Examples:
+        >>> record = average_checkpoints("outputs/source", "average", k=2)
+        >>> [source["share"] for source in record.sources]
+        [0.5, 0.5]
     """
     from grow.averaging import offline
     from grow.averaging.settings import AverageCheckpointsConfig
@@ -121,10 +123,6 @@ def average_checkpoints(
 def speedup(runs: Names, *, baseline: Names, amortised_over: int = 4) -> "DataFrame":
     """Return how much sooner runs reach the final validation loss of a baseline.
 
-    >>> table = speedup("outputs/grown", baseline="outputs/noise")
-    >>> table.query("axis == 'tokens' and accounting == 'F'").arm.item()
-    'hyperclone_noisy'
-
     Args:
         runs: Run directories; seeds of one recipe are one arm.
         baseline: Run directories of the same architecture trained from noise, one a seed.
@@ -139,6 +137,11 @@ def speedup(runs: Names, *, baseline: Names, amortised_over: int = 4) -> "DataFr
     Raises:
         ConfigError: A baseline did not start from noise.
         CheckpointError, DataError: A run cannot be read, or the baseline never learned.
+
+    Examples:
+        >>> table = speedup("outputs/grown", baseline="outputs/noise")
+        >>> table.query("axis == 'tokens' and accounting == 'F'").arm.item()
+        'hyperclone_noisy'
     """
     from pandas import DataFrame
 
@@ -157,12 +160,6 @@ def speedup(runs: Names, *, baseline: Names, amortised_over: int = 4) -> "DataFr
 def load_run(path: str | Path) -> "DataFrame":
     """Return the metrics of a run, a row for each time that they were logged, oldest first.
 
-    >>> run = load_run("outputs/source")
-    >>> run[["step", "tokens", "val/loss"]].dropna().tokens.tolist()
-    [0, 512, 1024, 1280]
-    >>> run.attrs["config"]["model"]["name"]
-    'tiny'
-
     Args:
         path: Run directory, of a run that is finished or still training.
 
@@ -172,6 +169,13 @@ def load_run(path: str | Path) -> "DataFrame":
 
     Raises:
         CheckpointError: There is no run at this path.
+
+    Examples:
+        >>> run = load_run("outputs/source")
+        >>> run[["step", "tokens", "val/loss"]].dropna().tokens.tolist()
+        [0, 640, 1280]
+        >>> run.attrs["config"]["model"]["name"]
+        'tiny'
     """
     from pandas import DataFrame
 

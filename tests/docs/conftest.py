@@ -17,7 +17,7 @@ from tests.evaluation.made import make_items
 
 VOCABULARY = 300
 TINY = [
-    *(f"model.vocab_size={VOCABULARY}", "data.sequence_length=16", "trainer.accelerator=cpu", "trainer.micro_batch=4"),
+    *(f"model.vocab_size={VOCABULARY}", "data.sequence_length=16", "trainer.accelerator=cpu", "trainer.micro_batch=2"),
     *("trainer.tokens_per_step=64", "trainer.max_tokens=1280", "trainer.val_every_tokens=640"),
     *("trainer.val_tokens=160", "checkpoint.every_tokens=320", "checkpoint.keep_last=4"),
 ]
@@ -33,7 +33,7 @@ RUNS = {
 
 @pytest.fixture(scope="session")
 def run_program(tmp_path_factory) -> Callable[..., str]:
-    """(name, arguments, directory, processes) -> what the program, forked from this process, printed. It must succeed."""
+    """(name, arguments, directory, processes) -> what the program printed. Forked from this process; must succeed."""
     import_everything()
     logs = tmp_path_factory.mktemp("logs")
 
