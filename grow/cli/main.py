@@ -44,7 +44,7 @@ def overview(commands: Mapping[str, Path]) -> str:
 def _purpose(path: Path) -> str:
     """Return what the first line of a program's docstring says, up to its colon."""
     lines = (ast.get_docstring(ast.parse(path.read_text())) or "").splitlines()
-    return lines[0].partition(":")[0].rstrip(".") if lines else ""
+    return lines[0].partition(":")[0].partition(". ")[0].rstrip(".") if lines else ""
 
 
 def _unknown(name: str, known: list[str]) -> str:
