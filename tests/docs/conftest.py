@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.chaos import fork_ranks, import_everything, wait
+from benchmarks.forks import fork_ranks, import_everything, wait
 from grow.common.places import command_file
 from tests.data.conftest import make_sentences, prepare_files_small, write_json_lines
 from tests.evaluation.made import make_items
