@@ -10,28 +10,17 @@ python scripts/grow_checkpoint.py --list
 import sys
 from pathlib import Path
 
+from grow.api import grow_configured
 from grow.cli.command import entry_point
 from grow.cli.config import GrowCheckpointConfig
-from grow.common.places import CONFIG_DIR
+from grow.common.places import CONFIG_DIR, MEASURED_FILE
 from grow.growth.gallery import table
 
 
 @entry_point("grow_checkpoint", GrowCheckpointConfig)
 def main(config: GrowCheckpointConfig) -> None:
     """Grow, verify, and say what was found."""
-    from grow.families.build import load_config
-    from grow.families.registry import stock_config
-    from grow.families.source_directory import find_source
-    from grow.growth.run import grow
-    from grow.growth.target import target_of
-
-    names = config.growth.sources or [str(config.source)]
-    sources = [load_config(find_source(name)) for name in names]
-    target = target_of(sources, config.growth, config.scale) if config.model is None else stock_config(config.model)
-    shard_bytes = round(config.shard_gb * 1e9)
-    record = grow(
-        names[0], Path(config.output), config.growth, target, max_shard_bytes=shard_bytes, workers=config.workers
-    )
+    record = grow_configured(config)
     checked = record.verification
     if record.continued is not None:
         print(record.continued)
@@ -48,6 +37,6 @@ def main(config: GrowCheckpointConfig) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["--list"]:
-        print(table(CONFIG_DIR / "growth", CONFIG_DIR.parent / "docs" / "growth_measured.csv"))
+        print(table(CONFIG_DIR / "growth", MEASURED_FILE))
     else:
         main()

