@@ -10,6 +10,8 @@ import pytest
 
 from tests.training.tiny import TINY, make_shards
 
+pytestmark = pytest.mark.slow  # each command is a fresh process, whose imports are what is tested
+
 ROOT = Path(__file__).parents[1]
 HEAVY = (
     *("torch", "transformers", "lightning", "deepspeed", "torchmetrics", "scipy", "sklearn", "datasets", "lm_eval"),
