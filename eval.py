@@ -1,4 +1,4 @@
-"""Turns checkpoints into scores: harness tasks, and perplexity and bits per byte of held-out text.
+"""Score checkpoints: harness tasks, and perplexity and bits per byte of held-out text.
 
 python eval.py checkpoint=RUN                                   a run's model on the eight tasks of harness8
 python eval.py checkpoint=DIRECTORY_OR_HUB_ID evaluation=harness10

@@ -1,4 +1,4 @@
-"""Pretrains a language model, grown from a smaller one or from noise. The same command continues an interrupted run.
+"""Pretrain a language model, grown from a smaller one or from noise. The same command continues an interrupted run.
 
 python train.py model=tiny growth=none                      from noise, in minutes on two CPU cores
 python train.py model=tiny_2x growth=hyperclone_noisy growth.source=RUN_OR_DIRECTORY_OR_HUB_ID

@@ -32,7 +32,7 @@ def grow_checkpoint(
     scale: Mapping[str, float] | None = None,
     **settings: Any,
 ) -> "GrowthRecord":
-    """Grow a checkpoint into a bigger one, and prove that it computes the same function if the growth claims to.
+    """Grow a checkpoint into a bigger one, and verify that it computes the same function if the growth claims to.
 
     Args:
         source: Run directory, model directory or hub id to grow from; a list of them for the growths that join several.

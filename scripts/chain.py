@@ -1,4 +1,4 @@
-"""A chain of runs, each grown from the last, up to a target; then one report over all of them.
+"""Train a chain of runs, each grown from the last, up to a target; then report on all of them.
 
 python scripts/chain.py chain=stackbert|mslt|bert2bert|g_stack|hyperclone_4x|one_layer model=TARGET [as for train.py]
 """

@@ -1,4 +1,4 @@
-"""What a run will need, before it starts: parameters, FLOPs, memory of a GPU by part, hours and disk. No network.
+"""Estimate what a run will need, before it starts: parameters, FLOPs, memory of a GPU by part, hours, disk. No network.
 
 python scripts/estimate.py model=olmo_2.9b strategy=zero2 strategy.devices=64 trainer=paper [json=true] [output=FILE]
 """
@@ -9,12 +9,14 @@ from pathlib import Path
 from grow.cli.command import entry_point
 from grow.cli.config import EstimateConfig
 from grow.common.provenance import write_json
+from grow.estimate.closed_form import require_known_activations
 
 
 @entry_point("estimate", EstimateConfig)
 def main(config: EstimateConfig) -> None:
     """Estimate the run that train.py makes of the same overrides; print tables or JSON."""
-    config.estimate.find_gpu()  # a GPU that is not known is refused before torch is imported
+    config.estimate.find_gpu()  # what cannot be estimated is refused before torch is imported
+    require_known_activations(config.model.family)
 
     from grow.common.console import table_console
     from grow.estimate.estimate_run import ConfiguredRun, estimate_run

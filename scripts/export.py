@@ -1,4 +1,4 @@
-"""Export a checkpoint of a run as a stock model directory, and prove that it computes the same.
+"""Export a checkpoint of a run as a stock model directory, and verify that it computes the same.
 
 python scripts/export.py source=RUN/checkpoints/step-00000500 output=DIR
 """

@@ -1,4 +1,4 @@
-"""Grow a checkpoint directory into a bigger one and prove that it computes the same function.
+"""Grow a checkpoint directory into a bigger one and verify that it computes the same function.
 
 python scripts/grow_checkpoint.py source=DIR output=DIR growth=hyperclone_noisy model=NAME
 python scripts/grow_checkpoint.py source=DIR output=DIR growth=hyperclone scale.embed=2 scale.heads=2 scale.ffn=2

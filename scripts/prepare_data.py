@@ -1,4 +1,4 @@
-"""Texts to token shards, or a manifest for shards that exist.
+"""Prepare token shards from texts, or write a manifest for shards that exist.
 
 python scripts/prepare_data.py input='[books,wiki.jsonl.gz]' output=data/mine vocab_size=8192
 python scripts/prepare_data.py input='[dolma]' output=data/dolma tokenizer=DIRECTORY_OR_HUB_ID

@@ -1,4 +1,4 @@
-"""Finished runs in; speed-up table, speedup.json, speedup.md, speedup.png and report.html out.
+"""Compare finished runs with their baselines: speed-up table, speedup.json, speedup.md, speedup.png and report.html.
 
 python scripts/report.py runs='[DIR,DIR]' baseline=DIR continued=DIR output=DIR
 """

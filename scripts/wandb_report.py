@@ -1,4 +1,4 @@
-"""Finished runs in; a W&B report of their speed-up out: tables, and live curves over tokens, FLOPs and seconds.
+"""Make a W&B report of the speed-up of finished runs: tables, and live curves over tokens, FLOPs and seconds.
 
 python scripts/wandb_report.py runs='[DIR,DIR]' baseline=DIR continued=DIR output=FILE     the report as JSON, offline
 python scripts/wandb_report.py ... publish=true entity=TEAM                                upload it

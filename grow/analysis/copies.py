@@ -37,9 +37,9 @@ def column_copies(config: PreTrainedConfig, growth: Mapping[str, Any], names: li
     """Return the columns of each cloned matrix, by copy.
 
     Args:
-        config: stock configuration of the grown model.
-        growth: content of its growth.json.
-        names: names of the parameters in its checkpoint.
+        config: Stock configuration of the grown model.
+        growth: Content of its growth.json.
+        names: Names of the parameters in its checkpoint.
 
     Returns:
         Parameter name -> column numbers, int64 (copies, source columns); matrices without repeated columns are left

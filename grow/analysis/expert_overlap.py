@@ -27,7 +27,7 @@ def expert_overlap(experts: Tensor) -> float:
     """Return the mean cosine similarity over all pairs of experts, each flattened to one vector.
 
     Args:
-        experts: weights of two or more experts, (experts, ...).
+        experts: Weights of two or more experts, (experts, ...).
     """
     unit = functional.normalize(experts.flatten(1).float(), dim=1)
     cosines = unit @ unit.T

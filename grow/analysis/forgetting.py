@@ -29,10 +29,10 @@ def forgetting(tokens: Sequence[float], scores: Sequence[float], own: float, *, 
     """Compute the dip of a curve below the source's own score.
 
     Args:
-        tokens: tokens at each score, ascending; at least one.
-        scores: scores of the grown model.
-        own: score of the source.
-        higher_is_better: whether the score is an accuracy; False for a loss.
+        tokens: Tokens at each score, ascending; at least one.
+        scores: Scores of the grown model.
+        own: Score of the source.
+        higher_is_better: Whether the score is an accuracy; False for a loss.
     """
     sign = 1.0 if higher_is_better else -1.0
     gains = [sign * (score - own) for score in scores]  # below 0: worse than the source

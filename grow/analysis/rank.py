@@ -28,8 +28,8 @@ def numerical_rank(values: Tensor, columns: int) -> int:
     """Count the singular values above the rounding error of float32, by the rule of `numpy.linalg.matrix_rank`.
 
     Args:
-        values: singular values, largest first.
-        columns: larger dimension of the matrix.
+        values: Singular values, largest first.
+        columns: Larger dimension of the matrix.
     """
     threshold = values.max() * max(len(values), columns) * torch.finfo(torch.float32).eps
     return int((values > threshold).sum())

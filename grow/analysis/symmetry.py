@@ -18,8 +18,8 @@ def symmetry(weight: Tensor, copies: Tensor) -> float:
     """Return the mean cosine similarity between the copies' blocks, row by row.
 
     Args:
-        weight: cloned matrix, (rows, columns).
-        copies: column numbers of each copy, in the same order, int64 (n, columns / n) with n >= 2.
+        weight: Cloned matrix, (rows, columns).
+        copies: Column numbers of each copy, in the same order, int64 (n, columns / n) with n >= 2.
     """
     blocks = [weight[:, columns].float() for columns in copies]
     pairs = itertools.combinations(blocks, 2)

@@ -49,12 +49,12 @@ def analyze_weights(
     """Analyze a stock model directory, or one process's share of its matrices.
 
     Args:
-        directory: directory of the weights.
-        growth: content of growth.json; None for a model that was not grown, whose matrices have no copies.
-        layers: layers whose spectra are computed, from 0; None takes the first, quarter, middle and last.
-        part: number of this process; it takes every `parts`-th matrix from this one on. `merged` joins the results.
-        parts: number of processes that share the matrices.
-        heartbeat: called with the name of each matrix before it is analyzed.
+        directory: Directory of the weights.
+        growth: Content of growth.json; None for a model that was not grown, whose matrices have no copies.
+        layers: Layers whose spectra are computed, from 0; None takes the first, quarter, middle and last.
+        part: Number of this process; it takes every `parts`-th matrix from this one on. `merged` joins the results.
+        parts: Number of processes that share the matrices.
+        heartbeat: Called with the name of each matrix before it is analyzed.
 
     Raises:
         CheckpointError: the directory holds no complete model.

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from grow.averaging.arithmetic import chunks, finite, rounded
 from grow.averaging.cadence import AveragingPlan
-from grow.averaging.memory import DiskWindow, HostWindow, Items, Running, SnapshotMemory, stored_dtype
+from grow.averaging.memory import DiskWindow, HostWindow, Items, RunningTotal, SnapshotMemory, stored_dtype
 from grow.averaging.staging import Staging
 from grow.common.errors import CheckpointError
 from grow.families.weights import TensorInfo
@@ -35,8 +35,8 @@ class Average:
     Args:
         plan: Steps at which snapshots are due, and their weighting.
         memory: Storage of the snapshots.
-        agree: Logical and over the ranks of whether a snapshot is finite, where each rank owns other fragments. Called
-            once for each snapshot.
+        agree: Reduces "this snapshot is finite" over the ranks by a logical and, where each rank owns other fragments.
+            Called once for each snapshot.
     """
 
     def __init__(self, plan: AveragingPlan, memory: SnapshotMemory, agree: Callable[[bool], bool] = bool) -> None:
@@ -67,24 +67,24 @@ class Average:
 
     @property
     def ready(self) -> bool:
-        """Return whether there is an average: `min_snapshots` were taken."""
+        """Whether there is an average: at least `min_snapshots` were taken."""
         return self.count >= self.plan.min_snapshots
 
     @property
     def count(self) -> int:
-        """Return the number of snapshots in the average."""
+        """Number of snapshots in the average."""
         self._settle()
         return self._memory.count
 
     @property
     def steps(self) -> list[int]:
-        """Return the steps of the stored snapshots, oldest first; a running average stores none."""
+        """Steps of the stored snapshots, oldest first; a running average stores none."""
         self._settle()
         return self._memory.steps
 
     @property
     def skipped(self) -> int:
-        """Return the number of snapshots that were dropped because a value was not finite."""
+        """Number of snapshots that were dropped because a value was not finite."""
         self._settle()
         return self._skipped
 
@@ -126,7 +126,9 @@ class Average:
         return self._memory.tensors()
 
     def load(self, state: Mapping[str, Any], names: Iterable[str], read: Callable[[str], Tensor]) -> None:
-        """Restore a saved average, bit for bit. A smaller window keeps the newest snapshots, a larger one fills up.
+        """Restore a saved average, bit for bit.
+
+        A smaller window keeps the newest snapshots, a larger one fills up over time.
 
         Args:
             state: Saved value of `state`.
@@ -173,11 +175,11 @@ def new_average(plan: AveragingPlan, directory: Path | None = None, agree: Calla
 
     Args:
         plan: Averaging plan of the run.
-        directory: Directory of this process alone, for the snapshots of averaging.storage=disk.
-        agree: Logical and over the ranks; see `Average`.
+        directory: Directory private to this process, for the snapshots of averaging.storage=disk.
+        agree: Reduces over the ranks by a logical and; see `Average`.
     """
     if plan.k is None:
-        return Average(plan, Running(plan), agree)
+        return Average(plan, RunningTotal(plan), agree)
     if plan.settings.storage == "host":
         return Average(plan, HostWindow(plan), agree)
     if directory is None:

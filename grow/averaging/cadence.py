@@ -24,7 +24,7 @@ class AveragingPlan:
 
     @property
     def k(self) -> int | None:
-        """Return the snapshots in the window; None where all since the start count."""
+        """Number of snapshots in the window; None where all since the start count."""
         return self.settings.k if self.settings.kind in WINDOWS else None
 
     def due(self, step: int) -> bool:
@@ -33,12 +33,12 @@ class AveragingPlan:
 
     @property
     def first_snapshot_step(self) -> int:
-        """Return the step of the first snapshot."""
+        """Step of the first snapshot."""
         return max(math.ceil(self.start_step / self.every_steps), 1) * self.every_steps
 
     @property
     def first_average_step(self) -> int:
-        """Return the step after which there is an average."""
+        """Step after which there is an average."""
         return self.first_snapshot_step + (self.min_snapshots - 1) * self.every_steps
 
     def weighting(self, snapshots: int) -> Weighting:
@@ -107,7 +107,7 @@ def _every_steps(settings: AveragingSettings, total_steps: int) -> int:
     if settings.horizon is None:
         raise ConfigError(
             f"averaging={settings.name}: expected averaging.every_steps=STEPS between two snapshots, or "
-            "averaging.horizon=SHARE of the run for all of them."
+            "averaging.horizon=FRACTION of the run for all of them."
         )
     return max(round(settings.horizon * total_steps / _window(settings)), 1)
 

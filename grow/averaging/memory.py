@@ -122,7 +122,7 @@ class HostWindow(Window):
 
 
 class DiskWindow(Window):
-    """Snapshots as safetensors files, in a directory of this process alone; memory holds none of them.
+    """Snapshots as safetensors files, in a directory private to this process; memory holds none of them.
 
     A run that continues restores its window from its checkpoint, which may be older than the files: snapshots found in
     the directory at the start are removed.
@@ -166,15 +166,15 @@ class DiskWindow(Window):
         return self._directory / f"snapshot-{step:08}.safetensors"
 
 
-class Running(SnapshotMemory):
+class RunningTotal(SnapshotMemory):
     """One float64 total for any number of snapshots: an exponential average, or the sum of all.
 
-    The total adds up snapshots oldest first, like an average of files, so that the two agree bit for bit.
+    The total adds up snapshots oldest first, in the order of the offline average, so that the two agree bit for bit.
     """
 
     def __init__(self, plan: AveragingPlan) -> None:
-        fold_of_two = plan.weighting(2)
-        self._keep, self._take = fold_of_two.keep, fold_of_two.takes[1]
+        weighting = plan.weighting(2)
+        self._keep, self._take = weighting.keep, weighting.takes[1]
         self._totals: Snapshot = {}
         self.steps, self.count = [], 0
 

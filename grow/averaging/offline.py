@@ -39,7 +39,7 @@ class AverageRecord:
     averaged: int
     """Number of tensors that are averages."""
     copied: list[str]
-    """Tensors copied from the newest checkpoint: tensors of whole numbers are not averaged."""
+    """Tensors copied from the newest checkpoint: integer tensors are not averaged."""
 
 
 def average_checkpoints(checkpoints: Sequence[str], settings: AveragingSettings, output: Path) -> AverageRecord:
@@ -49,7 +49,8 @@ def average_checkpoints(checkpoints: Sequence[str], settings: AveragingSettings,
 
     Args:
         checkpoints: Names of checkpoints, as `find_sources` takes them.
-        settings: Kind of averaging; kinds with a window take the newest k. Horizon, start and storage are ignored.
+        settings: Kind of averaging; kinds with a window take the newest k. `horizon`, `start_*` and `storage` are
+            ignored.
         output: Directory to make.
 
     Raises:
@@ -58,18 +59,18 @@ def average_checkpoints(checkpoints: Sequence[str], settings: AveragingSettings,
     """
     sources = select(find_sources(checkpoints), settings)
     tensors = common_tensors(sources)
-    how = weighting(settings, len(sources))
+    weights = weighting(settings, len(sources))
     with new_directory(output, sum(info.bytes for info in tensors)) as partial, ThreadPoolExecutor(4) as hashing:
         digests = hashing.map(lambda source: digest_files(source.reader.files), sources)  # while the average is made
-        blocks = (block for info in tensors for block in average_tensor(info, sources, how))
+        blocks = (block for info in tensors for block in average_tensor(info, sources, weights))
         _write(partial, sources[-1], tensors, blocks)
-        record = _record(settings, sources, how, tensors, list(digests))
+        record = _record(settings, sources, weights, tensors, list(digests))
         write_json(partial / AVERAGE_FILE, asdict(record))
     return record
 
 
 def select(sources: list[Source], settings: AveragingSettings) -> list[Source]:
-    """Choose the checkpoints to average, oldest first: at multiples of `every_steps` if given, the newest k.
+    """Choose the checkpoints to average, oldest first: at multiples of `every_steps` if set, then the newest k.
 
     Raises:
         ConfigError: there are fewer than `min_snapshots`, or k.
@@ -98,24 +99,24 @@ def common_tensors(sources: Sequence[Source]) -> list[TensorInfo]:
     newest = sources[-1]
     for source in sources[:-1]:
         for name in sorted(newest.stored_as.keys() | source.stored_as.keys()):
-            there, here = (_described(each, name) for each in (newest, source))
-            if there != here:
+            newest_tensor, other_tensor = (_describe(each, name) for each in (newest, source))
+            if newest_tensor != other_tensor:
                 raise CheckpointError(
-                    f"tensor {name}: {there} in {newest.label}, {here} in {source.label}. Only checkpoints of one "
-                    "model, in one dtype, have an average."
+                    f"tensor {name}: {newest_tensor} in {newest.label}, {other_tensor} in {source.label}. Only "
+                    "checkpoints of one model, in one dtype, have an average."
                 )
     return [newest.info(name) for name in newest.stored_as]
 
 
-def _described(source: Source, name: str) -> str:
+def _describe(source: Source, name: str) -> str:
     if name not in source.stored_as:
         return "missing"
     info = source.info(name)
     return f"{tuple(info.shape)} {str(info.dtype).removeprefix('torch.')}"
 
 
-def average_tensor(info: TensorInfo, sources: Sequence[Source], how: Weighting) -> Iterator[Tensor]:
-    """Yield one averaged tensor as flat blocks in its dtype, rounded once; tensors of whole numbers are the newest's.
+def average_tensor(info: TensorInfo, sources: Sequence[Source], weights: Weighting) -> Iterator[Tensor]:
+    """Yield one averaged tensor as flat blocks in its dtype, rounded once; integer tensors are the newest's.
 
     Raises:
         CheckpointError: a value is not finite.
@@ -127,7 +128,7 @@ def average_tensor(info: TensorInfo, sources: Sequence[Source], how: Weighting) 
         parts = [source.read(info.name, block) for source in sources]
         out = torch.empty(len(parts[-1]), dtype=info.dtype)
         for chunk in chunks(len(out)):
-            out[chunk] = rounded(combine((part[chunk] for part in parts), how), info.dtype)
+            out[chunk] = rounded(combine((part[chunk] for part in parts), weights), info.dtype)
         if not finite([out]):  # a value that is not finite in one checkpoint is not finite in the sum
             raise _not_finite(info.name, parts, sources)
         yield out
@@ -160,7 +161,7 @@ def _write(directory: Path, newest: Source, tensors: list[TensorInfo], blocks: I
 def _record(
     settings: AveragingSettings,
     sources: Sequence[Source],
-    how: Weighting,
+    weights: Weighting,
     tensors: Sequence[TensorInfo],
     digests: Sequence[str],
 ) -> AverageRecord:
@@ -169,7 +170,7 @@ def _record(
         averaging=asdict(settings),
         sources=[
             {"source": source.label, "step": source.step, "digest": digest, "share": share}
-            for source, digest, share in zip(sources, digests, how.shares, strict=True)
+            for source, digest, share in zip(sources, digests, weights.shares, strict=True)
         ],
         averaged=len(tensors) - len(copied),
         copied=copied,

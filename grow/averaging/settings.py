@@ -33,11 +33,11 @@ class AveragingSettings:
     every_steps: int | None = None
     """Optimizer steps between two snapshots (the papers' nu); null: see `horizon`. swa: null is every step."""
     horizon: float | None = None
-    """Used where every_steps is null: share of the run that the window spans, k snapshots of it."""
+    """Used where every_steps is null: fraction of the run that the window spans, k snapshots of it."""
     start_tokens: int | None = None
     """No snapshot before this many tokens; null: see `start_fraction`."""
     start_fraction: float | None = None
-    """Used where start_tokens is null: share of the run before the first snapshot; null: the schedule's warm-up."""
+    """Used where start_tokens is null: fraction of the run before the first snapshot; null: the schedule's warm-up."""
     min_snapshots: int | None = None
     """Snapshots before there is an average; null: k in a window (the papers' own rule), 1 without one."""
     decay: float | None = None
@@ -71,9 +71,9 @@ class AveragingSettings:
         for key in ("horizon", "start_fraction"):
             share = getattr(self, key)
             if share is not None and not 0 <= share <= 1:
-                raise ConfigError(f"averaging.{key}={share}: expected a share of the run between 0 and 1.")
+                raise ConfigError(f"averaging.{key}={share}: expected a fraction of the run between 0 and 1.")
         if self.horizon == 0:
-            raise ConfigError("averaging.horizon=0: expected a share of the run above 0.")
+            raise ConfigError("averaging.horizon=0: expected a fraction of the run above 0.")
         if (self.start_tokens or 0) < 0:
             raise ConfigError(f"averaging.start_tokens={self.start_tokens}: expected 0 or more tokens, or null.")
         if self.kind in WINDOWS and self.k is None:

@@ -31,7 +31,7 @@ class Weighting:
 
     @property
     def shares(self) -> list[float]:
-        """Return the share of each snapshot in the average, oldest first; they sum to 1."""
+        """Share of each snapshot in the average, oldest first; they sum to 1."""
         last = len(self.takes) - 1
         return [take * self.keep ** (last - i) / self.divisor for i, take in enumerate(self.takes)]
 

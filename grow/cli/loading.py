@@ -1,7 +1,7 @@
 """Says once what a command is waiting for when it begins to import a large library.
 
-A finder ahead of Python's own sees every import. It finds nothing: it prints a line at the first import of a large
-library and takes itself away. So a command need not say it, and one that imports nothing large stays silent.
+A finder ahead of Python's own sees every import. It resolves nothing: it prints a line at the first import of a large
+library and removes itself. So a command need not say it, and one that imports nothing large stays silent.
 """
 
 import sys

@@ -12,10 +12,10 @@ def flops_per_token(*, matmul_parameters: int, layers: int, attention_width: int
     the head.
 
     Args:
-        matmul_parameters: weights that each token is multiplied with, the head included.
-        layers: number of decoder blocks.
-        attention_width: heads * head_dim.
-        sequence_length: tokens in one sequence.
+        matmul_parameters: Weights that each token is multiplied with, the head included.
+        layers: Number of decoder blocks.
+        attention_width: Heads * head_dim.
+        sequence_length: Tokens in one sequence.
     """
     return 6 * matmul_parameters + 12 * layers * attention_width * sequence_length
 

@@ -1,4 +1,4 @@
-"""What each key of a configuration means to a run: the one table by which two runs are told to be the same.
+"""What each key of a configuration means to a run: the one table that decides whether two runs are the same.
 
 Three readers decide by it: whether a configuration may continue a run directory (grow/training/run_directory.py), which
 directory a run gets by default (grow/cli/run_config.py), and which runs are the seeds of one arm (grow/report/arms.py).

@@ -14,7 +14,7 @@ Words = NDArray[np.uint64]
 
 
 def order(positions: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
-    """Return the item that is read at each position of an endless run; every epoch of `n` is a new permutation.
+    """Return the item that is read at each position of an endless run; each `n` positions are a new permutation.
 
     Args:
         positions: Positions, 0 or more, of any shape.

@@ -108,7 +108,7 @@ def _renamed_when_complete(output: Path) -> Iterator[Path]:
 
 def _write_failure(output: Path, error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{output}: the disk is full; what was written is removed again. Free space or choose another output."
+        return f"{output}: the disk is full; what was written has been removed. Free space or choose another output."
     if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
         return f"{output}: expected nothing, found a directory that another process made meanwhile. Use that one."
     return f"{output}: cannot be written: {error}. Choose another output."
@@ -250,5 +250,5 @@ def _check_splits(shards: list[Shard], bar: _Pass) -> None:
     if missing:
         raise DataError(
             f"expected documents for training and for validation, found {bar.documents} documents, none of them for "
-            f"{missing[0]} ({VALIDATION_PERCENT} % are held out by hash). Give more text, or cut it into more of them."
+            f"{missing[0]} ({VALIDATION_PERCENT} % are held out by hash). Give more, or shorter, documents."
         )

@@ -35,7 +35,7 @@ class Shard:
     split: str
     source: str
     start: int
-    """Index in the file of the first token."""
+    """Index of the first token in the file."""
     tokens: int
     sha256: str
     """Digest of these tokens' bytes."""
@@ -100,12 +100,12 @@ class TokenShards:
 
     @property
     def tokenizer_dir(self) -> Path:
-        """Return the directory of the shards' tokenizer, for AutoTokenizer."""
+        """Directory of the shards' tokenizer, for AutoTokenizer."""
         return self.path / TOKENIZER_DIR
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Return the names of the sources, sorted."""
+        """Names of the sources, sorted."""
         return tuple(sorted({shard.source for shard in self.shards}))
 
     def tokens(self, split: str, source: str | None = None) -> int:
@@ -202,7 +202,7 @@ def _manifest_bytes(path: Path) -> bytes:
     except OSError as error:
         if next(path.rglob("*.npy"), None) is not None:
             raise DataError(
-                f"{path}: expected {MANIFEST_FILE} beside the .npy shards, found none. If these are shards in Dolma's "
+                f"{path}: expected {MANIFEST_FILE} next to the .npy shards, found none. If these are shards in Dolma's "
                 f"format, describe them once with: python scripts/prepare_data.py adopt={path} tokenizer=DIRECTORY "
                 "dtype=uint16 validation_tokens=N"
             ) from None

@@ -86,7 +86,7 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Return whether this is rank 0."""
+        """Whether this is rank 0."""
         return self.rank == 0
 
     def _export_as_torchrun(self) -> None:

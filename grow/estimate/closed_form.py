@@ -15,6 +15,7 @@ P parameters, h width, b sequences of s tokens a micro-batch, a heads, V vocabul
 import math
 from dataclasses import asdict, dataclass
 
+from grow.common.errors import ConfigError
 from grow.distributed.settings import STRATEGIES
 from grow.training.settings import PRECISIONS, ZERO_BUCKET_ELEMENTS, CheckpointSettings
 
@@ -33,6 +34,19 @@ _KEPT = {
     "gpt_neox": {"fp32": (24, 8, 8, 8), "bf16": (14, 4, 4, 4), "bf16_weights": (12, 4, 4, 4)},
     "opt": {"fp32": (16, 8, 8, 4), "bf16": (16, 4, 4, 2), "bf16_weights": (8, 4, 4, 2)},
 }
+
+
+def require_known_activations(family: str) -> None:
+    """Refuse a family whose activations are not in the table, such as a mixture of experts.
+
+    Raises:
+        ConfigError: the family is not in the table.
+    """
+    if family not in _KEPT:
+        raise ConfigError(
+            f"model: expected a dense model ({', '.join(sorted(_KEPT))}), found {family}. The activations of mixtures "
+            "of experts are not in the estimate's table; try a run of a few steps instead."
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

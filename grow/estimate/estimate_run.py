@@ -5,12 +5,12 @@ from typing import Any
 
 from grow.data.settings import DataSettings
 from grow.distributed.settings import StrategySettings
-from grow.estimate.closed_form import Counts, MemoryTable, disk, hours, memory_table
+from grow.estimate.closed_form import Counts, MemoryTable, disk, hours, memory_table, require_known_activations
 from grow.estimate.counts import count
 from grow.estimate.settings import EstimateSettings, GpuFigures
 from grow.families.settings import ModelSettings
 from grow.training.settings import CheckpointSettings, ObjectiveSettings, TrainableSettings, TrainerSettings
-from grow.training.step.objective import chosen_rows
+from grow.training.step.objective import rows_per_chunk
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +70,7 @@ class RunEstimate:
     flops: float
     """FLOPs of the whole run."""
     mfu: float
-    """Share of the peak that training reaches."""
+    """Fraction of the peak that training reaches."""
     hours: float
     disk_bytes: dict[str, int]
 
@@ -113,12 +113,13 @@ def estimate_run(run: ConfiguredRun, machine: EstimateSettings) -> RunEstimate:
     """Count the model on the meta device and reckon what the run needs on a machine.
 
     Raises:
-        ConfigError: transformers refuses the model's sizes, or the GPU is not known.
+        ConfigError: transformers refuses the model's sizes, the GPU is not known, or the family's activations are not.
     """
     gpu = machine.find_gpu()
+    require_known_activations(run.model.family)
     counts = count(run.model, run.data.sequence_length)
     rows = run.objective.chunk_rows
-    rows = chosen_rows(run.tokens, counts.vocabulary, "cuda") if rows is None else min(rows, run.tokens)
+    rows = rows_per_chunk(run.tokens, counts.vocabulary, "cuda") if rows is None else min(rows, run.tokens)
     flops = counts.flops_per_token * run.trainer.max_tokens
     return RunEstimate(
         run=run,

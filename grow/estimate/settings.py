@@ -14,13 +14,13 @@ class EstimateSettings:
     gpu: str = "H100"
     """Name of a GPU in the table of peaks; memory and peak follow from it."""
     mfu: float = 0.4
-    """Share of the peak that training reaches; `perf/mfu` of an earlier run tells."""
+    """Fraction of the peak that training reaches; `perf/mfu` of an earlier run tells."""
     memory_gb: float | None = None
     """Memory of one GPU in GB (1e9 bytes); null takes the table's."""
     peak_tflops: float | None = None
     """Dense bfloat16 TFLOP/s of one GPU; null takes the table's."""
     reserve: float = 0.1
-    """Share of the memory left to CUDA, NCCL and fragmentation."""
+    """Fraction of the memory left to CUDA, NCCL and fragmentation."""
 
     def __post_init__(self) -> None:
         for name in ("mfu", "reserve"):

@@ -30,10 +30,10 @@ class HarnessModel(TemplateLM):
     rank. This class shares the computation among the ranks.
 
     Args:
-        scorer: the model.
-        tokenizer: tokenizer of the model.
-        batch_tokens: largest number of tokens in a batch, padding included.
-        progress: called as requests are answered.
+        scorer: The model.
+        tokenizer: Tokenizer of the model.
+        batch_tokens: Largest number of tokens in a batch, padding included.
+        progress: Called as requests are answered.
     """
 
     def __init__(
@@ -61,9 +61,9 @@ class HarnessModel(TemplateLM):
         """Return the ids of a text; `TemplateLM` calls this.
 
         Args:
-            string: text to encode.
+            string: Text to encode.
             add_special_tokens: None leaves it to the tokenizer, except that a prefix in the text is not doubled.
-            kwargs: ignored.
+            kwargs: Ignored.
         """
         if add_special_tokens is None and string in self._encoded:
             return self._encoded[string]

@@ -58,8 +58,8 @@ def pack(requests: Sequence[Request], items: Sequence[object]) -> list[PackedRow
     """Pack consecutive requests of the same item into one row.
 
     Args:
-        requests: sequences to score, those of one item next to each other.
-        items: identifier of each request's item.
+        requests: Sequences to score, those of one item next to each other.
+        items: Identifier of each request's item.
     """
     groups = itertools.groupby(range(len(requests)), key=lambda index: items[index])
     return [_row([(index, requests[index]) for index in indices]) for _, indices in groups]
@@ -91,8 +91,8 @@ def make_batches(rows: Sequence[PackedRow], batch_tokens: int) -> list[list[Pack
     """Group rows of similar length into batches, longest first.
 
     Args:
-        rows: packed rows.
-        batch_tokens: largest number of tokens in a batch, padding included; a longer row is a batch of its own.
+        rows: Packed rows.
+        batch_tokens: Largest number of tokens in a batch, padding included; a longer row is a batch of its own.
     """
     batches: list[list[PackedRow]] = []
     for row in sorted(rows, key=lambda row: (-len(row.tokens), row.scored[0].request)):

@@ -43,9 +43,9 @@ class Scorer:
     """A model that scores rows.
 
     Args:
-        model: stock causal language model of a family that Grow knows, in memory.
-        device: device of the model.
-        without_grad: runs one forward pass without gradients. A module in training brings its own, which keeps to its
+        model: Stock causal language model of a family that Grow knows, in memory.
+        device: Device of the model.
+        without_grad: Runs one forward pass without gradients. A module in training brings its own, which keeps to its
             precision and strategy.
     """
 
@@ -105,9 +105,9 @@ class Scorer:
         Each place is projected onto the vocabulary once, also where it predicts several targets.
 
         Args:
-            hidden: outputs of the trunk of the model, (B T, D).
-            places: row of `hidden` that predicts each target.
-            targets: id of each target.
+            hidden: Outputs of the trunk of the model, (B T, D).
+            places: Row of `hidden` that predicts each target.
+            targets: Id of each target.
         """
         unique, which = np.unique(places, return_inverse=True)
         order = np.argsort(which, kind="stable")

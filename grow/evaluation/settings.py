@@ -58,7 +58,7 @@ class EvalConfig:
 
     evaluation: EvaluationSettings
     checkpoints: Any
-    """`checkpoint=` on the command line: a run directory (its model/), a checkpoint directory or a hub id. A list of
+    """A run directory (its model/), a checkpoint directory or a hub id. A list of
     them makes a table of their trend."""
     output: str | None = None
     """Directory of the results; null takes RUN/eval, or outputs/eval for a checkpoint outside a run."""
@@ -67,6 +67,7 @@ class EvalConfig:
     heldout: str | None = None
     """Token shards whose held-out split is measured; null takes the run's own."""
     accelerator: str = "auto"
+    """auto, cpu or gpu; auto takes a GPU where there is one."""
     precision: str = "auto"
     """auto: the precision in which the weights are stored, as in the harness; or fp32, bf16."""
     threads: int | None = None

@@ -19,10 +19,10 @@ def unpack_experts(block: str, gate: str, up: str, down: str) -> Callable[[str, 
     """Return a family's `Family.unpacked`: name and shape in the stock module -> those of the stored tensors.
 
     Args:
-        block: name of the feed-forward block in checkpoints; the stock module calls it `mlp`.
-        gate: name of an expert's gate projection in checkpoints.
-        up: name of an expert's other projection to the hidden units.
-        down: name of an expert's projection back to the residual stream.
+        block: Name of the feed-forward block in checkpoints; the stock module calls it `mlp`.
+        gate: Name of an expert's gate projection in checkpoints.
+        up: Name of an expert's other projection to the hidden units.
+        down: Name of an expert's projection back to the residual stream.
     """
 
     def unpack(name: str, shape: tuple[int, ...]) -> Shapes:

@@ -48,7 +48,7 @@ class Family:
     )
     """Name and shape of a parameter in the stock module -> names and shapes of its tensors in a checkpoint."""
     dense: str | None = None
-    """Model type of the dense models whose feed-forward blocks can become this family's experts; None: has none."""
+    """Model type of the dense models whose feed-forward blocks can become this family's experts, or None."""
     dense_names: Mapping[str, str] = field(default_factory=dict)
     """Name of an expert's parameters -> name of the same parameters in the dense model."""
 

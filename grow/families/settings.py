@@ -9,7 +9,7 @@ from grow.common.errors import ConfigError
 
 @dataclass(kw_only=True, slots=True)
 class ModelSettings:
-    """An architecture: what all families have in common."""
+    """The architecture: a family and its sizes."""
 
     family: ClassVar[str] = ""  # transformers' model_type
 
@@ -67,7 +67,7 @@ class GptNeoxSettings(ModelSettings):
     family: ClassVar[str] = "gpt_neox"
 
     rotary_fraction: float = 0.25
-    """Share of head_dim that is rotated."""
+    """Fraction of head_dim that is rotated."""
     rope_theta: float = 10_000.0
 
 
@@ -133,7 +133,7 @@ class MixtralSettings(LlamaSettings):
     active_experts: int
     """Experts that each token goes through."""
     balance_loss: float = 0.01
-    """Weight of the loss that spreads tokens over experts; the stock class sums it over active experts."""
+    """router_aux_loss_coef of the exported model, for other trainers; train.py trains on cross-entropy alone."""
 
     def __post_init__(self) -> None:
         LlamaSettings.__post_init__(self)
@@ -150,7 +150,7 @@ class FlexOlmoSettings(Olmo2Settings):
     active_experts: int
     """Experts that each token goes through."""
     balance_loss: float = 0.01
-    """Weight of the loss that spreads tokens over experts; the stock class sums it over active experts."""
+    """router_aux_loss_coef of the exported model, for other trainers; train.py trains on cross-entropy alone."""
 
     def __post_init__(self) -> None:
         Olmo2Settings.__post_init__(self)

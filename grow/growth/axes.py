@@ -93,7 +93,7 @@ def _index(sizes: _Sizes, size: str, before: int, after: int) -> Tensor:
     _check_not_smaller(size, before, after)
     generator = random_generator(sizes.growth.seed, f"axis {size}", 0)
     if sizes.growth.width == "filled":
-        return maps.around(before, after)
+        return maps.cyclic(before, after)
     return (maps.drawn if sizes.growth.width == "drawn" else maps.dealt)(before, after, generator)
 
 
@@ -146,4 +146,4 @@ def head_input(word: AxisMap, *, tied: bool) -> AxisMap:
 
     A tied head is the embedding table, which cannot be divided by the number of copies: what writes its input is.
     """
-    return maps.turned(word) if tied else maps.after_norm(word)
+    return maps.transposed(word) if tied else maps.after_norm(word)

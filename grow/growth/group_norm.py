@@ -57,7 +57,7 @@ def use_group_norms(model: PreTrainedModel, sources: Sequence[Any]) -> None:
     """Give a joined model norms that see one source at a time, in place.
 
     Args:
-        model: A stock model joined from `sources` beside each other.
+        model: A stock model joined from `sources` side by side.
         sources: Configurations of the sources, in the order in which they were joined.
     """
     family = family_of(model.config.model_type)
@@ -75,7 +75,7 @@ def use_group_norms(model: PreTrainedModel, sources: Sequence[Any]) -> None:
 
 
 def anneal_group_norms(model: nn.Module, joint: float) -> None:
-    """Set the share of the joint norm in every norm of a model, from 0 (exact) to 1 (stock)."""
+    """Set the weight of the joint norm in every norm of a model, from 0 (exact) to 1 (stock)."""
     for module in model.modules():
         if isinstance(module, GroupNorm):
             module.joint = joint

@@ -1,4 +1,4 @@
-"""Plans one model out of several sources: beside each other in width, or one above the other in depth.
+"""Plans one model out of several sources: side by side in width, or stacked in depth.
 
     beside    W_1  0      E = [E_1 E_2]      logits = [w_1 H_1  w_2 H_2] [x_1; x_2] = w_1 logits_1 + w_2 logits_2
               0   W_2                        heads, hidden units and norms side by side; vocabulary and positions shared
@@ -92,7 +92,7 @@ class _Join:
 
 
 def _plan_beside(join: _Join, stream_sizes: Sequence[float] | None) -> _Planned:
-    """Plan the tensors of sources beside each other; return also the reasons why their function changes."""
+    """Plan the tensors of sources side by side; return also the reasons why their function changes."""
     family, target, growth = join.family, join.target, join.growth
     _check_beside(family, join.configs, target)
     check_head(family, target, len(join.configs))
@@ -143,7 +143,7 @@ def _own_axes(
 def _from_all(
     family: Family, planners: Sequence[SourcePlanner], name: str, shape: tuple[int, ...], weights: Sequence[float]
 ) -> JoinedTensor:
-    """Plan a target tensor of sources beside each other: the part of each lies where those before it end."""
+    """Plan a target tensor of sources side by side: each source's part starts where the one before it ends."""
     line = line_of(family, name)
     dims = [*line.writes, *([line.reads] if line.reads else [])]
     shared = [axis in NEVER_GROWN for axis in dims]
@@ -179,7 +179,7 @@ def _check_beside(family: Family, configs: Sequence[PreTrainedConfig], target: P
         if sum(each[size] for each in sizes) != after[size]:
             raise GrowthError(
                 f"{size}: {' + '.join(str(each[size]) for each in sizes)} in the sources, {after[size]} in the target. "
-                "Sources beside each other add up; choose such a target, or name no model to get one."
+                "Sources side by side add up; choose a target with the sum, or leave out `model` to derive it."
             )
     for name, values in {
         "head_dim": {each["head_dim"] for each in (*sizes, after)},
@@ -187,7 +187,7 @@ def _check_beside(family: Family, configs: Sequence[PreTrainedConfig], target: P
     }.items():
         if len(values) > 1:
             raise GrowthError(
-                f"{name}: {sorted(values)}. Sources beside each other need the same; grow one of them first "
+                f"{name}: {sorted(values)}. Sources side by side need the same; grow one of them first "
                 "(scripts/grow_checkpoint.py with scale.head_dim or scale.kv_heads)."
             )
     if after["layers"] < max(each["layers"] for each in sizes):
@@ -198,14 +198,14 @@ def _check_beside(family: Family, configs: Sequence[PreTrainedConfig], target: P
 
 
 def _plan_above(join: _Join) -> _Planned:
-    """Plan the tensors of sources above each other; return also the reason why their function changes."""
+    """Plan the tensors of stacked sources; return also the reason why their function changes."""
     family, target, growth = join.family, join.target, join.growth
     counts = [family.sizes(config)["layers"] for config in join.configs]
     layers = family.sizes(target)["layers"]
     if sum(counts) != layers:
         raise GrowthError(
-            f"layers: {' + '.join(map(str, counts))} in the sources, {layers} in the target. Sources above each other "
-            f"add up; choose a target with layers={sum(counts)}, or name no model to get one."
+            f"layers: {' + '.join(map(str, counts))} in the sources, {layers} in the target. Stacked sources "
+            f"add up; choose a target with layers={sum(counts)}, or leave out `model` to derive it."
         )
     planners = [
         SourcePlanner(
@@ -228,7 +228,7 @@ def _plan_above(join: _Join) -> _Planned:
 def _from_one(
     family: Family, planners: Sequence[SourcePlanner], places: list[tuple[int, int]], name: str, shape: tuple[int, ...]
 ) -> TensorPlan:
-    """Plan a target tensor of sources above each other: of the source whose layer it is, or at an end of the model.
+    """Plan a target tensor of stacked sources from one of them: the one whose layer it is, the first or the last.
 
     Tables and projections before the first layer are the first source's; the final norm and the head are the last's.
     """

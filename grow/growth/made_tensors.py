@@ -2,8 +2,8 @@
 
 TensorPlan      E_out W R_in + N, from one source tensor
 JoinedTensor    zeros, with the parts from several sources where they lie
-RouterTensor    drawn, for no source has it
-ExpertTensor    a TensorPlan, and what makes the expert differ from others: redrawn units, noise
+RouterTensor    initialised, for no source has it
+ExpertTensor    a TensorPlan, and what makes the expert differ from others: re-initialised units, noise
 """
 
 from collections.abc import Callable, Sequence
@@ -55,12 +55,12 @@ class TensorPlan:
 
     @property
     def input_copies(self) -> float:
-        """How often its inputs are repeated, on average; 1 where it reads no input."""
+        """How many copies its inputs have, on average; 1 where it reads no input."""
         return self.columns.copies if self.columns is not None and self.contracts else 1
 
     @property
     def output_copies(self) -> float:
-        """How often its outputs are repeated, on average."""
+        """How many copies its outputs have, on average."""
         written = self.rows.copies
         return written if self.contracts or self.columns is None else written * self.columns.copies
 
@@ -104,17 +104,17 @@ class JoinedTensor:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RouterTensor:
-    """How a router's weight is made, which no source has: it is drawn."""
+    """How a router's weight is made, which no source has: from a normal."""
 
     target: TensorInfo
-    deviation: float
+    std: float
     repeats: int
     """How many experts in succession have the same row: the shards of one dense block."""
     input_copies: float = 1
 
     def as_json(self) -> dict[str, object]:
         """Return its entry in growth.json."""
-        return {"shape": list(self.target.shape), "deviation": self.deviation, "repeats": self.repeats}
+        return {"shape": list(self.target.shape), "deviation": self.std, "repeats": self.repeats}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

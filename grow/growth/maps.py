@@ -43,7 +43,7 @@ class AxisMap:
     read: Tensor  # (S,) float64, gain of the weights that read it
     source_length: int
     part: Tensor  # (S,) int64, number of the concatenated part that an element belongs to
-    filler: Tensor  # (S,) bool, elements that stand for no source element; who reads them takes the column at `index`
+    filler: Tensor  # (S,) bool, elements that stand for no source element; readers take the column at `index`
     averaged: bool = False
     """Whether a filler holds the mean of the axis (times its `expand`) instead of zero."""
 
@@ -103,7 +103,7 @@ def tile(length: int, copies: int) -> AxisMap:
     return make_map(torch.arange(length).repeat(copies), length)
 
 
-def around(length: int, target: int) -> Tensor:
+def cyclic(length: int, target: int) -> Tensor:
     """Return `target` indices 0 1 2 ... that start again at 0 after `length`."""
     return torch.arange(target) % length
 
@@ -127,7 +127,7 @@ def isometric(index: Tensor, length: int) -> AxisMap:
 
 
 def filled(length: int, target: int, *, copies: int, averaged: bool) -> AxisMap:
-    """Return the map of whole copies and a filler, scaled so that the root mean square stays.
+    """Return the map of whole copies and a filler, scaled so that the root mean square stays the same.
 
     The k copies of D elements are spread over D' elements, so each is multiplied by sqrt(D' / kD).
 
@@ -140,14 +140,14 @@ def filled(length: int, target: int, *, copies: int, averaged: bool) -> AxisMap:
     root = (target / (copies * length)) ** 0.5
     filler = torch.arange(target) >= copies * length
     expand = torch.full((target,), root, dtype=torch.float64)
-    plain = make_map(around(length, target), length, expand=expand, read=1 / (copies * expand))
+    plain = make_map(cyclic(length, target), length, expand=expand, read=1 / (copies * expand))
     stream = replace(plain, filler=filler, averaged=averaged)
     return stream if averaged else after_norm(stream)
 
 
 def unread(length: int, target: int) -> AxisMap:
     """Return the map whose copies are written like their element but not read: only the first one is."""
-    index = around(length, target)
+    index = cyclic(length, target)
     return make_map(index, length, read=(torch.arange(target) < length).to(torch.float64))
 
 
@@ -162,10 +162,10 @@ def between(read: AxisMap, written: AxisMap) -> AxisMap:
     return replace(written, expand=ratio, read=read.expand * written.read, averaged=False)
 
 
-def turned(axis_map: AxisMap) -> AxisMap:
+def transposed(axis_map: AxisMap) -> AxisMap:
     """Return the map with writing and reading exchanged.
 
-    It is that of the axis before a tied head, whose weight is the table that wrote the stream.
+    This is the map of the axis before a tied head, whose weight is the table that wrote the stream.
     """
     return replace(
         axis_map, expand=axis_map.read.masked_fill(axis_map.filler, 0.0), read=axis_map.expand, averaged=False

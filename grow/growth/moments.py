@@ -18,7 +18,7 @@ times the rate: 3.2 times at beta2 = 0.999. One counter serves a whole tensor, s
 warm its rate up again.
 
 Experts: a router weighs their outputs, so each of n copies of an expert has 1/n of its gradient, and an expert made
-from a dense block has the block's gradient over the number of experts, if the router is even-handed. A drawn router is
+from a dense block has the block's gradient over the number of experts, if the router is uniform. A drawn router is
 not even-handed for each token: then only the sum of the experts' gradients is the block's, and steps do not commute.
 Routers and redrawn units are new.
 Joined sources: each has its own gradient times its weight, but of the loss of their mean; the blocks between two

@@ -1,10 +1,10 @@
-"""The one door into planning: whichever kind of growth it is, from configurations and checkpoint headers to a plan.
+"""Entry point of planning: turns configurations and checkpoint headers into a plan, whatever the kind of growth.
 
     a dense model into a mixture of experts      -> upcycled
     one checkpoint                               -> one_source
-    several checkpoints, beside or above         -> joined
+    several checkpoints, side by side or stacked -> joined
 
-Nobody else imports these three modules to plan a growth.
+Only `plan_of` calls the planners of these three modules.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ def plan_of(
         configs: Configurations of the sources, in the same order.
         target: The architecture to grow into.
         growth: How to grow.
-        sizes: Root mean square of each source's residual stream, where `balances_streams`; None scales no stream.
+        sizes: Root mean square of each source's residual stream, if `balances_streams`; None scales no stream.
 
     Raises:
         GrowthError: sources and target do not fit together.
@@ -47,5 +47,5 @@ def plan_of(
 
 
 def balances_streams(configs: Sequence[PreTrainedConfig], target: PreTrainedConfig, growth: GrowthSettings) -> bool:
-    """Return whether a plan needs the sizes of the sources' residual streams, which only running the models tells."""
+    """Return whether a plan needs the sizes of the sources' residual streams, measured by running the models."""
     return growth.balance and len(configs) > 1 and not upcycles(configs[0], target)

@@ -1,4 +1,4 @@
-"""One growth, whole: open the sources, plan, write, prove, record. A directory in, a directory out."""
+"""Runs one growth from end to end: open the sources, plan, write, verify, record. A directory in, a directory out."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -46,18 +46,18 @@ def grow(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     workers: int | None = None,
 ) -> GrowthRecord:
-    """Grow a checkpoint into a target architecture, and prove that it computes the same function if it claims to.
+    """Grow a checkpoint into a target architecture, and verify that it computes the same function if it claims to.
 
-    The same call continues a growth that was killed. Neither growing nor proving holds a whole model in memory.
+    The same call continues a growth that was killed. Neither growing nor verifying holds a whole model in memory.
 
     Args:
         source: Checkpoint directory, run directory or hub id; ignored where `growth.sources` names several.
         output: Directory to make; it holds a stock model, its tokenizer, lineage.json and growth.json.
         growth: How to grow.
         target: The bigger architecture.
-        tokens: (sequences, length + 1) int64 ids to verify on; None draws random ids of the vocabulary.
+        tokens: (sequences, length + 1) int64 ids to verify on; None samples ids of the vocabulary.
         max_shard_bytes: Most bytes of one weight file.
-        workers: Weight files made at the same time, each with a tensor in memory; None takes one a core, up to 8.
+        workers: Weight files made at the same time, each with a tensor in memory; None uses one per core, up to 8.
 
     Raises:
         GrowthError: source and target do not fit together, or the result claims to compute the source's function and
@@ -129,7 +129,7 @@ def _open(names: Sequence[str]) -> _Sources:
 
 
 def _lineage(names: Sequence[str], directories: Sequence[Path], digests: list[str]) -> Lineage:
-    """Return what the sources cost together; unknown where the cost of one of them is."""
+    """Return what the sources cost together; unknown where the cost of one of them is unknown."""
     spent = [spent_on(directory) for directory in directories]
 
     def total(cost: str) -> Any:

@@ -23,24 +23,24 @@ class GrowthSettings:
     reference: str = ""
     """The paper this preset stands for."""
     source: str | None = None
-    """Checkpoint directory or hub id to grow from; overrides the model's `grown_from`."""
+    """Checkpoint directory, run directory or hub id to grow from; overrides the model's `grown_from`."""
     sources: list[str] | None = None
     """Several checkpoints to join into one model, instead of `source`."""
     join: str = "beside"
-    """How several sources become one: `beside` each other, their widths added and their logits averaged, or one `above`
-    the other, each grown to the target's width and their layers added."""
+    """How several sources become one: `beside` puts them side by side, with widths added and logits averaged; `above`
+    stacks them, each grown to the target's width, with layers added."""
     weights: list[float] | None = None
     """Weight of each source's logits; null averages them."""
     balance: bool = False
-    """Whether the residual streams of sources beside each other are scaled to equal size, so that one norm fits all."""
+    """Whether the residual streams of sources side by side are scaled to equal size, so that one norm fits all."""
     width: str = "tile"
     """Which source element each element of a wider axis stands for (pictures in `grow.growth.maps`): `tile` in whole
-    copies; `dealt` in shuffled rounds; `drawn` at random; `isometric` dealt, scaled so that lengths stay; `filled` in
-    whole copies and a filler; `padded` once, and a filler."""
+    copies; `dealt` in shuffled rounds; `drawn` at random; `isometric` dealt, scaled so that lengths stay the same;
+    `filled` in whole copies and a filler; `padded` once, and a filler."""
     share: str = "symmetric"
     """How the copies of an input share its weight: `symmetric` gives each 1/n; `diagonal` gives copy i to output
-    copy i; `uneven` gives a copy drawn for each weight `largest_share` of it; `rms` keeps the size of what is read, not
-    its value; `none` allows no copies: the target has the source's sizes."""
+    copy i; `uneven` gives a copy sampled for each weight `largest_share` of it; `rms` keeps the RMS of what is read,
+    not its value; `none` allows no copies: the target has the source's sizes."""
     largest_share: float = 0.75
     """What the favoured copy of an input carries under `share=uneven`; the others share the rest."""
     snr_db: float | None = None
@@ -52,11 +52,11 @@ class GrowthSettings:
     new_layers: str = "copied"
     """Whether a layer that repeats another one starts `copied` or, its last projections zero, as the `identity`."""
     redrawn: float = 0.0
-    """Share of each new expert's hidden units that are drawn from a normal instead of copied."""
+    """Fraction of each new expert's hidden units that are sampled from a normal instead of copied."""
     expert_noise: float = 0.0
     """Standard deviation of the noise on each new expert's matrices, over that of the matrix's elements."""
     router_std: float = 0.02
-    """Standard deviation that a new router is drawn with."""
+    """Standard deviation of the weights of a new router."""
     optimizer_state: str = "reset"
     """Adam's state at the start of a run, where the source is a run's checkpoint: `reset`, a new one; `exact`, by the
     dual map; `asymmetric`, exact for the first copy of each unit and zero for new ones."""

@@ -12,7 +12,7 @@ from grow.families.table import find_parameter
 from grow.growth.settings import GrowthSettings, ScaleSettings
 
 ADDED_SIZES = ("embed", "word", "heads", "kv_heads", "ffn")
-"""Sizes that add up where sources are joined beside each other."""
+"""Sizes that add up where sources are joined side by side."""
 
 
 def target_of(sources: Sequence[PreTrainedConfig], growth: GrowthSettings, scale: ScaleSettings) -> PreTrainedConfig:

@@ -104,7 +104,7 @@ def made_tensor(plan: MadeTensor, readers: Sequence[WeightReader], seed: int) ->
 def _router(plan: RouterTensor, seed: int) -> Tensor:
     experts, width = plan.target.shape
     generator = random_generator(seed, plan.target.name, 0)
-    drawn = torch.randn(experts // plan.repeats, width, generator=generator) * plan.deviation
+    drawn = torch.randn(experts // plan.repeats, width, generator=generator) * plan.std
     return drawn.repeat_interleave(plan.repeats, dim=0)
 
 

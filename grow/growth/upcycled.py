@@ -5,16 +5,16 @@
                                        so that its down projections carry G:  sum of p/G * G * (A(x) + B(x)) = FFN(x)
 
 Exact where the k chosen probabilities add up to one (top-k before softmax, or renormalised) and k is a multiple of the
-number of shards G. Not exact, and the plan says so: redrawing a share of each expert's hidden units from a normal with
-the mean and deviation of the weights it replaces (drop-upcycling); noise on experts; experts from different sources,
-whose other weights are averaged. The router is drawn with deviation 0.02 and without bias; a zero router would send
-every token to the same experts.
+number of shards G. Not exact, and the plan says so: re-initialising some of each expert's hidden units from a normal
+with the mean and standard deviation of the weights they replace (drop-upcycling); noise on experts; experts from
+different sources, whose other weights are averaged. The router is initialised with standard deviation 0.02, without
+bias; a zero router would send every token to the same experts.
 
 Sources: sparse upcycling, arXiv 2212.05055; virtual groups, arXiv 2410.07524 (whose cube roots on all three matrices of
 a gated block are not exact, since silu is not homogeneous: the scale is on the last one here); drop-upcycling, arXiv
 2502.19261; branch-train-mix, arXiv 2403.07816; 1 % noise, arXiv 2510.08008.
-Deviations: hidden units are redrawn once for all three matrices (the released script draws them for each); they are not
-permuted, which changes nothing. Every block becomes experts, not every other one.
+Deviations: hidden units are chosen once for all three matrices (the released script chooses them for each); they are
+not permuted, which changes nothing. Every block becomes experts, not every other one.
 """
 
 from collections.abc import Sequence
@@ -92,12 +92,12 @@ def plan_upcycled(
 def _made(
     mixture: Family, planners: Sequence[SourcePlanner], name: str, shape: tuple[int, ...], shards: int, experts: int
 ) -> MadeTensor:
-    """Plan one target tensor: a router is drawn, an expert is made from one source, all else from their mean."""
+    """Plan one target tensor: a router is initialised, an expert is made from one source, the rest is their mean."""
     line = line_of(mixture, name)
     if line.writes[0] == _EXPERTS:
-        dtype = planners[0].plan(_beside_router(planners[0].family, name, line), shape[1:]).target.dtype
+        dtype = planners[0].plan(_name_in_router_layer(planners[0].family, name, line), shape[1:]).target.dtype
         info = TensorInfo(name=name, shape=shape, dtype=dtype)
-        return RouterTensor(target=info, deviation=planners[0].growth.router_std, repeats=shards)
+        return RouterTensor(target=info, std=planners[0].growth.router_std, repeats=shards)
     expert = expert_of(line, name)
     if expert is None:
         return _averaged([planner.plan(name, shape) for planner in planners])
@@ -107,7 +107,7 @@ def _made(
     sliced = replace(
         sliced,
         target=replace(sliced.target, name=name, shape=shape),
-        gradient_share=(1 if line.reads == HIDDEN else shards) / experts,  # under an even-handed router
+        gradient_share=(1 if line.reads == HIDDEN else shards) / experts,  # under a uniform router
         new_expert=expert >= shards * len(planners),
     )
     return as_expert(line, sliced, planner.growth)
@@ -120,7 +120,7 @@ def _dense_name(mixture: Family, name: str, expert: int) -> str:
     return name
 
 
-def _beside_router(dense: Family, name: str, line: Parameter) -> str:
+def _name_in_router_layer(dense: Family, name: str, line: Parameter) -> str:
     """Return the name of a dense parameter in the router's layer, which has the router's dtype."""
     layered = (other for other in dense.table if other.is_layered and other.normalises is not None)
     pattern = next(layered).pattern.pattern.replace("\\", "")
@@ -128,7 +128,7 @@ def _beside_router(dense: Family, name: str, line: Parameter) -> str:
 
 
 def _shard(tensor: TensorPlan, line: Parameter, shape: tuple[int, ...], shard: int, shards: int) -> TensorPlan:
-    """Cut the rows or columns of one shard of the hidden units out of a tensor's plan.
+    """Restrict a tensor's plan to the rows or columns of one shard of the hidden units.
 
     A projection that reads hidden units carries the factor G, because the router gives each shard only p / G.
     """
@@ -165,7 +165,7 @@ def _shards(ffn: int, after: dict[str, int]) -> int:
     if ffn % after["ffn"] or after["experts"] % shards:
         raise GrowthError(
             f"ffn: {ffn} in the source, {after['ffn']} in each of {after['experts']} experts. An expert is the whole "
-            "block, a wider one, or one of a whole number of shards that the experts are a multiple of."
+            "block, a wider one, or a 1/G shard of it, where the number of experts is a multiple of G."
         )
     return shards
 

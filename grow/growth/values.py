@@ -7,7 +7,7 @@
 
 Any N with zero sums over the copies of each input keeps the function; `diagonal` is N = (delta_ij - 1/n) W, and
 `uneven` favours one copy, drawn for each weight. `rms` is the exception: s = sqrt(d / sum of squared copies) keeps the
-size of W x where the copies are uneven, not its value; where all have n copies it is the symmetric 1/n.
+RMS of W x where the copies are uneven, not its value; where all have n copies it is the symmetric 1/n.
 
 Sources: HyperCloning, arXiv 2409.12903, section 3.4; diagonal after Shen et al. 2022, arXiv 2203.06211; uneven shares
 after LEMON, arXiv 2310.07999; rms after SPARKLING, arXiv 2602.02472, whose sqrt(d / (3d' - 2d)) is this up to d' = 2d.
@@ -32,11 +32,12 @@ def grown_rows(
 
     Args:
         weight: (out, in) or (out,) source weight.
-        rows: How its output axis grows.
-        columns: How its other axis grows; None for vectors.
+        rows: Map of the output axis.
+        columns: Map of the input axis; None for vectors.
         share: `symmetric`, `diagonal` or `rms`; `uneven` is multiplied in afterwards.
-        block: Which target rows.
-        contracts: Whether the columns are read. An embedding's are written: they expand too, and are not shared.
+        block: Target rows to make.
+        contracts: Whether the columns are read. An embedding's are written: they expand too, and are not
+            divided among copies.
 
     Returns:
         (rows in the block, target columns) or (rows in the block,), in the weight's dtype.
@@ -69,7 +70,7 @@ def scale_(grown: Tensor, row_gain: Tensor, column_gain: Tensor) -> Tensor:
 
 
 def splits_diagonally(rows: AxisMap, columns: AxisMap, share: str) -> bool:
-    """Return whether the split is diagonal: it exists only where both axes repeat alike, else shares are equal."""
+    """Return whether the split is diagonal: only where both axes have equally many copies, else shares are equal."""
     alike = rows.copies == columns.copies > 1 and columns.uniform and bool((rows.counts == rows.counts[0]).all())
     return share == "diagonal" and alike
 
@@ -90,7 +91,7 @@ def rms_share(columns: AxisMap) -> float:
 
 
 def uneven_shares(rows: int, columns: AxisMap, largest: float, generator: torch.Generator) -> Tensor:
-    """Draw factors on equal shares: in each row, one copy of each input carries `largest`, the others share the rest.
+    """Sample multipliers of equal shares: in each row, one copy of each input gets `largest`, the others the rest.
 
     Args:
         rows: Number of rows.

@@ -69,9 +69,9 @@ def interval(
     interpolated, so the statistic may be infinite.
 
     Args:
-        statistic: function of the mean curves of the first and the second group.
-        first: curves of the first group, one for each seed.
-        second: curves of the second group, one for each seed.
+        statistic: Function of the mean curves of the first and the second group.
+        first: Curves of the first group, one for each seed.
+        second: Curves of the second group, one for each seed.
 
     Returns:
         Lower and upper end; None where `first` has fewer than three seeds, which are too few.

@@ -68,8 +68,8 @@ def source_share(accounting: str, source_cost: float | None, amortised_over: int
 
     Args:
         accounting: F, I or A.
-        source_cost: cost of the source; None where nobody recorded it.
-        amortised_over: m of accounting A.
+        source_cost: Cost of the source; None where nobody recorded it.
+        amortised_over: M of accounting A.
 
     Returns:
         The share in the unit of the cost; None, never 0, where it depends on a cost that nobody recorded.
@@ -85,10 +85,10 @@ def speedup(run: Curve, baseline: Curve, *, axis: CostAxis, source_cost: float |
     """Compute the speed-up of a run to its baseline's final loss; the top of this module defines it.
 
     Args:
-        run: curve of the run, with its own cost only.
-        baseline: curve of the same architecture trained from noise, which has no source cost.
-        axis: cost to compare: tokens, flops or seconds.
-        source_cost: cost charged to the run for its source, in the axis' unit; None where it is unknown.
+        run: Curve of the run, with its own cost only.
+        baseline: Curve of the same architecture trained from noise, which has no source cost.
+        axis: Cost to compare: tokens, flops or seconds.
+        source_cost: Cost charged to the run for its source, in the axis' unit; None where it is unknown.
 
     Raises:
         DataError: the baseline never got below the loss it started from, so it gives no target.

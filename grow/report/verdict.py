@@ -9,8 +9,10 @@ from grow.report.curves import AXES, SEEDS_FOR_INTERVAL, CostAxis, Curve, Interv
 from grow.report.runs import FROM_NOISE, SOURCE_TRAINED_FURTHER
 from grow.report.speedup import ACCOUNTINGS, Speedup, source_share, speedup
 
-_SAME_LOSS_KEYS = ("model", "data", "trainer.val_tokens")
+_SAME_LOSS_KEYS = ("model", "data", "objective", "trainer.val_tokens")
 """Config keys, or prefixes of keys, that have to agree for two losses to be comparable."""
+_ROUNDING_KEY = "objective.chunk_rows"
+"""Key of the objective that changes the loss by rounding alone."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -19,7 +21,7 @@ class MeasuredSpeedup:
 
     speedup: Speedup
     interval: Interval | None
-    """95 % interval of `Speedup.as_ratio`, where 0 is never reached and infinity no cost; None: too few seeds."""
+    """95 % interval of `Speedup.as_ratio`, 0 means never reached, infinity no cost; None: too few seeds."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -30,7 +32,7 @@ class Advantage:
     cost: float
     """Cost at which they are compared: the end of the arm, or that of the other where it ended earlier."""
     nats: float
-    """Loss of the source trained further minus loss of the arm; above 0 the growth was worth it."""
+    """Loss of the source trained further minus loss of the arm; positive where the growth paid off."""
     interval: Interval | None
     """95 % interval of `nats`; None: too few seeds."""
     at_end_of_arm: bool
@@ -168,7 +170,7 @@ def _repeated_seeds(arm: Arm) -> list[str]:
 def _differences(arm: Arm, baseline: Arm) -> list[str]:
     """Return notes on settings, besides the growth, in which the arm differs from the baseline."""
     found = differences(arm.runs[0], baseline.runs[0])
-    unfair = {key: pair for key, pair in found.items() if key.startswith(_SAME_LOSS_KEYS)}
+    unfair = {key: pair for key, pair in found.items() if key.startswith(_SAME_LOSS_KEYS) and key != _ROUNDING_KEY}
     other = {key: pair for key, pair in found.items() if key not in unfair and not key.startswith(("growth", "source"))}
     notes = [f"NOT COMPARABLE with the baseline: {_listed(unfair)}."] if unfair else []
     return notes + ([f"Also differs from the baseline in {_listed(other)}."] if other else [])

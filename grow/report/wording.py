@@ -83,7 +83,9 @@ def target_sentence(verdict: Verdict) -> str:
 def continued_sentence(verdict: Verdict) -> str:
     """Return the sentence on the source trained further, the second baseline."""
     if verdict.continued is None:
-        return "No run of the source trained further was given (continued=DIR), so whether growth pays is unknown."
+        return (
+            "No run of the source trained further was given (continued=DIR), so it is unknown whether growth pays off."
+        )
     ended = f"The source, trained further, ended at {verdict.continued.curve.final_loss:.4f} nats"
     return f"{ended} ({seeds(verdict.continued)}) after {_spent(verdict.continued)}."
 

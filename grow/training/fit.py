@@ -1,4 +1,4 @@
-"""One fit: a model and a plan in, trained weights and the time it took out."""
+"""One fit: from a model and a plan to trained weights and a clock."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,13 +36,13 @@ from grow.training.step.trainable import TrainableSet
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trained:
-    """What a run ends with."""
+    """Result of a run."""
 
     clock: Clock
     weights: Mapping[str, Tensor] | None
     """Final weights in float32 by parameter name; None on ranks other than 0."""
     averaged: Mapping[str, Tensor] | None
-    """Averaged weights alike; None also where nothing was averaged."""
+    """Averaged weights in the same form; None also where nothing was averaged."""
 
 
 def fit(
@@ -68,9 +68,9 @@ def fit(
         probes: Further measurements, in this order.
 
     Raises:
-        GrowthError: the layers that the growth added are to be trained, and it added none.
+        GrowthError: trainable=new_layers, but the growth added no layer.
         DivergedError: loss or gradient are no longer finite.
-        PreemptedError: a signal asked for the machine; a checkpoint was written.
+        PreemptedError: a signal preempted the run; a checkpoint was written.
         CheckpointError: a checkpoint could not be written.
         KeyboardInterrupt: the user interrupted the run.
     """

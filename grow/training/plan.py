@@ -100,7 +100,7 @@ class Plan:
         return self.trainer.precision != "fp32" and not self.keeps_bf16_weights
 
     def steps_from(self, tokens: int) -> int:
-        """Return the optimizer steps that are left once a run has seen some tokens."""
+        """Return how many optimizer steps remain after `tokens`."""
         return max(0, math.ceil((self.trainer.max_tokens - tokens) / self.batch.tokens))
 
 
@@ -157,7 +157,7 @@ def _check_precision(trainer: TrainerSettings, strategy: StrategySettings) -> No
 
 
 def _check_trainable(trainable: TrainableSettings, trainer: TrainerSettings, strategy: StrategySettings) -> None:
-    """Refuse to train a part of the weights where the others are not at hand, or would be rounded."""
+    """Refuse to train a part of the weights where the others are not on this rank, or would be rounded."""
     if trainable.kind == "all":
         return
     if strategy.kind in ("zero3", "fsdp2"):
@@ -172,6 +172,6 @@ def _check_trainable(trainable: TrainableSettings, trainer: TrainerSettings, str
         )
     if trainable.kind == "submodel" and trainer.compile == "model":
         raise ConfigError(
-            "trainable=submodel runs another number of layers each step, which trainer.compile=model would compile "
-            "anew. Use trainer.compile=block."
+            "trainable=submodel runs a different number of layers each step, so trainer.compile=model would recompile "
+            "each time. Use trainer.compile=block."
         )

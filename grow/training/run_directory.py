@@ -70,7 +70,9 @@ class RunDirectory:
 
     def say_finished(self) -> None:
         """Print that there is nothing left to train here."""
-        print(f"{self.path} is finished: its model is {self.model}. To train anew, choose another run_dir.", flush=True)
+        print(
+            f"{self.path} is finished: its model is {self.model}. To train again, choose another run_dir.", flush=True
+        )
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -77,13 +77,13 @@ def data_of(settings: DataSettings, shards: TokenShards, plan: Plan) -> Callable
 def process_group(plan: Plan, device: torch.device) -> Iterator[None]:
     """Join a run's process group for the length of a block; a single process has none to join.
 
-    It exists before Lightning's trainer does, so that one rank can grow a model while the others wait.
+    It is created before Lightning's trainer, so that one rank can grow a model while the others wait.
     """
     if not plan.is_distributed:
         yield
         return
     for name, value in (("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "29500"), ("RANK", "0"), ("WORLD_SIZE", "1")):
         os.environ.setdefault(name, value)  # missing only where one process insists on sharding
-    # Twice the time after which a rank gives itself up, so that it can say first where it stood.
+    # Twice the watchdog's timeout, so that the watchdog can say first where the rank stood.
     with group(device, datetime.timedelta(seconds=2 * plan.strategy.timeout_s)):
         yield

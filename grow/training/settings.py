@@ -26,7 +26,7 @@ class OptimizerSettings:
     max_grad_norm: float = 1.0
     """Global gradient norm above which gradients are scaled down; 0 never clips."""
     divide_grown_lr: bool = False
-    """Divide a grown weight's learning rate by how often its inputs were repeated, and multiply its decay as much."""
+    """Divide a grown weight's learning rate by the number of copies of its inputs, and multiply its decay by it."""
 
     def __post_init__(self) -> None:
         positive("optimizer.lr", self.lr)
@@ -46,10 +46,10 @@ class ScheduleSettings:
     the run. wsd: constant after warm-up, linear decay at the end."""
     warmup_tokens: int | None = None
     warmup_fraction: float = 0.01
-    """Used where warmup_tokens is null: share of trainer.max_tokens."""
+    """Used where warmup_tokens is null: fraction of trainer.max_tokens."""
     decay_tokens: int | None = None
     decay_fraction: float = 1.0
-    """Used where decay_tokens is null. paper: share of the run at which the decay ends; wsd: share it takes."""
+    """Used where decay_tokens is null. paper: fraction of the run at which the decay ends; wsd: fraction it takes."""
     final_fraction: float = 0.1
     """What is left of the peak after the decay."""
 
@@ -92,7 +92,7 @@ class TrainableSettings:
     name: str
     kind: str
     """all; new_layers: those that the growth repeated; submodel: the top of a model of the bottom layers, whose depth
-    each step draws."""
+    each step samples."""
     block_layers: int = 3
     """submodel: layers that a step trains; sub-models are the bottom one, two, ... times as many layers."""
 
@@ -106,7 +106,7 @@ class TrainableSettings:
         layers = {
             "all": "everything",
             "new_layers": "the layers that the growth adds",
-            "submodel": f"the top {self.block_layers} layers of sub-models, one drawn for each step",
+            "submodel": f"the top {self.block_layers} layers of sub-models, one sampled for each step",
         }
         return layers[self.kind] + (", the final norm and the head" if self.kind != "all" else "")
 
@@ -189,3 +189,4 @@ class ExportConfig:
     source: str
     """RUN/checkpoints/step-..."""
     output: str
+    """Directory to make."""

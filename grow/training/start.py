@@ -35,7 +35,7 @@ class Grown:
     """
 
     input_copies: Mapping[str, float] = field(default_factory=dict)
-    """How often the growth repeated the inputs of a weight, by parameter; 1 where a weight is not named."""
+    """How many times the growth repeated the inputs of a weight, by parameter; 1 where a weight is not named."""
     new_layers: frozenset[int] = frozenset()
     """Layers that repeat a layer below them."""
     directory: Path | None = None
@@ -65,7 +65,7 @@ class Start:
 
     @property
     def input_copies(self) -> Mapping[str, float]:
-        """How often a growth repeated the inputs of a weight, by parameter; empty where it repeated none."""
+        """How many times a growth repeated the inputs of a weight, by parameter; empty where it repeated none."""
         return {} if self.grown is None else self.grown.input_copies
 
     @property
@@ -83,10 +83,10 @@ def choose_start(
     run: RunDirectory,
     plan: Plan,
 ) -> Iterator[Start]:
-    """Continue the run where there is something to continue, else grow or draw its first weights.
+    """Continue the run where there is something to continue, else grow or initialise its weights.
 
-    The block that this opens is the fit: RUN/grown_state, which holds grown moments and an averaging window until the
-    engine has taken them, is removed when the block ends or fails.
+    Use it as a context manager around the fit: RUN/grown_state, which holds grown Adam moments and an averaging window
+    until the engine has taken them, is removed when the block ends or fails.
 
     Args:
         config: The architecture to train.
@@ -149,25 +149,25 @@ def _from_growth(
 ) -> Start:
     """Grow on rank 0 while the others wait, then load the grown model on every rank."""
     with _temporary(run.path / "grown") as directory:
-        handed: tuple[Grown, str] | None = None
+        result: tuple[Grown, str] | None = None
         if is_first():
             tokens = next(iter(data().val_dataloader()))[:_VERIFIED_SEQUENCES]
             record = grow(source, directory, growth, config, tokens)
-            grown = _hand_over(record, config, source, directory, state, plan)
+            grown = _grow_state(record, config, source, directory, state, plan)
             write_json(run.growth, record.as_json())
-            handed = grown, _described(record, grown)
-        handed = from_first(handed)
-        assert handed is not None  # rank 0 has it
-        grown, described = handed
+            result = grown, _describe(record, grown)
+        result = from_first(result)
+        assert result is not None  # rank 0 has it
+        grown, described = result
         start = Start(model=load_model(directory), described=described, lineage=read_lineage(directory), grown=grown)
         barrier()  # every rank has read the directory
     return start
 
 
-def _hand_over(
+def _grow_state(
     record: GrowthRecord, config: PreTrainedConfig, source: str, directory: Path, state: Path, plan: Plan
 ) -> Grown:
-    """Grow the source's moments and averaging window too where they are wanted, and sum up the growth.
+    """Grow the source's Adam moments and averaging window too if they are wanted, and summarise the growth.
 
     Args:
         record: Record of the growth.
@@ -193,15 +193,15 @@ def _hand_over(
     )
 
 
-def _described(record: GrowthRecord, grown: Grown) -> str:
+def _describe(record: GrowthRecord, grown: Grown) -> str:
     """Say in a few words what the run starts from."""
-    moments = f", its optimizer's state after {grown.updates:,} steps too ({record.growth.optimizer_state})"
-    window = "" if grown.window is None else f", its window of {grown.window['count']} snapshots too"
+    moments = f", with its optimizer's state after {grown.updates:,} steps ({record.growth.optimizer_state})"
+    window = "" if grown.window is None else f", with its window of {grown.window['count']} snapshots"
     return record.described + (moments if grown.updates else "") + window
 
 
 def _symmetry_warning(record: GrowthRecord, config: PreTrainedConfig) -> str | None:
-    """Return a warning where the copies of a growth would stay equal for ever; None where something breaks the tie."""
+    """Return a warning where the copies of a growth would stay equal forever; None where something breaks the tie."""
     dropout = ("dropout", "attention_dropout", "activation_dropout", "hidden_dropout", "layerdrop")
     if record.breaks_symmetry or any(getattr(config, name, 0) for name in dropout):
         return None

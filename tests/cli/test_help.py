@@ -62,7 +62,7 @@ def test_help_knows_the_alias_of_a_key_and_the_keys_below_one():
 def test_a_program_answers_with_its_own_docstring(flag):
     done = subprocess.run([sys.executable, ROOT / "train.py", "seed=1", flag], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("train.py: Pretrains a language model")
+    assert done.stdout.startswith("train.py: Pretrain a language model")
     assert done.stdout.count("\npython train.py ") == 5
 
 

@@ -32,6 +32,7 @@ from grow.estimate.closed_form import (
     state_bytes,
 )
 from grow.estimate.counts import count
+from grow.estimate.estimate_run import ConfiguredRun, estimate_run
 from grow.families.build import model_from_noise
 from grow.families.registry import stock_config
 from grow.training.checkpoints.checkpoint_writer import _BYTES_A_PARAMETER
@@ -254,6 +255,26 @@ def test_the_estimate_makes_the_same_choices_as_train_py():
 def test_a_wrong_machine_is_one_paragraph(override, match):
     with pytest.raises(ConfigError, match=match):
         compose([override], "estimate", EstimateConfig)
+
+
+@pytest.mark.parametrize("model", ["tiny_mixtral", "tiny_flex_olmo"])
+def test_a_mixture_of_experts_is_refused_in_one_sentence_before_torch_is_imported(model):
+    code = f"import sys; from scripts import estimate; sys.argv = ['estimate.py', 'model={model}']; estimate.main()"
+    code = f"import atexit, sys; atexit.register(lambda: print('torch' in sys.modules)); {code}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"found {model.removeprefix('tiny_')}. The activations of mixtures of experts are not" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("model", ["tiny_mixtral", "tiny_flex_olmo"])
+def test_estimating_a_mixture_of_experts_from_python_is_refused_too(model):
+    config = compose([f"model={model}"], "estimate", EstimateConfig)
+    parts = [field.name for field in dataclasses.fields(ConfiguredRun)]
+    run = ConfiguredRun(**{name: getattr(config, name) for name in parts})
+    with pytest.raises(ConfigError, match="expected a dense model"):
+        estimate_run(run, config.estimate)
 
 
 def test_the_command_prints_json_and_writes_the_same(tmp_path, capsys):

@@ -92,6 +92,6 @@ def test_snapshots_with_noise_of_their_own_size_would_have_another_mean(sources,
 
 def test_what_no_map_takes_is_refused_by_name(sources):
     made, _ = plan(sources("llama-gqa"), settings("hyperclone"), TWICE)
-    router = RouterTensor(target=made.tensors[0].target, deviation=0.02, repeats=1)
+    router = RouterTensor(target=made.tensors[0].target, std=0.02, repeats=1)
     with pytest.raises(ConfigError, match=rf"on_growth=map: {router.target.name} is joined .*on_growth=reset"):
         list(grow_snapshots(GrowthPlan(tensors=[router], factors={}, layers=[0]), [], None, None, 0))

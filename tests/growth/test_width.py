@@ -452,8 +452,8 @@ def test_head_dim_grows_by_whole_factors_whatever_the_width_rule(sources):
 
 
 def test_the_claim_follows_from_the_maps_alone():
-    even, uneven = maps.tile(4, 2), maps.make_map(maps.around(4, 6), 4)
-    iso, filled = maps.isometric(maps.around(4, 6), 4), maps.filled(4, 6, copies=1, averaged=True)
+    even, uneven = maps.tile(4, 2), maps.make_map(maps.cyclic(4, 6), 4)
+    iso, filled = maps.isometric(maps.cyclic(4, 6), 4), maps.filled(4, 6, copies=1, averaged=True)
     assert [claim.keeps_norm(each, centred=False) for each in (even, uneven, iso, filled)] == [True, False, True, True]
     assert [claim.keeps_norm(each, centred=True) for each in (even, uneven, iso, filled)] == [True, False, False, True]
     assert not claim.keeps_norm(replace(filled, averaged=False), centred=True)

@@ -110,6 +110,24 @@ def test_other_data_or_models_than_the_baselines_are_called_not_comparable(three
     assert note == "NOT COMPARABLE with the baseline: data.name=dolma (baseline english)."
 
 
+def test_another_objective_is_called_not_comparable_but_other_chunks_of_it_are_not(three_roles, make_run, source):
+    def notes(**objective):
+        run = make_run(
+            objective["name"], [5.0, 4.5, 4.0, 3.8, 3.7], growth="h", source=source, config={"objective": objective}
+        )
+        return judge(**three_roles | {"runs": [run]}).arms[0].notes
+
+    for baseline in three_roles["baseline"]:
+        file = Path(baseline) / "run.json"
+        facts = json.loads(file.read_text())
+        facts["config"]["objective"] = {"name": "next_token", "chunk_rows": None}
+        file.write_text(json.dumps(facts))
+    (note,) = notes(name="z_loss", chunk_rows=None)
+    assert note == "NOT COMPARABLE with the baseline: objective.name=z_loss (baseline next_token)."
+    (note,) = notes(name="next_token", chunk_rows=64)
+    assert note == "Also differs from the baseline in objective.chunk_rows=64 (baseline None)."
+
+
 def test_a_comparable_finished_run_has_no_notes(three_roles):
     assert judge(**three_roles).arms[0].notes == []
 

@@ -65,6 +65,11 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(run, damage):
         require_complete(run / "checkpoints" / "step-00000010")
 
 
+def test_a_checkpoint_that_does_not_exist_is_called_missing_not_unfinished(tmp_path):
+    with pytest.raises(CheckpointError, match="nowhere: no such directory"):
+        export_checkpoint(tmp_path / "nowhere", tmp_path / "out")
+
+
 def test_checkpoints_that_were_swapped_are_both_refused(run):
     first, second, other = (run / "checkpoints" / name for name in ("step-00000009", "step-00000010", "elsewhere"))
     first.rename(other)

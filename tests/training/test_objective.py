@@ -6,7 +6,7 @@ from torch.nn import functional
 from transformers import GPTNeoXConfig, LlamaConfig, Olmo2Config, OlmoConfig, OPTConfig
 
 from grow.families.build import model_from_noise
-from grow.training.step.objective import NextTokenLoss, chosen_rows
+from grow.training.step.objective import NextTokenLoss, rows_per_chunk
 
 SIZES = {
     "vocab_size": 40,
@@ -80,7 +80,7 @@ def test_a_unit_gradient_gets_the_buffers_themselves_and_only_once():
     [(1024, 8192, "cpu", 1024), (1024, 32000, "cpu", 256), (1000, 32000, "cpu", 250), (16384, 32000, "cuda", 16384)],
 )
 def test_chosen_chunks_are_even_and_fit_the_device(rows, vocabulary, device, expected):
-    assert chosen_rows(rows, vocabulary, device) == expected
+    assert rows_per_chunk(rows, vocabulary, device) == expected
 
 
 def test_huge_logits_give_a_finite_loss():

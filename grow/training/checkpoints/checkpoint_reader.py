@@ -222,6 +222,8 @@ def require_complete(path: Path) -> Checkpoint:
     wrong = _difference(path)
     if wrong is None:
         return Checkpoint(path)
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: no such directory. Give a checkpoint such as RUN/checkpoints/step-00000500.")
     raise CheckpointError(
         f"{path}: expected a complete checkpoint such as RUN/checkpoints/step-00000500, but {wrong}. Choose another."
     )

@@ -37,7 +37,7 @@ class Fragment:
 
     @property
     def stop(self) -> int:
-        """Return the element after the last one."""
+        """The element after the last one."""
         return self.start + self.values.numel()
 
 

@@ -39,7 +39,7 @@ class RunAverage:
 
     @property
     def ready(self) -> bool:
-        """Return whether there are enough snapshots for an average; the same on every rank."""
+        """Whether there are enough snapshots for an average; the same on every rank."""
         return self.average.ready
 
     def in_model(self) -> AbstractContextManager[None]:

@@ -16,17 +16,17 @@ class StartedOutside(ClusterEnvironment):
 
     @property
     def creates_processes_externally(self) -> bool:
-        """Return True: Lightning starts no processes."""
+        """Always True: Lightning starts no processes."""
         return True
 
     @property
     def main_address(self) -> str:
-        """Return the host name or address of rank 0."""
+        """Host name or address of rank 0."""
         return os.environ.get("MASTER_ADDR", "127.0.0.1")
 
     @property
     def main_port(self) -> int:
-        """Return the port on which the ranks meet."""
+        """Port on which the ranks meet."""
         return int(os.environ.get("MASTER_PORT", "29500"))
 
     @staticmethod

@@ -44,7 +44,7 @@ def build_module(
 def build_trainer(
     plan: Plan, device: torch.device, *, parameters: int, steps: int, callbacks: list[L.Callback]
 ) -> L.Trainer:
-    """Build Lightning's Trainer without what Grow does itself: logging, validation, checkpoints, the progress bar.
+    """Build a Lightning Trainer; logging, validation, checkpoints and progress bar are off, as Grow does them itself.
 
     Args:
         plan: Precision, clipping, batch and processes.

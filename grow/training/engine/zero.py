@@ -20,7 +20,7 @@ class ZeroStrategy(DeepSpeedStrategy):
 
     @property
     def root_device(self) -> torch.device:
-        """Return the device with an index, which DeepSpeed needs and Lightning's CPU device lacks."""
+        """Device with an index, which DeepSpeed needs and Lightning's CPU device lacks."""
         return torch.device("cpu", 0) if self._on_cpu else super().root_device
 
     @property

@@ -1,4 +1,4 @@
-"""Decides at the edge between two optimizer steps what is due: a row, validation, probes, a checkpoint, stopping."""
+"""Decides between two optimizer steps what is due: a row, validation, probes, a checkpoint, stopping."""
 
 import gc
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ from grow.training.step.module import PretrainModule
 class LoopCallback(L.Callback):
     """Logs, validates, probes and saves at the steps where that is due. Lightning calls its hooks.
 
-    Under several ranks every decision rests on the clock or on reduced values, so all ranks take it together.
+    Under several ranks every decision depends on the clock or on reduced values, so all ranks take it together.
 
     Args:
         plan: Cadences and length of the run.
@@ -38,10 +38,10 @@ class LoopCallback(L.Callback):
         data: Batches of this rank.
         resume: Puts a checkpoint's state, or exact float32 masters, into the engine.
         checkpoints: Writer of the run's checkpoints.
-        preemption: Signals by which the system asks for the machine.
-        watchdog: Gets a heartbeat before whatever may take long.
+        preemption: Listens for the signals by which a system preempts a job.
+        watchdog: Gets a heartbeat before each slow operation.
         recorder: Measures, and writes the rows of metrics.jsonl.
-        window: Directory for the snapshots of averaging.storage=disk, of this rank alone.
+        window: Directory for the snapshots of averaging.storage=disk, private to this rank.
         first_row: Columns of the first row besides its validation losses.
     """
 
@@ -99,7 +99,7 @@ class LoopCallback(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Tensor, batch_idx: int
     ) -> None:
-        """Do what is due, in an order in which a checkpoint's metrics are complete. Runs after every micro-batch."""
+        """Do what is due, in an order that keeps a checkpoint's metrics complete. Runs after every micro-batch."""
         before, now, step = self._seen_tokens, self._module.clock.tokens, self._module.clock.step
         if before == now:
             return  # in the middle of accumulation
@@ -117,10 +117,10 @@ class LoopCallback(L.Callback):
                 self._recorder.validate()
         if last:  # before the checkpoint, as nothing continues from the last one
             self._probe(before)
-        if kind is not None and self._recorder.skipped.in_a_row == 0:  # else the weights may be the cause of infinities
+        if kind is not None and self._recorder.skipped.in_a_row == 0:  # else the weights may not be finite
             self._save(kind, trainer)
         if preempted:
-            self._stop_for_system()
+            self._stop_when_preempted()
         if not last:
             self._probe(before)
         self._watchdog.heartbeat(f"step {step + 1}")
@@ -171,12 +171,12 @@ class LoopCallback(L.Callback):
                 average=self._average,
             )
 
-    def _stop_for_system(self) -> None:
+    def _stop_when_preempted(self) -> None:
         """Raise PreemptedError once every rank's checkpoint is on disk."""
         self._checkpoints.finish()
-        told = self._preemption.signal_name or "a signal to another rank"
+        signal = self._preemption.signal_name or "a signal to another rank"
         saved = self._plan.checkpoint.every_tokens is not None
         raise PreemptedError(
-            f"stopped by {told} at {self._module.clock.tokens:,} tokens, {'with' if saved else 'without'} a "
+            f"stopped by {signal} at {self._module.clock.tokens:,} tokens, {'with' if saved else 'without'} a "
             "checkpoint. The same command continues the run."
         )

@@ -41,7 +41,7 @@ class MetricsFile:
 
     @property
     def size_bytes(self) -> int:
-        """Return the length of the file."""
+        """Length of the file."""
         return 0 if self._file is None else self._file.tell()
 
     def close(self) -> None:

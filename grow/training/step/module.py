@@ -32,7 +32,7 @@ class PretrainModule(L.LightningModule):
         model: Stock causal language model whose head has no bias.
         objective: Loss of hidden states, head weight and targets.
         optimizer: Settings of the optimizer.
-        multiplier: Function from tokens seen to the share of the peak learning rate.
+        multiplier: Schedule: the function from tokens seen to the multiple of the peak learning rate.
         clock: Clock of the run; every optimizer step advances it.
         input_copies: Copies of each weight's inputs, as `build_optimizer` takes them.
         trainable: Layers that each step runs and trains.
@@ -57,7 +57,7 @@ class PretrainModule(L.LightningModule):
         self.model = model.train()
         self.clock = clock
         self.learning_rate = 0.0
-        """Learning rate of the last step, of weights whose inputs no growth repeated."""
+        """Learning rate of the last step, for logging: of weights whose inputs no growth repeated."""
         self._objective, self._optimizer, self._multiplier = objective, optimizer, multiplier
         self._input_copies, self._autocast, self._shard = input_copies, autocast, shard
         self._trainable = trainable
@@ -66,7 +66,7 @@ class PretrainModule(L.LightningModule):
 
     @property
     def engine(self) -> Any:
-        """Return DeepSpeed's engine, which then accumulates, clips and steps; None under other strategies."""
+        """DeepSpeed's engine, which accumulates, clips and steps itself; None under other strategies."""
         return getattr(self.trainer.strategy, "deepspeed_engine", None)
 
     def loss(self, batch: Tensor, *, by_sequence: bool = False) -> Tensor:
@@ -97,9 +97,9 @@ class PretrainModule(L.LightningModule):
             compute()
 
     def without_grad(self, compute: Callable[[], Value]) -> Value:
-        """Return what one pass over the model computes: without gradients, in training's precision, under any strategy.
+        """Run one forward pass without gradients, in training's precision, under any strategy; return its result.
 
-        All ranks must call this equally often.
+        All ranks must call this the same number of times.
 
         Args:
             compute: Function that calls the model exactly once.
@@ -133,7 +133,7 @@ class PretrainModule(L.LightningModule):
         Args:
             batches: Validation batches of this rank, at most `passes` of them.
             passes: Forward passes of every rank: strategies that shard weights need all ranks for each pass, so a
-                rank with fewer batches fills up with dummy ones.
+                rank with fewer batches adds dummy ones.
         """
         losses = [torch.empty(0, dtype=torch.float64, device=self.device)]
         self.eval()
@@ -180,14 +180,14 @@ class PretrainModule(L.LightningModule):
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
     ) -> None:
-        """Take one step at the scheduled rate, free the gradients and advance the clock. Lightning calls this.
+        """Take one step at the scheduled learning rate, free the gradients and advance the clock. Lightning calls this.
 
         Lightning itself would free gradients only after the next forward pass, which costs their memory for longer.
         """
         self.clock.flops_per_token = self._trainable.flops_per_token(self.clock.step)
-        share = self._multiplier(self.clock.tokens + self.clock.tokens_per_step)
-        self.learning_rate = self._optimizer.lr * share
-        set_learning_rates(optimizer, share)
+        multiplier = self._multiplier(self.clock.tokens + self.clock.tokens_per_step)
+        self.learning_rate = self._optimizer.lr * multiplier
+        set_learning_rates(optimizer, multiplier)
         optimizer.step(closure=optimizer_closure)
         if self.engine is None:
             optimizer.zero_grad()

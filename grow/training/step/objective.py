@@ -51,15 +51,15 @@ class NextTokenLoss:
         hidden, targets = hidden.flatten(0, -2), targets.flatten()  # (N, D), (N,)
         if self.chunk_rows == 0:
             return functional.cross_entropy(_wide(functional.linear(hidden, head)), targets)
-        rows = self.chunk_rows or chosen_rows(len(hidden), len(head), hidden.device.type)
+        rows = self.chunk_rows or rows_per_chunk(len(hidden), len(head), hidden.device.type)
         dtype = _product_dtype(hidden)
         if torch.is_grad_enabled():
             return _ChunkedCrossEntropy.apply(hidden, head, targets, rows, dtype, self._kernels)
         return _loss_only(hidden, head, targets, rows, dtype)
 
 
-def chosen_rows(rows: int, vocabulary: int, device: str) -> int:
-    """Return the rows of one chunk: as few chunks of equal size as keep their float32 logits within the device's limit.
+def rows_per_chunk(rows: int, vocabulary: int, device: str) -> int:
+    """Return the rows of one chunk: the fewest equal chunks whose float32 logits fit the device's limit.
 
     Args:
         rows: Number of rows of the whole micro-batch, N.

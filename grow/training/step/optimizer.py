@@ -38,7 +38,7 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Return one group for each combination of decay, number of input copies, and block; frozen weights are in none.
 
-    Besides AdamW's keys a group has `peak_lr`, its own peak learning rate, and `block`, 0 where every step trains it.
+    Besides AdamW's keys, a group has `peak_lr`, its own peak learning rate, and `block`, 0 where every step trains it.
 
     With `divide_grown_lr`, a weight whose inputs a growth repeated n times learns at lr / n, the rate at which the
     copies together follow the small model's trajectory. Its weight decay is n * weight_decay, so that the product of

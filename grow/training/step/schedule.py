@@ -6,11 +6,11 @@ from grow.training.settings import ScheduleSettings
 
 
 def multiplier(settings: ScheduleSettings, tokens: int, max_tokens: int) -> float:
-    """Return the share of the peak learning rate for the optimizer step that brings a run to `tokens`.
+    """Return the multiple of the peak learning rate for the optimizer step that brings a run to `tokens`.
 
     Args:
         settings: Kind of the schedule, its warm-up and decay.
-        tokens: Tokens seen after the step, so that the first step of a warm-up has a rate above 0.
+        tokens: Tokens seen after the step, so that the first step of a warm-up has a learning rate above 0.
         max_tokens: Length of the run in tokens.
     """
     warmup = settings.warmup(max_tokens)
@@ -35,7 +35,7 @@ def _cosine(tokens: int, start: float, end: float, final: float) -> float:
 
 
 def _progress(tokens: int, start: float, end: float) -> float:
-    """Return the share of the way from start to end: 0 before the start, 1 after the end."""
+    """Return the fraction of the way from start to end: 0 before the start, 1 after the end."""
     if tokens >= end:
         return 1.0
     return (tokens - start) / (end - start) if tokens > start else 0.0

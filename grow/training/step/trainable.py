@@ -2,8 +2,8 @@
 
     all          embedding | 1 2 3 4 5 6 | norm, head        everything
     new_layers  (embedding | 1 2 3 4) 5 6 | norm, head       the layers that the growth added                     (MSLT)
-    submodel    (embedding | 1 2) 3 4 | norm, head           of the bottom n blocks, n drawn for each step, the last
-                                                             one; layers above it do not run   (bert2BERT, stage one)
+    submodel    (embedding | 1 2) 3 4 | norm, head           block n, with n sampled at each step; layers above it do
+                                                             not run                           (bert2BERT, stage one)
 
 Weights in brackets have requires_grad off: they run forward only, and autograd keeps none of their activations. A
 weight that a step does not train is neither updated nor decayed, and its moments and their step count do not change.
@@ -54,7 +54,7 @@ class Part:
 
 
 def parts_of(settings: TrainableSettings, layers: int, new_layers: Collection[int]) -> list[Part]:
-    """Return the parts of the model from which each step of a run chooses one.
+    """Return the parts of the model, of which each step trains one.
 
     Args:
         settings: Choice of the weights that are trained.
@@ -89,12 +89,12 @@ def part_of_step(parts: Sequence[Part], seed: int, step: int) -> Part:
 
 
 class TrainableSet:
-    """Turns the gradients of a model's weights on and off, and cuts the model to the layers that a step runs.
+    """Turns the gradients of a model's weights on and off, and limits the model to the layers that a step runs.
 
     Args:
         model: Stock model. Weights that no step trains are frozen here, before an optimizer or a strategy sees them.
         settings: Choice of the weights that are trained.
-        seed: Seed of the draws of a part for each step.
+        seed: Seed from which each step samples its part.
         sequence_length: Tokens of one sequence, on which the FLOPs of attention depend.
         new_layers: Indices of the layers that the growth added.
 
@@ -182,7 +182,7 @@ class TrainableSet:
 
 
 def _flops_per_token(model: PreTrainedModel, part: Part, sequence_length: int) -> int:
-    """Split `training_flops_per_token` by layer and pass: all layers cost the same, and so do the three passes."""
+    """Compute the FLOPs of one token of a part: all layers cost the same, and so do the three passes."""
     whole, layers = training_flops_per_token(model, sequence_length), model.get_decoder().layers
     inside = {id(module) for module in layers.modules()}
     outside = [module for module in model.modules() if isinstance(module, nn.Linear) and id(module) not in inside]
