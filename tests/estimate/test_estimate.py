@@ -272,7 +272,8 @@ def test_the_command_prints_json_and_writes_the_same(tmp_path, capsys):
 
 
 def test_the_command_says_what_train_py_would_refuse_and_what_does_not_fit(capsys):
-    overrides = ["model=olmo_2.9b", "strategy=ddp", "strategy.devices=64", "estimate.gpu=A10"]
+    toy = ["trainer=default", "data=english", "checkpoint=default"]  # in place of the model's recipe
+    overrides = ["model=olmo_2.9b", *toy, "strategy=ddp", "strategy.devices=64", "estimate.gpu=A10"]
     estimate.main.__wrapped__(compose(overrides, "estimate", EstimateConfig))
     shown = capsys.readouterr().out
     assert "train.py would refuse trainer.tokens_per_step=4,096" in shown
