@@ -21,7 +21,6 @@ def main(run: RunConfig) -> None:
     if directory.is_finished:
         directory.say_finished()
         return
-    run.data.check_there()
     # Heavy imports wait until here, so that help and configuration errors answer at once.
     from grow.data.corpus import open_data
     from grow.evaluation.in_run import plan_evaluation

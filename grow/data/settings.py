@@ -1,10 +1,9 @@
 """Configuration of the data package. Imports nothing heavy."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from grow.common.checks import at_least_one
-from grow.common.errors import ConfigError, DataError
+from grow.common.errors import ConfigError
 
 
 @dataclass(kw_only=True, slots=True)
@@ -28,19 +27,6 @@ class DataSettings:
             len(self.damaged_tokens) == 2 and 0 <= self.damaged_tokens[0] < self.damaged_tokens[1]
         ):
             raise ConfigError(f"data.damaged_tokens={self.damaged_tokens}: expected [FIRST, END], FIRST before END.")
-
-    def check_there(self) -> None:
-        """Refuse a directory that does not exist, unless a corpus is prepared in it on first use.
-
-        Raises:
-            DataError: there is no such directory.
-        """
-        if self.prepare is None and not Path(self.path).exists():
-            raise DataError(
-                f"data.path={self.path}: expected a directory of token shards for data={self.name}, found none. Give "
-                "data.path=DIRECTORY; docs/data.md says how to make one. To try the machinery on the embedded corpus: "
-                "data=english, with trainer=default for a run of minutes."
-            )
 
 
 @dataclass(kw_only=True, slots=True)

@@ -8,6 +8,7 @@ from grow.cli.config import compose
 from grow.cli.run_config import ChainConfig, EstimateConfig, GrowCheckpointConfig
 from grow.common.errors import ConfigError, DataError
 from grow.common.places import CONFIG_DIR
+from grow.data.corpus import open_data
 from grow.training.plan import Batch
 
 HEADLINE = ["model=olmo_2.9b", "growth=hyperclone_noisy"]
@@ -124,10 +125,11 @@ def test_tiny_models_keep_the_settings_of_minutes():
 
 
 def test_where_the_data_is_missing_the_error_says_what_to_give_and_what_to_try(tmp_path):
-    with pytest.raises(DataError, match=r"data=dolma, found none\. Give data\.path=DIRECTORY.*data=english"):
-        compose([*HEADLINE, f"data.path={tmp_path}/none"]).data.check_there()
-    compose([*HEADLINE, f"data.path={tmp_path}"]).data.check_there()
-    compose([f"data.path={tmp_path}/none"]).data.check_there()  # data=english is prepared there
+    data = compose([*HEADLINE, f"data.path={tmp_path}/none"]).data
+    with pytest.raises(
+        DataError, match=r"none: expected a directory of token shards.*data\.path=DIRECTORY.*data=english"
+    ):
+        open_data(data)
 
 
 @pytest.mark.parametrize("kind", ["cuda", "cpu"])
