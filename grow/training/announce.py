@@ -55,8 +55,9 @@ def announce(
     if changes:
         lines["changed"] = "; ".join(changes)
     print("\n".join(f"{name:<8} {value}" for name, value in lines.items()), flush=True)
-    warnings = [start.grown and start.grown.warning, _toy_settings(plan, parameter_count(model))]
-    print(*filter(None, warnings), sep="\n", end="\n" if any(warnings) else "", flush=True)
+    for warning in (start.grown and start.grown.warning, _toy_settings(plan, parameter_count(model))):
+        if warning:
+            print(warning, flush=True)
 
 
 def _toy_settings(plan: Plan, parameters: int) -> str | None:

@@ -106,8 +106,14 @@ class Plan:
         Args:
             device_type: cuda or cpu.
             begun_with: Precision in which an earlier start of the run began, which auto keeps on any device.
+
+        Raises:
+            ConfigError: the strategy, or what is trained, does not fit the precision that the run began with.
         """
-        return replace(self, trainer=with_precision(self.trainer, device_type, begun_with))
+        trainer = with_precision(self.trainer, device_type, begun_with)
+        _check_precision(trainer, self.strategy)
+        _check_trainable(self.trainable, trainer, self.strategy)
+        return replace(self, trainer=trainer)
 
     def steps_from(self, tokens: int) -> int:
         """Return the optimizer steps that are left once a run has seen some tokens."""

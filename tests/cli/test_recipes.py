@@ -147,6 +147,13 @@ def test_precision_auto_keeps_what_a_run_began_with_on_any_device():
     assert plan.on("cpu", begun_with="bf16").trainer.precision == "bf16"
 
 
+def test_a_strategy_without_float32_masters_does_not_go_on_with_bfloat16_weights():
+    with pytest.raises(ConfigError, match=r"precision=bf16_weights keeps float32 masters.*strategy=ddp"):
+        compose(["strategy=ddp"]).plan().on("cuda", begun_with="bf16_weights")
+    zero = compose(["strategy=zero2"]).plan().on("cuda", begun_with="bf16_weights")
+    assert zero.trainer.precision == "bf16_weights"
+
+
 def test_a_run_of_the_former_default_precision_keeps_its_directory():
     assert compose([]).directory == compose(["trainer.precision=fp32"]).directory
     assert compose([]).directory != compose(["trainer.precision=bf16"]).directory
