@@ -2,7 +2,7 @@
 
 python train.py model=tiny growth=none                      from noise, in minutes on two CPU cores
 python train.py model=tiny_2x growth=hyperclone_noisy growth.source=RUN_OR_DIRECTORY_OR_HUB_ID
-python train.py model=olmo_2.9b growth=hyperclone_noisy trainer=paper data=dolma strategy=zero2
+python train.py model=olmo_2.9b growth=hyperclone_noisy data.path=DIRECTORY    the paper's recipe, on your shards
 python train.py growth=none averaging=lawa -m seed=0,1,2    three seeds, one after another
 python train.py experiment=demo --cfg job                   every key with its value; nothing is started
 """
@@ -34,6 +34,7 @@ def main(run: RunConfig) -> None:
     from grow.training.start import choose_start
 
     device = device_of(plan)
+    plan = plan.on(device.type, begun_with=directory.precision)
     with session(plan, device, directory, run.labelled_logger) as views:
         shards = open_data(run.data, find_source(run.growth_source) if run.growth_source else None)
         shards.check_vocabulary(run.model.vocab_size)

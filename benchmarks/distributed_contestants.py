@@ -111,6 +111,7 @@ def _prepare(overrides: list[str]) -> tuple[RunConfig, Plan, Callable[..., Token
     """Return configuration, plan, data and a model from noise: the same for every contestant."""
     run = compose(overrides)
     plan = run.plan()
+    plan = plan.on(device_of(plan).type)
     data = data_of(run.data, open_data(run.data), plan)
     return run, plan, data, model_from_noise(stock_config(run.model), run.seed)
 

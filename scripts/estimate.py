@@ -1,6 +1,6 @@
 """Estimate what a run will need, before it starts: parameters, FLOPs, memory of a GPU by part, hours, disk. No network.
 
-python scripts/estimate.py model=olmo_2.9b strategy=zero2 strategy.devices=64 trainer=paper [json=true] [output=FILE]
+python scripts/estimate.py model=olmo_2.9b strategy=zero2 strategy.devices=64 [json=true] [output=FILE]
 """
 
 import json
@@ -10,6 +10,7 @@ from grow.cli.command import entry_point
 from grow.cli.config import EstimateConfig
 from grow.common.provenance import write_json
 from grow.estimate.closed_form import require_known_activations
+from grow.training.plan import with_precision
 
 
 @entry_point("estimate", EstimateConfig)
@@ -25,11 +26,11 @@ def main(config: EstimateConfig) -> None:
     run = ConfiguredRun(
         model=config.model,
         data=config.data,
-        trainer=config.trainer,
+        trainer=with_precision(config.trainer, "cuda"),
         objective=config.objective,
         strategy=config.strategy,
         trainable=config.trainable,
-        checkpoint=config.checkpoint,
+        checkpoint=config.checkpoint.in_tokens(config.trainer),
     )
     estimate = estimate_run(run, config.estimate)
     if config.output is not None:

@@ -39,7 +39,8 @@ def help_page(program: str, description: str, config_name: str, schema: type) ->
     """
     values, choices = _defaults(config_name)
     hidden = getattr(schema, "hidden_groups", ())
-    groups = [_group(name, choice) for name, choice in choices.items() if name not in hidden]
+    shown = [name for name in [*GROUPS, "experiment"] if name in choices and name not in hidden]
+    groups = [_group(name, choices[name]) for name in shown]
     aliases = {key: alias for alias, key in ALIASES.get(config_name, {}).items()}
     settings = [_line(aliases.get(key, key), value, text) for key, value, text in _settings(schema, values)]
     flags = [f"  {flag:<20}{text}" for flag, text in _FLAGS.items()]

@@ -131,7 +131,10 @@ class RunConfig:
         """
         if self.run_dir is not None:
             return Path(self.run_dir)
-        digest = digest_json({key: value for key, value in flat(self.resolved()).items() if names_the_run(key)})
+        naming = {key: value for key, value in flat(self.resolved()).items() if names_the_run(key)}
+        if self.trainer.precision == "auto":  # the default was fp32 before: its runs keep their directories
+            naming["trainer.precision"] = "fp32"
+        digest = digest_json(naming)
         return Path("outputs") / f"{self.recipe}-seed{self.seed}-{digest[:8]}"
 
     def plan(self) -> Plan:

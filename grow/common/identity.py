@@ -53,6 +53,10 @@ MEANINGS = {
 """Keys and whole groups; a key with a line of its own is not what its group is."""
 
 
+LEFT_OPEN = {"trainer.precision": "auto"}
+"""Keys, and the value that leaves the choice to the machine: a run that is continued keeps what it began with."""
+
+
 def meaning(key: str) -> Meaning:
     """Return what a dotted key means; one without a line, as a later version may write, changes the numbers."""
     while key not in MEANINGS:
@@ -71,6 +75,11 @@ def may_change(key: str, resume: str) -> bool:
     """
     on_request = meaning(key) is Meaning.ON_REQUEST
     return resume == "changed" if on_request else not names_the_run(key)
+
+
+def asks_for(key: str, now: Any, before: Any) -> bool:
+    """Return whether a configuration's value of a key is met by what a run has: the same one, or one left open."""
+    return bool(now == before) or (key in LEFT_OPEN and now == LEFT_OPEN[key])
 
 
 def is_watching(key: str) -> bool:

@@ -208,8 +208,9 @@ def _manifest_bytes(path: Path) -> bytes:
             ) from None
         raise DataError(
             f"{path}: expected a directory of token shards with a {MANIFEST_FILE}, found {error.strerror or error}. "
-            "Check data.path, or make shards: "
-            f"python scripts/prepare_data.py input='[TEXTS]' output={path} vocab_size=4096"
+            "Check data.path=DIRECTORY, or make shards: "
+            f"python scripts/prepare_data.py input='[TEXTS]' output={path} vocab_size=4096. Without data of your own, "
+            "data=english trainer=default tries a model on the embedded corpus."
         ) from None
 
 

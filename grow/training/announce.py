@@ -12,6 +12,9 @@ from grow.training.plan import Plan
 from grow.training.run_directory import RunDirectory
 from grow.training.start import Start
 
+_LARGE = 100_000_000  # parameters
+_TOY_TOKENS_PER_STEP, _TOY_LR = 16_384, 1e-3  # trainer=default has 4,096 tokens, optimizer=adamw has this rate
+
 
 def announce(
     start: Start,
@@ -30,7 +33,7 @@ def announce(
         device: Device of this rank.
         run: Directory of the run; gets run.json.
         shards: Token shards that it trains on.
-        config: Resolved configuration of the command line.
+        config: Configuration of the command line; run.json gets it with the plan's precision in place of auto.
         changes: A line about each key that differs from the run's first start.
     """
     if not is_first():
@@ -38,7 +41,7 @@ def announce(
     model, batch = start.model, plan.batch
     flops = training_flops_per_token(model, batch.sequence_length)
     run.start(
-        config,
+        {**config, "trainer": {**config["trainer"], "precision": plan.trainer.precision}},
         changes,
         model={
             "parameters": parameter_count(model),
@@ -52,8 +55,24 @@ def announce(
     if changes:
         lines["changed"] = "; ".join(changes)
     print("\n".join(f"{name:<8} {value}" for name, value in lines.items()), flush=True)
-    if start.grown is not None and start.grown.warning is not None:
-        print(start.grown.warning, flush=True)
+    for warning in (start.grown and start.grown.warning, _toy_settings(plan, parameter_count(model))):
+        if warning:
+            print(warning, flush=True)
+
+
+def _toy_settings(plan: Plan, parameters: int) -> str | None:
+    """Return a warning where a model of more than 100M parameters has the settings of one that trains in minutes."""
+    toy = {
+        f"trainer.tokens_per_step={plan.batch.tokens:,}": plan.batch.tokens <= _TOY_TOKENS_PER_STEP,
+        f"optimizer.lr={plan.optimizer.lr}": plan.optimizer.lr >= _TOY_LR,
+    }
+    if parameters <= _LARGE or not any(toy.values()):
+        return None
+    found = " and ".join(setting for setting, is_toy in toy.items() if is_toy)
+    return (
+        f"Warning: {parameters:,} parameters are trained with {found}, which suit a model of a few million. For a real "
+        "run take a recipe, e.g. trainer=paper optimizer=adamw_paper checkpoint=paper."
+    )
 
 
 def _summary(

@@ -1,7 +1,7 @@
 """Plans a run from its settings and its processes, before anything heavy is imported."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from grow.averaging.cadence import AveragingPlan, resolve
 from grow.averaging.settings import AveragingSettings
@@ -97,11 +97,34 @@ class Plan:
     @property
     def autocasts(self) -> bool:
         """Whether float32 weights are multiplied in bfloat16."""
+        assert self.trainer.precision != "auto"  # `on` has resolved it
         return self.trainer.precision != "fp32" and not self.keeps_bf16_weights
+
+    def on(self, device_type: str, begun_with: str | None = None) -> "Plan":
+        """Return the plan for a kind of device: what trainer.precision=auto stands for there.
+
+        Args:
+            device_type: cuda or cpu.
+            begun_with: Precision in which an earlier start of the run began, which auto keeps on any device.
+
+        Raises:
+            ConfigError: the strategy, or what is trained, does not fit the precision that the run began with.
+        """
+        trainer = with_precision(self.trainer, device_type, begun_with)
+        _check_precision(trainer, self.strategy)
+        _check_trainable(self.trainable, trainer, self.strategy)
+        return replace(self, trainer=trainer)
 
     def steps_from(self, tokens: int) -> int:
         """Return how many optimizer steps remain after `tokens`."""
         return max(0, math.ceil((self.trainer.max_tokens - tokens) / self.batch.tokens))
+
+
+def with_precision(trainer: TrainerSettings, device_type: str, begun_with: str | None = None) -> TrainerSettings:
+    """Return the settings with auto resolved: the precision the run began with, else bf16 on a GPU, fp32 on a CPU."""
+    if trainer.precision != "auto":
+        return trainer
+    return replace(trainer, precision=begun_with or ("bf16" if device_type == "cuda" else "fp32"))
 
 
 def plan_run(
@@ -121,7 +144,7 @@ def plan_run(
 
     Raises:
         ConfigError: the strategy does not fit the processes that were started or what is trained, the tokens do not
-            divide, or the run is too short for its average.
+            divide, a checkpoint would be due more often than once a step, or the run is too short for its average.
     """
     ranks = Ranks.from_environment(strategy)
     _check_precision(trainer, strategy)
@@ -133,7 +156,7 @@ def plan_run(
         optimizer=optimizer,
         schedule=schedule,
         objective=objective,
-        checkpoint=checkpoint,
+        checkpoint=checkpoint.in_tokens(trainer),
         strategy=strategy,
         averaging=resolve(
             averaging,

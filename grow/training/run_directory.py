@@ -13,7 +13,7 @@ from typing import Any
 
 from grow.common.errors import ConfigError
 from grow.common.files import disk_errors_named
-from grow.common.identity import flat, is_watching, may_change
+from grow.common.identity import asks_for, flat, is_watching, may_change
 from grow.common.provenance import (
     GROWTH_FILE,
     METRICS_FILE,
@@ -68,6 +68,12 @@ class RunDirectory:
         """Whether the run exported its model; an export appears whole or not at all."""
         return self.model.is_dir()
 
+    @property
+    def precision(self) -> str | None:
+        """Precision that the run began with; None where no run has begun here."""
+        begun = (self.path / RUN_FILE).exists()
+        return self.read()["config"]["trainer"]["precision"] if begun else None
+
     def say_finished(self) -> None:
         """Print that there is nothing left to train here."""
         print(
@@ -118,7 +124,7 @@ class RunDirectory:
         differing = {
             key: f"{key}: {before.get(key)!r} there, {now.get(key)!r} here"
             for key in sorted(before.keys() | now.keys())
-            if not is_watching(key) and before.get(key) != now.get(key)
+            if not is_watching(key) and not asks_for(key, now.get(key), before.get(key))
         }
         refused = [key for key in differing if not may_change(key, resume)]
         if refused:

@@ -1,6 +1,6 @@
 """Configuration of the training package. Imports nothing heavy."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from grow.common.checks import one_of, positive
 from grow.common.errors import ConfigError
@@ -122,9 +122,10 @@ class TrainerSettings:
     micro_batch: int
     """Sequences that one rank computes at the same time."""
     accelerator: str = "auto"
-    precision: str = "fp32"
+    precision: str = "auto"
     """fp32; bf16: float32 weights, bfloat16 matrix products; bf16_weights: bfloat16 weights, float32 masters in the
-    optimizer's shards (zero1, zero2 and zero3 only)."""
+    optimizer's shards (zero1, zero2 and zero3 only); auto: bf16 on a GPU, fp32 on a CPU, and in a run that is
+    continued what it began with."""
     compile: str = "none"
     """none, block (compile each decoder block: seconds of start-up) or model (the whole trunk: minutes, fastest)."""
     log_every_steps: int = 10
@@ -137,7 +138,7 @@ class TrainerSettings:
     """CPU threads of one rank; null leaves the number to torch."""
 
     def __post_init__(self) -> None:
-        one_of("trainer.precision", self.precision, PRECISIONS)
+        one_of("trainer.precision", self.precision, (*PRECISIONS, "auto"))
         one_of("trainer.compile", self.compile, COMPILE_MODES)
         one_of("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu"))
         for name in (
@@ -159,6 +160,8 @@ class CheckpointSettings:
     name: str
     every_tokens: int | None
     """Tokens between two checkpoints; null writes none."""
+    every_fraction: float | None = None
+    """Share of trainer.max_tokens between two checkpoints; used in place of every_tokens where it is given."""
     keep_last: int = 2
     permanent_every_tokens: int | None = None
     """Tokens between two checkpoints that are never deleted; null keeps none."""
@@ -170,8 +173,31 @@ class CheckpointSettings:
             if getattr(self, name) is not None:
                 positive(f"checkpoint.{name}", getattr(self, name))
         positive("checkpoint.keep_last", self.keep_last)
-        if self.permanent_every_tokens is not None and self.every_tokens is None:
+        if self.every_fraction is not None and not 0 < self.every_fraction <= 1:
+            raise ConfigError(f"checkpoint.every_fraction={self.every_fraction}: expected a share above 0 and up to 1.")
+        if self.permanent_every_tokens is not None and self.every_tokens is None and self.every_fraction is None:
             raise ConfigError("checkpoint.permanent_every_tokens needs checkpoint.every_tokens: none are written.")
+
+    def in_tokens(self, trainer: TrainerSettings) -> "CheckpointSettings":
+        """Return these settings for a run, with `every_tokens` computed where `every_fraction` is given.
+
+        Raises:
+            ConfigError: an interval is shorter than one optimizer step.
+        """
+        given = self.every_fraction
+        every = self.every_tokens if given is None else round(given * trainer.max_tokens)
+        named = {
+            "checkpoint.every_tokens" if given is None else f"checkpoint.every_fraction={given}, in tokens": every,
+            "checkpoint.permanent_every_tokens": self.permanent_every_tokens,
+        }
+        for name, tokens in named.items():
+            if tokens is not None and tokens < trainer.tokens_per_step:
+                raise ConfigError(
+                    f"{name}={tokens:,}: expected at least one step of trainer.tokens_per_step="
+                    f"{trainer.tokens_per_step:,}; every step would write a checkpoint. Give a share of the run, e.g. "
+                    "checkpoint.every_fraction=0.02, or more tokens."
+                )
+        return replace(self, every_tokens=every, every_fraction=None)
 
     def due(self, before: int, now: int) -> str | None:
         """Return which kind of checkpoint is due between two numbers of tokens: permanent, rolling or None."""

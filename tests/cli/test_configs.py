@@ -65,7 +65,7 @@ def test_every_choice_composes_into_a_run(choice):
     needed = ["growth.source=somewhere"] if choice.startswith("growth=") and choice != "growth=none" else []
     needed += ["growth=mslt", "growth.source=somewhere"] if choice == "trainable=new_layers" else []
     needed += ["data.path=somewhere"] if choice == "data=shards" else []
-    needed += ["model=olmo_1b", "trainer=paper"] if choice == "data=dolma" else []
+    needed += ["model=olmo_1b", "trainer=paper"] if choice.startswith("data=dolma") else []
     assert isinstance(compose([choice, *needed]), RunConfig)
 
 

@@ -1,4 +1,7 @@
-"""Every command of the README and the pages works: run at tiny size, or composed where it needs hours or a cluster."""
+"""Every command of the README and the pages works: run at tiny size, or composed where it needs hours or a cluster.
+
+Commands that train, those of job scripts and configurations' headers too, are planned at the ranks that they name.
+"""
 
 import importlib.util
 import os
@@ -6,15 +9,21 @@ import re
 import tomllib
 from itertools import product
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from grow.chains.links import links_of
 from grow.cli.config import compose
+from grow.cli.run_config import ChainConfig, EstimateConfig, RunConfig
 from tests.docs.conftest import TINY, VOCABULARY
-from tests.docs.page_commands import PAGES, ROOT, Command, commands_of
+from tests.docs.page_commands import HEADED, JOB_SCRIPTS, PAGES, ROOT, Command, commands_in_comments, commands_of
 
 COMMANDS = list(dict.fromkeys(command for page in PAGES for command in commands_of(page)))
+IN_COMMENTS = list(dict.fromkeys(command for file in HEADED for command in commands_in_comments(file)))
+RUNS = {"train.py": RunConfig, "estimate.py": EstimateConfig, "chain.py": ChainConfig}
+"""Programs whose configuration is that of a run, which can be planned."""
 TASKS = ("train", "grow", "averaging", "evaluate", "data", "cluster", "measure", "python")
 OUT_OF_REACH = re.compile(r"olmo_|pythia|allenai|EleutherAI|epoch_|logger=wandb$|launcher|chain|presets|fetch_| -m ")
 """What no test has (models of the hub, an account, a cluster, a network), and what has tests of its own."""
@@ -36,6 +45,11 @@ def _file(command: Command) -> Path:
 
 def _runs_here(command: Command) -> bool:
     return _is_hydra(command) and not OUT_OF_REACH.search(command.text)
+
+
+def _can_be_planned(command: Command) -> bool:
+    """Return whether a command starts runs out of this repository's configurations."""
+    return command.program in RUNS and {"--help", "--cfg", "--config-dir"}.isdisjoint(command.arguments)
 
 
 def _named(commands: list[Command]) -> list:
@@ -64,8 +78,8 @@ def test_a_command_of_a_page_runs_on_tiny_models(command, workplace, run_program
     assert run_program(command.program.removesuffix(".py"), arguments, workplace(made), processes)
 
 
-def _composed(config_name: str, overrides: list[str]) -> int:
-    """Compose every run of a command line, as a sweep would; return how many there are."""
+def _runs_of(overrides: list[str]) -> list[list[str]]:
+    """Return the overrides of every run of a command line, as a sweep would make them."""
     overrides = [word for word in overrides if word != "-m"]
     parsed = OverridesParser.create().parse_overrides(overrides)
     choices = [
@@ -74,25 +88,72 @@ def _composed(config_name: str, overrides: list[str]) -> int:
         else [each.input_line]
         for each in parsed
     ]
-    runs = [list(run) for run in product(*choices)]
+    return [list(run) for run in product(*choices)]
+
+
+def _composed(config_name: str, overrides: list[str]) -> int:
+    """Compose every run of a command line; return how many there are."""
+    runs = _runs_of(overrides)
     for run in runs:
         assert compose(run, config_name, object)
     return len(runs)
 
 
-@pytest.mark.parametrize("command", _named([each for each in COMMANDS if _is_hydra(each) and not _runs_here(each)]))
+def _by_torchrun(processes: int) -> dict[str, str]:
+    """Return the variables that torchrun sets for the last of some ranks on a machine; none where it is not used."""
+    last, all_of_them = str(processes - 1), str(processes)
+    ranks = {"RANK": last, "LOCAL_RANK": last, "WORLD_SIZE": all_of_them, "LOCAL_WORLD_SIZE": all_of_them}
+    return ranks if processes > 1 else {}
+
+
+def _by_srun(processes: int) -> dict[str, str]:
+    """Return the variables that srun sets for the last of some tasks on a node."""
+    last, all_of_them = str(processes - 1), str(processes)
+    step = {"SLURM_STEP_NUM_TASKS": all_of_them, "SLURM_STEP_TASKS_PER_NODE": all_of_them}
+    return {**step, "SLURM_JOB_ID": "1", "SLURM_PROCID": last, "SLURM_LOCALID": last, "SLURM_NODEID": "0"}
+
+
+def _planned(program: str, overrides: list[str], started: dict[str, str]) -> None:
+    """Plan every run of a command line, and every link of a chain, as the process with these variables would."""
+    for run in _runs_of(overrides):
+        config = compose(run, program.removesuffix(".py"), RUNS[program])
+        links = links_of(config, run, compose) if isinstance(config, ChainConfig) else []
+        with patch.dict(os.environ, started):
+            for each in [link.run for link in links] or [config]:
+                assert each.plan().batch.tokens == each.trainer.tokens_per_step
+
+
+@pytest.mark.parametrize(
+    "command",
+    _named([each for each in COMMANDS if _is_hydra(each) and not _runs_here(each)])
+    + _named([each for each in IN_COMMENTS if _is_hydra(each) and "--cfg" not in each.words]),
+)
 def test_a_command_that_needs_a_network_or_hours_composes(command):
     assert _composed(command.program.removesuffix(".py"), command.arguments)
 
 
-@pytest.mark.parametrize("command", _named([each for each in COMMANDS if each.words[0] == "sbatch"]))
-def test_a_job_script_of_a_page_exists_and_its_overrides_compose(command):
+@pytest.mark.parametrize("command", _named([each for each in [*COMMANDS, *IN_COMMENTS] if _can_be_planned(each)]))
+def test_a_command_that_trains_is_planned_at_its_real_size_and_number_of_ranks(command):
+    _planned(command.program, command.arguments, _by_torchrun(command.processes))
+
+
+@pytest.mark.parametrize("command", _named([each for each in [*COMMANDS, *IN_COMMENTS] if each.words[0] == "sbatch"]))
+def test_a_job_script_exists_and_its_runs_are_planned_at_the_number_of_its_tasks(command):
     _, script, *overrides = command.words
     assert (ROOT / script).is_file()
     if script.endswith("eval.sbatch"):
         assert _composed("eval", [f"checkpoint={overrides[0]}", *overrides[1:]])
     else:
-        assert _composed("train", overrides)
+        lines = re.findall(r'^    "(.+)"$', (ROOT / script).read_text(), re.M)
+        assert bool(lines) == script.endswith("sweep.sbatch") and command.processes == 8
+        for line in lines or [""]:
+            _planned("train.py", [*overrides, *line.split()], _by_srun(command.processes))
+
+
+def test_the_headline_is_among_the_commands_and_every_job_script_names_one():
+    started = {(each.program, each.processes) for each in COMMANDS if "model=olmo_2.9b" in each.words}
+    assert {("train.py", 1), ("train.py", 8), ("estimate.py", 64)} <= started
+    assert {path.name for path in JOB_SCRIPTS} <= {command.page for command in IN_COMMENTS}
 
 
 def _has_its_flags(program: Path, words: list[str]) -> None:
@@ -121,7 +182,8 @@ def test_every_other_command_of_a_page_names_what_there_is(command):
             module = importlib.util.find_spec(words[2])
             assert module is not None
             _has_its_flags(Path(str(module.origin)), words)
-            assert "--" not in words or _composed("train", words[words.index("--") + 1 :])
+            if "--" in words:
+                _planned("train.py", words[words.index("--") + 1 :], _by_torchrun(command.processes))
         case "python":
             _has_its_flags(ROOT / words[1], words)
         case script:

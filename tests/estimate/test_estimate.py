@@ -293,12 +293,27 @@ def test_the_command_prints_json_and_writes_the_same(tmp_path, capsys):
 
 
 def test_the_command_says_what_train_py_would_refuse_and_what_does_not_fit(capsys):
-    overrides = ["model=olmo_2.9b", "strategy=ddp", "strategy.devices=64", "estimate.gpu=A10"]
+    toy = ["trainer=default", "data=english", "checkpoint=default"]  # in place of the model's recipe
+    overrides = ["model=olmo_2.9b", *toy, "strategy=ddp", "strategy.devices=64", "estimate.gpu=A10"]
     estimate.main.__wrapped__(compose(overrides, "estimate", EstimateConfig))
     shown = capsys.readouterr().out
     assert "train.py would refuse trainer.tokens_per_step=4,096" in shown
     assert "59.82 does NOT fit" in shown
     assert "206,045,184 embedding + 2,684,354,560 body + 206,045,184 head" in shown
+
+
+def test_the_headline_is_estimated_in_the_precision_of_a_gpu_with_the_checkpoints_of_its_recipe(capsys):
+    overrides = ["model=olmo_2.9b", "strategy=zero2", "strategy.devices=64"]
+    estimate.main.__wrapped__(compose(overrides, "estimate", EstimateConfig))
+    shown = capsys.readouterr().out
+    assert "precision=bf16" in shown
+    assert "train.py would refuse" not in shown
+    assert "written in all" in shown and float(shown.partition(" GB written")[0].split()[-1].replace(",", "")) < 10_000
+
+
+def test_an_interval_that_train_py_would_refuse_is_not_estimated():
+    with pytest.raises(ConfigError, match=r"checkpoint\.every_tokens=200,000: expected at least one step"):
+        estimate.main.__wrapped__(compose(["trainer=paper"], "estimate", EstimateConfig))
 
 
 def test_the_command_names_the_gpus_it_knows():

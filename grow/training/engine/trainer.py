@@ -54,6 +54,7 @@ def build_trainer(
         callbacks: Callbacks, called in this order.
     """
     _silence_lightning()
+    _allow_tensor_cores(plan, device)
     ranks = plan.ranks
     return L.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
@@ -74,6 +75,12 @@ def build_trainer(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+
+
+def _allow_tensor_cores(plan: Plan, device: torch.device) -> None:
+    """Let a GPU multiply in TF32 what autocast leaves in float32; fp32 means all bits of float32, as on a CPU."""
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("highest" if plan.trainer.precision == "fp32" else "high")
 
 
 def _silence_lightning() -> None:
