@@ -100,7 +100,8 @@ def not_logged(verdict: Verdict) -> list[str]:
 
 def _panels(wr: Any, verdict: Verdict) -> list[Any]:
     panels = []
-    for index, (metric, axis, title) in enumerate(_PANELS):
+    shown = [panel for panel in _PANELS if verdict.time_left_out is None or panel[1] != "seconds"]
+    for index, (metric, axis, title) in enumerate(shown):
         row, column = divmod(index, 2)
         panels.append(
             wr.LinePlot(
