@@ -8,6 +8,7 @@ from typing import Any
 
 from grow.common import metric_names as names
 from grow.common.errors import ConfigError
+from grow.common.extras import require
 from grow.common.provenance import WANDB_FILE, read_json
 from grow.report import wording
 from grow.report.arms import Arm
@@ -139,11 +140,7 @@ def _wandb_id(directory: Any) -> str | None:
 
 
 def _reports() -> Any:
-    try:
-        import wandb_workspaces.reports.v2 as reports
-    except ModuleNotFoundError:
-        raise ConfigError(
-            "a W&B report needs the package wandb-workspaces, which is not installed. Install it with "
-            "`pip install wandb-workspaces`; scripts/report.py makes the same tables and curves without it."
-        ) from None
+    require("wandb_workspaces", "a W&B report (scripts/report.py makes the same tables and curves without it)")
+    import wandb_workspaces.reports.v2 as reports
+
     return reports
