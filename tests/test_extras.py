@@ -130,4 +130,10 @@ def test_training_growing_and_averaging_need_no_extra(tmp_path):
         "scale.embed=2",
     )
     names = ",".join(str(path) for path in sorted(checkpoints.glob("step-*")))
-    run("scripts/average_checkpoints.py", f"checkpoints=[{names}]", "averaging=lawa", f"output={tmp_path / 'average'}")
+    run(
+        "scripts/average_checkpoints.py",
+        f"checkpoints=[{names}]",
+        "averaging=lawa",
+        "averaging.k=2",
+        f"output={tmp_path / 'average'}",
+    )

@@ -8,7 +8,7 @@ from contextlib import suppress
 from grow.common.errors import DataError
 from grow.data.shards import Shard, TokenShards
 
-WAITED_FOR_BYTES = 256 * 2**20  # about a third of a second; less is compared before the first step
+WAITED_FOR_BYTES = 128 * 2**20  # well under a second; as little is compared before the first step
 _LOWEST_PRIORITY = 19
 
 
