@@ -9,11 +9,13 @@ python eval.py checkpoint='[RUN/checkpoints/step-00000100,RUN]' a trend over che
 
 from grow.cli.command import entry_point
 from grow.cli.config import EvalConfig
+from grow.common.extras import require
 
 
 @entry_point("eval", EvalConfig)
 def main(config: EvalConfig) -> None:
     """Find everything, measure each checkpoint, write results.json and print a table."""
+    require("lm_eval", "eval.py")
     # Heavy imports wait until here, so that help and configuration errors answer at once.
     import torch
 

@@ -74,6 +74,7 @@ def make_shards(directory: Path, vocab: int) -> None:
     """Write token shards drawn by Zipf's law, in which there is nothing to learn but frequencies."""
     import numpy as np
 
+    from grow.common.provenance import sha256
     from grow.data.shards import Shard, write_manifest
 
     weights = 1 / np.arange(1, vocab + 1)
@@ -81,8 +82,10 @@ def make_shards(directory: Path, vocab: int) -> None:
     shards = []
     for split, count in (("train", 2_000_000), ("validation", 20_000)):
         (directory / split).mkdir(parents=True)
-        draw.choice(vocab, size=count, p=weights / weights.sum()).astype("<u2").tofile(directory / split / "0.npy")
-        shards.append(Shard(file=f"{split}/0.npy", split=split, source="zipf", start=0, tokens=count, sha256=""))
+        file = directory / split / "0.npy"
+        draw.choice(vocab, size=count, p=weights / weights.sum()).astype("<u2").tofile(file)
+        digest = sha256(file)
+        shards.append(Shard(file=f"{split}/0.npy", split=split, source="zipf", start=0, tokens=count, sha256=digest))
     (directory / "tokenizer").mkdir()
     (directory / "tokenizer" / "tokenizer.json").write_text("{}")
     write_manifest(directory, dtype="uint16", vocab_size=vocab, eos_id=0, shards=shards)

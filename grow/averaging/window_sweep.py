@@ -124,7 +124,10 @@ def _validation_batches(run: Path, config: SweepAveragesConfig) -> list[Tensor]:
     """Return the sequences that the run was validated on, in batches: int64, (micro_batch, sequence_length + 1)."""
     facts = read_json(run / RUN_FILE)
     length = facts["config"]["data"]["sequence_length"]
-    windows = TokenShards.open(Path(facts["data"]["path"])).windows("validation", length)
+    shards = TokenShards.open(Path(facts["data"]["path"]))
+    for shard in shards.of_split("validation"):
+        shards.check(shard)
+    windows = shards.windows("validation", length)
     count = min((config.val_tokens or facts["config"]["trainer"]["val_tokens"]) // length, len(windows))
     if count == 0:
         raise ConfigError(f"val_tokens={config.val_tokens}: expected at least one sequence of {length} tokens.")

@@ -16,8 +16,10 @@ from torch.utils.data import DataLoader, IterableDataset
 from grow.common.errors import DataError
 from grow.data.damage import Damage
 from grow.data.order import VALIDATION_SEED, order
-from grow.data.shards import TokenShards, Windows
+from grow.data.shards import Shard, TokenShards
+from grow.data.windows import Windows
 
+POSITIONS_LOOKED_AT = 2**16  # by `reading_order`; beyond them nearly every shard was read
 POSITIONS_PER_BLOCK = 4096  # ordered in one call, as each call of the permutation has a fixed cost
 
 
@@ -92,6 +94,20 @@ class TokenDataModule(L.LightningDataModule):
     def val_sources(self) -> np.ndarray:
         """Return the source of each of this rank's validation windows, by its index in `shards.sources`: (windows,)."""
         return self._window_sources[self._val_share()]
+
+    def reading_order(self, sequences: int) -> list[Shard]:
+        """Return the shards that all ranks together read, by their first use: those of validation, then of training.
+
+        Args:
+            sequences: Sequences that the run still trains on, from `start_sequence` on.
+        """
+        positions = self._start + np.arange(min(sequences, POSITIONS_LOOKED_AT))
+        found = self._train.arrays_of(order(positions, len(self._train), self._seed))
+        used = found[np.sort(np.unique(found, return_index=True)[1])].tolist()
+        training = self.shards.of_split("train")
+        if sequences > POSITIONS_LOOKED_AT:
+            used = list(dict.fromkeys([*used, *range(len(training))]))
+        return [*self.shards.of_split("validation"), *(training[index] for index in used)]
 
     def _val_share(self) -> np.ndarray:
         chosen = order(np.arange(self._val_windows), max(len(self._validation), 1), VALIDATION_SEED)

@@ -2,28 +2,29 @@
 
 import errno
 import hashlib
-import itertools
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 from transformers import PreTrainedTokenizerFast
 
 from grow.common.errors import DataError
+from grow.data.encode import PIECE_CHARACTERS, cut, encode
 from grow.data.shards import DTYPES, SPLITS, TOKENIZER_DIR, Shard, TokenShards, smallest_dtype, write_manifest
 from grow.data.texts import Document, Track, find_texts, read_documents
 from grow.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer, vocabulary_size
 
 VALIDATION_PERCENT = 5
 TOKENIZER_CHARACTERS = 200_000_000  # most characters to train a tokenizer on
-DOCUMENTS_PER_BATCH = 512
+OPEN_FILES = 64
 
 Documents = Callable[[Track], Iterator[Document]]
 """Starts a new pass over the same documents."""
@@ -158,7 +159,7 @@ def _train(documents: Documents, vocab_size: int, progress: Progress, size: int 
             bar.count(1, 0)
             if not is_held_out(document.text):
                 characters += len(document.text)
-                yield document.text
+                yield from cut(document.text, PIECE_CHARACTERS)
 
     return train_tokenizer(texts(), vocab_size)
 
@@ -175,48 +176,68 @@ def _write_shards(
     eos_id, vocab_size = int(tokenizer.eos_token_id), vocabulary_size(tokenizer)
     dtype = smallest_dtype(vocab_size)
     writers: dict[tuple[str, str], _Writer] = {}
-    bar = _Pass(progress, "write shards", input_bytes)
-    for document, tokens in _encode(documents(bar.track), tokenizer):
-        key = (SPLITS[is_held_out(document.text)], document.source)
-        if key not in writers:
-            writers[key] = _Writer(directory, *key, dtype, vocab_size, shard_tokens)
-        writers[key].add([*tokens, eos_id])
-        bar.count(1, len(tokens) + 1)
+    files, bar = _AppendedFiles(), _Pass(progress, "write shards", input_bytes)
+    for piece, tokens in encode(documents(bar.track), tokenizer):
+        if piece.is_first:
+            key = (SPLITS[is_held_out(piece.document.text)], piece.document.source)
+            if key not in writers:
+                writers[key] = _Writer(files, directory, *key, dtype, vocab_size, shard_tokens)
+            writers[key].begin_document()
+        writers[key].add(tokens)
+        bar.count(piece.is_last, len(tokens))
     shards = [shard for key in sorted(writers) for shard in writers[key].close()]
     _check_splits(shards, bar)
     write_manifest(directory, dtype=dtype, vocab_size=vocab_size, eos_id=eos_id, shards=shards)
 
 
-def _encode(documents: Iterable[Document], tokenizer: PreTrainedTokenizerFast) -> Iterator[tuple[Document, list[int]]]:
-    backend = tokenizer.backend_tokenizer
-    backend.encode_special_tokens = True  # <|endoftext|> spelled out in a text is tokenized as text
-    stream = iter(documents)
-    while batch := list(itertools.islice(stream, DOCUMENTS_PER_BATCH)):
-        encodings = backend.encode_batch_fast([document.text for document in batch], add_special_tokens=False)
-        yield from zip(batch, (encoding.ids for encoding in encodings), strict=True)
+class _AppendedFiles:
+    """Files that are written piece by piece, of which only the latest used stay open: a process may open few."""
+
+    def __init__(self) -> None:
+        self._open: dict[Path, BinaryIO] = {}
+
+    def append(self, path: Path, raw: bytes) -> None:
+        file = self._open.pop(path, None) or path.open("ab")
+        self._open[path] = file  # as the last, which is the latest used
+        file.write(raw)
+        if len(self._open) > OPEN_FILES:
+            self.close(next(iter(self._open)))
+
+    def close(self, path: Path) -> None:
+        if path in self._open:
+            self._open.pop(path).close()
 
 
 class _Writer:
     """Appends documents to the shard files of one split and source, and begins the next file above a size."""
 
     def __init__(
-        self, directory: Path, split: str, source: str, dtype: str, vocab_size: int, shard_tokens: int
+        self,
+        files: _AppendedFiles,
+        directory: Path,
+        split: str,
+        source: str,
+        dtype: str,
+        vocab_size: int,
+        shard_tokens: int,
     ) -> None:
         (directory / split).mkdir(exist_ok=True)
-        self._directory, self._split, self._source = directory, split, source
+        self._files, self._directory, self._split, self._source = files, directory, split, source
         self._dtype, self._vocab_size, self._shard_tokens = DTYPES[dtype], vocab_size, shard_tokens
         self._done: list[Shard] = []
         self._begin()
 
-    def add(self, tokens: list[int]) -> None:
-        ids = np.array(tokens, np.int64)
-        if ids.max() >= self._vocab_size:
-            raise DataError(f"token id {ids.max()}: expected ids below the vocabulary's size of {self._vocab_size}.")
+    def begin_document(self) -> None:
+        """Begin the next file where this one is full; a document is never divided between two."""
         if self._tokens >= self._shard_tokens:
             self._finish()
             self._begin()
+
+    def add(self, ids: NDArray[np.int64]) -> None:
+        if ids.max() >= self._vocab_size:
+            raise DataError(f"token id {ids.max()}: expected ids below the vocabulary's size of {self._vocab_size}.")
         raw = ids.astype(self._dtype).tobytes()
-        self._file.write(raw)
+        self._files.append(self._directory / self._name, raw)
         self._digest.update(raw)
         self._tokens += len(ids)
 
@@ -227,12 +248,11 @@ class _Writer:
 
     def _begin(self) -> None:
         self._name = f"{self._split}/{self._source}-{len(self._done):05d}.npy"
-        self._file = (self._directory / self._name).open("wb")
         self._digest = hashlib.sha256()
         self._tokens = 0
 
     def _finish(self) -> None:
-        self._file.close()
+        self._files.close(self._directory / self._name)
         self._done.append(
             Shard(
                 file=self._name,

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from grow.common.errors import DataError
 from grow.common.provenance import data_of, write_json
+from grow.data.windows import Windows
 
 MANIFEST_FILE = "manifest.json"
 TOKENIZER_DIR = "tokenizer"
@@ -24,6 +25,7 @@ FORMAT = "grow-token-shards"
 VERSION = 1
 DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 SPLITS = ("train", "validation")
+_PIECE_BYTES = 8 * 2**20  # read at once when a digest is computed
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -39,36 +41,6 @@ class Shard:
     tokens: int
     sha256: str
     """Digest of these tokens' bytes."""
-
-
-class Windows:
-    """All sequences of one split: window i holds the tokens [i*T, i*T + T], and shares its last token with the next.
-
-    Windows never cross files; the remaining tokens at the end of a file are dropped.
-    """
-
-    def __init__(self, arrays: list[NDArray[Any]], sequence_length: int) -> None:
-        width = sequence_length + 1
-        self._width = width
-        self._views = [
-            np.lib.stride_tricks.sliding_window_view(array, width)[::sequence_length]
-            for array in arrays
-            if len(array) >= width
-        ]
-        self._ends = np.cumsum([len(view) for view in self._views], dtype=np.int64)
-        self._starts = self._ends - np.array([len(view) for view in self._views], dtype=np.int64)
-
-    def __len__(self) -> int:
-        return int(self._ends[-1]) if self._views else 0
-
-    def take(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the windows of these indices: int64, (len(indices), T + 1)."""
-        files = np.searchsorted(self._ends, indices, side="right")
-        rows = indices - self._starts[files]
-        out = np.empty((len(indices), self._width), np.int64)
-        for target, file, row in zip(out, files.tolist(), rows.tolist(), strict=True):
-            target[:] = self._views[file][row]
-        return out
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -110,32 +82,53 @@ class TokenShards:
 
     def tokens(self, split: str, source: str | None = None) -> int:
         """Count the tokens of a split, of all sources or of one."""
-        return sum(shard.tokens for shard in self._of(split) if source in (None, shard.source))
+        return sum(shard.tokens for shard in self.of_split(split) if source in (None, shard.source))
 
     def windows(self, split: str, sequence_length: int) -> Windows:
         """Return the windows of `sequence_length` + 1 tokens of a split."""
-        return Windows([self.read(shard) for shard in self._of(split)], sequence_length)
+        return Windows([self.read(shard) for shard in self.of_split(split)], sequence_length)
 
     def window_sources(self, split: str, sequence_length: int) -> NDArray[np.int64]:
         """Return the source of each window as an index into `sources`: (windows,)."""
-        own = self._of(split)
+        own = self.of_split(split)
         counts = [max(shard.tokens - 1, 0) // sequence_length for shard in own]
         return np.repeat([self.sources.index(shard.source) for shard in own], counts)
 
     def read(self, shard: Shard) -> NDArray[Any]:
-        """Return a shard's tokens as a read-only memory map: (tokens,)."""
+        """Return a shard's tokens as a read-only memory map: (tokens,).
+
+        Raises:
+            DataError: the file cannot be read, or was cut after the shards were opened.
+        """
         dtype = DTYPES[self.dtype]
-        offset = shard.start * dtype.itemsize
-        return np.asarray(np.memmap(self.path / shard.file, dtype, mode="r", offset=offset, shape=(shard.tokens,)))
+        offset, path = shard.start * dtype.itemsize, self.path / shard.file
+        try:
+            return np.asarray(np.memmap(path, dtype, mode="r", offset=offset, shape=(shard.tokens,)))
+        except (OSError, ValueError) as error:
+            raise DataError(_changed(path, offset + self.bytes_of(shard), str(error))) from None
+
+    def bytes_of(self, shard: Shard) -> int:
+        """Return the size of a shard's tokens in bytes."""
+        return shard.tokens * DTYPES[self.dtype].itemsize
+
+    def check(self, shard: Shard) -> None:
+        """Read a shard once and compare it with the manifest's digest.
+
+        Raises:
+            DataError: the shard is not what it was when the manifest was written, or cannot be read.
+        """
+        path = self.path / shard.file
+        found = _digest(path, shard.start * DTYPES[self.dtype].itemsize, self.bytes_of(shard))
+        _compare(path, shard.sha256, found)
 
     def verify(self) -> None:
-        """Read all shards once and compare them with the manifest's digests.
+        """Read all shards and the tokenizer once and compare them with the manifest's digests.
 
         Raises:
             DataError: a shard or the tokenizer is not what it was when the manifest was written.
         """
         for shard in self.shards:
-            _compare(self.path / shard.file, shard.sha256, hashlib.sha256(self.read(shard).data).hexdigest())
+            self.check(shard)
         _compare(self.tokenizer_dir, self.tokenizer_sha256, tokenizer_digest(self.tokenizer_dir))
 
     def check_vocabulary(self, model_vocab_size: int) -> None:
@@ -151,7 +144,8 @@ class TokenShards:
                 "the model's own tokenizer (scripts/prepare_data.py tokenizer=...)."
             )
 
-    def _of(self, split: str) -> list[Shard]:
+    def of_split(self, split: str) -> list[Shard]:
+        """Return the shards of a split, in the manifest's order."""
         return [shard for shard in self.shards if shard.split == split]
 
     def _check_sizes(self) -> None:
@@ -234,11 +228,30 @@ def _parse_manifest(path: Path, raw: bytes) -> dict[str, Any]:
 def _check_size(path: Path, expected: int) -> None:
     found = path.stat().st_size if path.is_file() else None
     if found != expected:
-        state = "no such file" if found is None else f"{found} bytes"
-        raise DataError(
-            f"{path}: expected a shard of {expected} bytes, found {state}. The copy is incomplete or the file was "
-            "changed; copy it again, or prepare the data again."
-        )
+        raise DataError(_changed(path, expected, "no such file" if found is None else f"{found} bytes"))
+
+
+def _changed(path: Path, expected: int, found: str) -> str:
+    return (
+        f"{path}: expected a shard of {expected} bytes, found {found}. The copy is incomplete or the file was "
+        "changed; copy it again, or prepare the data again."
+    )
+
+
+def _digest(path: Path, start: int, size: int) -> str:
+    """Return the SHA-256 of a part of a file, which is read and not mapped: a file may be cut while it is read."""
+    digest, piece, left = hashlib.sha256(), memoryview(bytearray(min(size, _PIECE_BYTES))), size
+    try:
+        with path.open("rb", buffering=0) as file:
+            file.seek(start)
+            while left and (count := file.readinto(piece[:left])):
+                digest.update(piece[:count])
+                left -= count
+    except OSError as error:
+        raise DataError(_changed(path, start + size, error.strerror or str(error))) from None
+    if left:
+        raise DataError(_changed(path, start + size, f"{start + size - left} bytes"))
+    return digest.hexdigest()
 
 
 def _compare(path: Path, expected: str, found: str) -> None:

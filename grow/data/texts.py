@@ -8,12 +8,15 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TextIO
 
 from grow.common.errors import DataError
 
 PASSAGE_CHARACTERS = 4096
+LONGEST_PASSAGE = 2**18  # characters; text without a blank line is cut there
+LONGEST_LINE = 2**26  # characters of a JSON line
 TEXT_SUFFIXES = (".txt", ".text", ".md")
 JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
 PACKED_SUFFIXES = (".gz", ".zst")
@@ -71,7 +74,7 @@ def read_documents(files: Iterable[TextFile], track: Track = lambda file: file) 
         read = _passages if _kind(file.path) in TEXT_SUFFIXES else _json_lines
         try:
             with file.path.open("rb") as raw:
-                yield from (document for document in read(file, _lines(file.path, track(raw))) if document.text.strip())
+                yield from (document for document in read(file, _text(file.path, track(raw))) if document.text.strip())
         except UnicodeDecodeError as error:
             raise DataError(
                 f"{file.path}: expected UTF-8, found {error.object[error.start : error.end]!r}. "
@@ -82,10 +85,17 @@ def read_documents(files: Iterable[TextFile], track: Track = lambda file: file) 
 
 
 def passages(lines: Iterable[str]) -> Iterator[str]:
-    """Cut continuous text at blank lines into pieces of about PASSAGE_CHARACTERS."""
+    """Cut continuous text at blank lines into pieces of about PASSAGE_CHARACTERS, and of at most LONGEST_PASSAGE.
+
+    Args:
+        lines: Lines, or parts of longer ones, of at most LONGEST_PASSAGE characters.
+    """
     passage: list[str] = []
     characters = 0
     for line in lines:
+        if characters + len(line) > LONGEST_PASSAGE:
+            yield "".join(passage).strip("\n")
+            passage, characters = [], 0
         passage.append(line)
         characters += len(line)
         if characters >= PASSAGE_CHARACTERS and not line.strip():
@@ -119,8 +129,8 @@ def source_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "text"
 
 
-def _lines(path: Path, raw: BinaryIO) -> Iterable[str]:
-    """Return the lines of a file; its first bytes, not its name, decide whether it is decompressed."""
+def _text(path: Path, raw: BinaryIO) -> TextIO:
+    """Return the text of a file, to be read; its first bytes, not its name, decide whether it is decompressed."""
     buffered = io.BufferedReader(raw)  # type: ignore[type-var]
     magic = buffered.peek(4)[:4]
     if magic == ZSTD_MAGIC:
@@ -129,20 +139,27 @@ def _lines(path: Path, raw: BinaryIO) -> Iterable[str]:
     return io.TextIOWrapper(unpacked, encoding="utf-8-sig")
 
 
-def _passages(file: TextFile, lines: Iterable[str]) -> Iterator[Document]:
+def _passages(file: TextFile, text: TextIO) -> Iterator[Document]:
+    lines = iter(partial(text.readline, LONGEST_PASSAGE), "")
     return (Document(passage, file.source) for passage in passages(lines))
 
 
-def _json_lines(file: TextFile, lines: Iterable[str]) -> Iterator[Document]:
-    for number, line in enumerate(lines, start=1):
+def _json_lines(file: TextFile, text: TextIO) -> Iterator[Document]:
+    for number, line in enumerate(iter(partial(text.readline, LONGEST_LINE), ""), start=1):
+        place = f"{file.path}:{number}"
+        if len(line) == LONGEST_LINE:
+            raise DataError(
+                f"{place}: expected lines of less than {LONGEST_LINE:,} characters, found a longer one. Is this one "
+                "JSON object a line? Cut the document into several."
+            )
         if line.strip():
-            yield _document(file, f"{file.path}:{number}", line)
+            yield _document(file, place, line)
 
 
 def _document(file: TextFile, place: str, line: str) -> Document:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also numbers of 5,000 digits, and 5,000 nested brackets
         raise DataError(f"{place}: expected one JSON object a line, found {error}. Mend or remove the line.") from None
     if not isinstance(row, dict) or not isinstance(row.get("text"), str):
         found = f"keys {sorted(row)}" if isinstance(row, dict) else type(row).__name__

@@ -115,7 +115,7 @@ def estimate_run(run: ConfiguredRun, machine: EstimateSettings) -> RunEstimate:
     Raises:
         ConfigError: transformers refuses the model's sizes, the GPU is not known, or the family's activations are not.
     """
-    gpu = machine.find_gpu()
+    gpu = machine.find_gpu(_own_gpu())
     require_known_activations(run.model.family)
     counts = count(run.model, run.data.sequence_length)
     rows = run.objective.chunk_rows
@@ -132,3 +132,12 @@ def estimate_run(run: ConfiguredRun, machine: EstimateSettings) -> RunEstimate:
         hours=hours(flops, gpus=run.gpus, peak_flops=gpu.peak_flops, mfu=machine.mfu),
         disk_bytes=disk(counts.parameters, run.checkpoint, run.trainer.max_tokens),
     )
+
+
+def _own_gpu() -> tuple[str, float] | None:
+    """Return name and bytes of memory of this machine's first GPU; None where it has none."""
+    import torch  # which counting the model imports anyway
+
+    if not torch.cuda.is_available():
+        return None
+    return torch.cuda.get_device_name(0), float(torch.cuda.get_device_properties(0).total_memory)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from grow.common.checks import positive
 from grow.common.errors import ConfigError
-from grow.common.gpus import GPUS, gpu_memory_bytes, peak_flops
+from grow.common.gpus import GPUS, gpu_memory_bytes, known_gpu, peak_flops
 
 
 @dataclass(kw_only=True, slots=True)
@@ -30,13 +30,18 @@ class EstimateSettings:
             if getattr(self, name) is not None:
                 positive(f"estimate.{name}", getattr(self, name))
 
-    def find_gpu(self) -> "GpuFigures":
-        """Return the figures of one GPU: those that are given, else the table's.
+    def find_gpu(self, own: tuple[str, float] | None = None) -> "GpuFigures":
+        """Return the figures of one GPU: those that are given, else this machine's own memory, else the table's.
+
+        Args:
+            own: Name and bytes of memory of a GPU of this machine, which count where it is the card asked for.
 
         Raises:
             ConfigError: the GPU is not in the table and its figures were not given.
         """
         memory = self.memory_gb * 1e9 if self.memory_gb else gpu_memory_bytes(self.gpu)
+        if own is not None and not self.memory_gb and known_gpu(own[0]) == known_gpu(self.gpu) is not None:
+            memory = own[1]
         peak = self.peak_tflops * 1e12 if self.peak_tflops else peak_flops(self.gpu)
         if memory is None or peak is None:
             raise ConfigError(

@@ -74,6 +74,7 @@ def training_documents(shards: TokenShards) -> Iterator[str]:
     tokenizer = load_tokenizer(str(shards.tokenizer_dir))
     for shard in shards.shards:
         if shard.split == "train":
+            shards.check(shard)
             ids = shards.read(shard)
             pieces = np.split(ids, np.flatnonzero(ids == shards.eos_id) + 1)
             for start in range(0, len(pieces), _DOCUMENTS_AT_A_TIME):

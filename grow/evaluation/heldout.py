@@ -17,8 +17,9 @@ from transformers import PreTrainedTokenizerFast
 
 from grow.common.errors import DataError
 from grow.data.order import order
-from grow.data.shards import TokenShards, Windows
+from grow.data.shards import TokenShards
 from grow.data.tokenizer import bytes_per_token
+from grow.data.windows import Windows
 from grow.evaluation.packing import Request, make_batches, pack
 from grow.evaluation.parallel import distribute
 from grow.evaluation.scoring import Scorer

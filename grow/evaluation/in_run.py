@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerFast
 
+from grow.common.extras import require
 from grow.data.shards import TokenShards
 from grow.data.tokenizer import load_tokenizer
 from grow.evaluation.data import EvaluationData
@@ -59,11 +60,12 @@ def plan_evaluation(settings: EvaluationSettings, shards: TokenShards, sequence_
         One probe; none where the settings evaluate nothing during training.
 
     Raises:
-        ConfigError: a task has no items, or no split to sample examples from.
+        ConfigError: a task has no items, or no split to sample examples from, or the harness is not installed.
         DataError: items or the shards' tokenizer are missing or damaged.
     """
     if settings.every_tokens is None:
         return []
+    require("lm_eval", f"evaluation.every_tokens={settings.every_tokens}")
     items = EvaluationData.open(settings.data_dir) if settings.tasks else None
     if items is not None:
         items.check(settings.tasks, settings.num_fewshot)

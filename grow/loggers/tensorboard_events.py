@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from grow.common.errors import ConfigError
+from grow.common.extras import require
 from grow.common.rows import Row
 
 
@@ -20,13 +20,9 @@ class TensorBoardView:
     """
 
     def __init__(self, directory: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ModuleNotFoundError:
-            raise ConfigError(
-                "logger.views=[tensorboard]: the package tensorboard is not installed. "
-                "Install it with `pip install tensorboard`, or choose another logger."
-            ) from None
+        require("tensorboard", "logger.views=[tensorboard]")
+        from torch.utils.tensorboard import SummaryWriter
+
         self._directory, self._open = directory, SummaryWriter
         self._writer: Any = None
         self._started = 0.0

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from grow.common.errors import ConfigError
+from grow.common.extras import require
 from grow.common.metric_names import TRAIN_TOKENS
 from grow.common.provenance import WANDB_FILE, read_json, write_json
 from grow.common.redact import redacted, redacted_config
@@ -103,13 +104,9 @@ class WandbView:
 
 
 def _connect(settings: LoggerSettings, run: Path, run_id: str) -> Any:
-    try:
-        import wandb
-    except ModuleNotFoundError:
-        raise ConfigError(
-            "logger.views=[wandb]: the package wandb is not installed. Install it with `pip install wandb`, or choose "
-            "another logger."
-        ) from None
+    require("wandb", "logger.views=[wandb]")
+    import wandb
+
     try:
         if settings.mode == "online" and not wandb.login(prompt=False):
             raise wandb.errors.UsageError("no API key was found")

@@ -47,9 +47,13 @@ def publish(verdict: Verdict, output: Path) -> list[Path]:
 
 
 def as_json(verdict: Verdict) -> dict[str, Any]:
-    """Return the content of speedup.json; null is a number that is unknown or does not exist, as `outcome` says."""
+    """Return the content of speedup.json; null is a number that is unknown or does not exist, as `outcome` says.
+
+    Where `time_left_out` says why times are not compared, `speedup` has no key `seconds`.
+    """
     return {
         "amortised_over": verdict.amortised_over,
+        "time_left_out": verdict.time_left_out,
         "baseline": _arm_json(verdict.baseline),
         "continued": _arm_json(verdict.continued),
         "arms": [_judged_json(judged) for judged in verdict.arms],

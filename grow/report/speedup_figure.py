@@ -12,7 +12,7 @@ from matplotlib.patheffects import withStroke
 
 from grow.common.figure_style import COLOURS, STYLE
 from grow.report.arms import Arm
-from grow.report.curves import AXES, CostAxis
+from grow.report.curves import CostAxis
 from grow.report.verdict import Verdict
 from grow.report.wording import scale
 
@@ -26,12 +26,15 @@ def draw(verdict: Verdict, path: Path) -> None:
     """Draw the figure and write it as PNG.
 
     Thin lines are seeds, thick lines their mean, dashed lines the mean for averaged weights. Rings mark where an arm
-    reaches the target. In the FLOPs panel a faint copy of each mean is shifted by its source's FLOPs, where known.
+    reaches the target. In the FLOPs panel a faint copy of each mean is shifted by its source's FLOPs, where known. A
+    title says so where there is no panel of time.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(16, 5.6), layout="constrained")
-        panels = figure.subplots(1, len(AXES), sharey=True)
-        for panel, axis in zip(panels, AXES, strict=True):
+        if verdict.time_left_out is not None:
+            figure.suptitle(verdict.time_left_out, fontsize="medium")
+        panels = figure.subplots(1, len(verdict.axes), sharey=True)
+        for panel, axis in zip(panels, verdict.axes, strict=True):
             _draw_panel(panel, axis, verdict)
         panels[0].set_ylabel("validation loss (nats per token)")
         panels[0].set_ylim(*loss_range(verdict))

@@ -7,6 +7,7 @@ from typing import Any
 from grow.report.arms import Arm, differences, read_arms, read_baseline
 from grow.report.curves import AXES, SEEDS_FOR_INTERVAL, CostAxis, Curve, Interval, interval
 from grow.report.runs import FROM_NOISE, SOURCE_TRAINED_FURTHER
+from grow.report.speed import unlike_speeds
 from grow.report.speedup import ACCOUNTINGS, Speedup, source_share, speedup
 
 _SAME_LOSS_KEYS = ("model", "data", "objective", "trainer.val_tokens")
@@ -45,7 +46,7 @@ class ArmVerdict:
 
     arm: Arm
     speedups: dict[tuple[CostAxis, str], MeasuredSpeedup] | None
-    """Speed-up by axis and accounting (F, I, A)."""
+    """Speed-up by axis and accounting (F, I, A); nothing on the axis of time where that is left out."""
     advantages: list[Advantage] | None
     """Comparison with the source trained further, in tokens and in FLOPs."""
     notes: list[str]
@@ -63,6 +64,10 @@ class Verdict:
     """The source trained further; None where it was not given."""
     amortised_over: int
     """m of accounting A."""
+    time_left_out: str | None
+    """Why no times are compared; None where they are."""
+    axes: tuple[CostAxis, ...]
+    """Costs on which the runs are compared."""
 
 
 def judge(
@@ -83,11 +88,13 @@ def judge(
     noise = read_baseline("baseline", baseline, FROM_NOISE)
     trained_further = read_baseline("continued", continued, SOURCE_TRAINED_FURTHER)
     arms = read_arms(runs)
+    time_left_out = unlike_speeds([arm for arm in (noise, trained_further, *arms) if arm is not None])
+    axes = AXES if time_left_out is None else AXES[:2]
     return Verdict(
         arms=[
             ArmVerdict(
                 arm=arm,
-                speedups=None if noise is None else _speedups(arm, noise, amortised_over),
+                speedups=None if noise is None else _speedups(arm, noise, amortised_over, axes),
                 advantages=None if trained_further is None else _advantages(arm, trained_further),
                 notes=_notes(arm, noise, trained_further),
             )
@@ -96,12 +103,16 @@ def judge(
         baseline=noise,
         continued=trained_further,
         amortised_over=amortised_over,
+        time_left_out=time_left_out,
+        axes=axes,
     )
 
 
-def _speedups(arm: Arm, baseline: Arm, amortised_over: int) -> dict[tuple[CostAxis, str], MeasuredSpeedup]:
+def _speedups(
+    arm: Arm, baseline: Arm, amortised_over: int, axes: Sequence[CostAxis]
+) -> dict[tuple[CostAxis, str], MeasuredSpeedup]:
     found = {}
-    for axis in AXES:
+    for axis in axes:
         for accounting in ACCOUNTINGS:
             cost = source_share(accounting, arm.source_cost(axis), amortised_over)
             found[axis, accounting] = _measure(arm, baseline, axis, cost)

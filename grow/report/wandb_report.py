@@ -8,6 +8,7 @@ from typing import Any
 
 from grow.common import metric_names as names
 from grow.common.errors import ConfigError
+from grow.common.extras import require
 from grow.common.provenance import WANDB_FILE, read_json
 from grow.report import wording
 from grow.report.arms import Arm
@@ -100,7 +101,8 @@ def not_logged(verdict: Verdict) -> list[str]:
 
 def _panels(wr: Any, verdict: Verdict) -> list[Any]:
     panels = []
-    for index, (metric, axis, title) in enumerate(_PANELS):
+    shown = [panel for panel in _PANELS if verdict.time_left_out is None or panel[1] != "seconds"]
+    for index, (metric, axis, title) in enumerate(shown):
         row, column = divmod(index, 2)
         panels.append(
             wr.LinePlot(
@@ -138,11 +140,7 @@ def _wandb_id(directory: Any) -> str | None:
 
 
 def _reports() -> Any:
-    try:
-        import wandb_workspaces.reports.v2 as reports
-    except ModuleNotFoundError:
-        raise ConfigError(
-            "a W&B report needs the package wandb-workspaces, which is not installed. Install it with "
-            "`pip install wandb-workspaces`; scripts/report.py makes the same tables and curves without it."
-        ) from None
+    require("wandb_workspaces", "a W&B report (scripts/report.py makes the same tables and curves without it)")
+    import wandb_workspaces.reports.v2 as reports
+
     return reports

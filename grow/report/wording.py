@@ -1,6 +1,7 @@
 """The sentences and table cells of a verdict, shared by the terminal, the Markdown file and the page."""
 
 import math
+from collections.abc import Sequence
 
 from grow.report.arms import Arm
 from grow.report.curves import AXES, SEEDS_FOR_INTERVAL, CostAxis, Interval
@@ -8,6 +9,7 @@ from grow.report.speedup import ACCOUNTINGS, Speedup, SpeedupOutcome
 from grow.report.verdict import Advantage, ArmVerdict, MeasuredSpeedup, Verdict
 
 NO_BASELINE = "baseline missing (baseline=DIR)"
+TIME_LEFT_OUT = "left out: not measured alike"
 NO_CONTINUED = "missing (continued=DIR)"
 AXIS_NAMES: dict[CostAxis, str] = {"tokens": "tokens", "flops": "FLOPs", "seconds": "seconds"}
 
@@ -73,11 +75,12 @@ def seeds(arm: Arm) -> str:
 
 
 def target_sentence(verdict: Verdict) -> str:
-    """Return the sentence on the baseline from noise, against which speed-ups are measured."""
+    """Return the sentence on the baseline from noise, and the one that says why time is left out where it is."""
+    left_out = "" if verdict.time_left_out is None else f" {verdict.time_left_out}"
     if verdict.baseline is None:
-        return "No baseline from noise was given (baseline=DIR), so there is no target loss and no speed-up."
+        return f"No baseline from noise was given (baseline=DIR), so there is no target loss and no speed-up.{left_out}"
     target = f"Target: {verdict.baseline.curve.final_loss:.4f} nats, the final loss of training from noise"
-    return f"{target} ({seeds(verdict.baseline)}) after {_spent(verdict.baseline)}."
+    return f"{target} ({seeds(verdict.baseline)}) after {_spent(verdict.baseline, verdict.axes)}.{left_out}"
 
 
 def continued_sentence(verdict: Verdict) -> str:
@@ -87,11 +90,11 @@ def continued_sentence(verdict: Verdict) -> str:
             "No run of the source trained further was given (continued=DIR), so it is unknown whether growth pays off."
         )
     ended = f"The source, trained further, ended at {verdict.continued.curve.final_loss:.4f} nats"
-    return f"{ended} ({seeds(verdict.continued)}) after {_spent(verdict.continued)}."
+    return f"{ended} ({seeds(verdict.continued)}) after {_spent(verdict.continued, verdict.axes)}."
 
 
-def _spent(arm: Arm) -> str:
-    return ", ".join(cost(axis, arm.curve.along(axis)[-1]) for axis in AXES)
+def _spent(arm: Arm, axes: Sequence[CostAxis]) -> str:
+    return ", ".join(cost(axis, arm.curve.along(axis)[-1]) for axis in axes)
 
 
 def advantage_sentence(advantage: Advantage) -> str:
@@ -130,7 +133,8 @@ def speedup_table(verdict: Verdict) -> tuple[list[str], list[list[str]]]:
         average = ["none" if final is None else f"{final:.4f}"] * averaged
         for key, name in accounting_names(verdict.amortised_over).items():
             first = [arm.label, seeds(arm), f"{arm.curve.final_loss:.4f}", *average]
-            cells = [speedup_cell(found[axis, key] if found else None) for axis in AXES]
+            cells = [speedup_cell(found[axis, key] if found else None) for axis in verdict.axes]
+            cells += [TIME_LEFT_OUT] * (len(AXES) - len(cells))
             rows.append([*(first if key == "F" else [""] * len(first)), name, *cells])
     return header, rows
 

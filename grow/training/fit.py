@@ -13,6 +13,7 @@ from grow.common import metric_names as names
 from grow.common.clock import Clock
 from grow.common.gpus import peak_flops
 from grow.data.data_module import TokenDataModule
+from grow.data.digest_check import DigestCheck
 from grow.families.build import parameter_count
 from grow.loggers.views import Views
 from grow.training.checkpoints.checkpoint_writer import CheckpointWriter
@@ -143,6 +144,7 @@ def _loop_callback(
     state = start.checkpoint.state if start.checkpoint else None
     knows_peak = device.type == "cuda" and plan.trainer.precision != "fp32"
     rank, timeout_s, clock = plan.ranks.rank, plan.strategy.timeout_s, module.clock
+    sequences = plan.steps_from(clock.tokens) * plan.batch.tokens // plan.batch.sequence_length
     watchdog = Watchdog(timeout_s=timeout_s, report=run.path / "hangs" / f"rank-{rank:05}.txt", rank=rank)
     recorder = Recorder(
         module=module,
@@ -169,6 +171,7 @@ def _loop_callback(
             sequence_length=plan.batch.sequence_length,
             input_copies=start.input_copies,
         ),
+        digests=DigestCheck(data.shards, data.reading_order(sequences)[rank :: plan.ranks.world_size]),
         preemption=Preemption(),
         watchdog=watchdog,
         recorder=recorder,

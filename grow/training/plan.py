@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from grow.averaging.cadence import AveragingPlan, resolve
 from grow.averaging.settings import AveragingSettings
 from grow.common.errors import ConfigError
+from grow.common.extras import require
 from grow.distributed.ranks import Ranks
 from grow.distributed.settings import SHARDED, StrategySettings
 from grow.training.settings import (
@@ -144,13 +145,14 @@ def plan_run(
 
     Raises:
         ConfigError: the strategy does not fit the processes that were started or what is trained, the tokens do not
-            divide, a checkpoint would be due more often than once a step, or the run is too short for its average.
+            divide, a checkpoint would be due more often than once a step, the run is too short for its average, or
+            DeepSpeed is not installed.
     """
     ranks = Ranks.from_environment(strategy)
     _check_precision(trainer, strategy)
     _check_trainable(trainable, trainer, strategy)
     batch = Batch.divide(trainer, sequence_length, ranks.world_size)
-    return Plan(
+    plan = Plan(
         trainer=trainer,
         trainable=trainable,
         optimizer=optimizer,
@@ -168,6 +170,9 @@ def plan_run(
         batch=batch,
         ranks=ranks,
     )
+    if plan.is_distributed and strategy.kind.startswith("zero"):
+        require("deepspeed", f"strategy={strategy.name}")
+    return plan
 
 
 def _check_precision(trainer: TrainerSettings, strategy: StrategySettings) -> None:

@@ -69,6 +69,23 @@ def test_the_order_goes_on_beyond_a_block_and_an_epoch(prepared, monkeypatch):
     assert np.array_equal(found, prepared.windows("train", 16).take(expected))
 
 
+def test_shards_are_named_in_the_order_in_which_they_are_read_each_once(prepared):
+    found = module(prepared).reading_order(10**6)
+    assert sorted(shard.file for shard in found) == sorted(shard.file for shard in prepared.shards)
+    assert [shard.split for shard in found] == sorted((shard.split for shard in found), reverse=True)
+    for start in range(5):
+        data = module(prepared, start_sequence=start)
+        sequence = next(iter(data.train_dataloader()))[0].numpy().astype("<u2").tobytes()
+        (first,) = [shard for shard in data.reading_order(1) if shard.split == "train"]
+        assert sequence in (prepared.path / first.file).read_bytes()
+
+
+def test_every_shard_is_named_where_a_run_reads_more_sequences_than_are_looked_at(prepared, monkeypatch):
+    monkeypatch.setattr("grow.data.data_module.POSITIONS_LOOKED_AT", 1)
+    found = module(prepared).reading_order(2)
+    assert sorted(shard.file for shard in found) == sorted(shard.file for shard in prepared.shards)
+
+
 def test_seeds_give_other_orders(prepared):
     first, second = (batches(module(prepared, seed=seed).train_dataloader(), 5) for seed in (0, 1))
     assert not torch.equal(torch.cat(first), torch.cat(second))

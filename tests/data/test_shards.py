@@ -8,7 +8,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from grow.common.errors import DataError
-from grow.data.shards import TokenShards, Windows
+from grow.data.shards import TokenShards
+from grow.data.windows import Windows
 
 
 def change_manifest(directory: Path, **changes) -> None:

@@ -9,7 +9,17 @@ SOURCE = {"source": "outputs/small/model", "digest": "d1", "tokens": 500, "flops
 
 
 def _write_run(
-    directory, losses, *, growth=None, source=None, seed=0, every=1000, config=None, averaged=None, **changes
+    directory,
+    losses,
+    *,
+    growth=None,
+    source=None,
+    seed=0,
+    every=1000,
+    config=None,
+    averaged=None,
+    slower=1.0,
+    **changes,
 ):
     """Write a run that was validated every `every` tokens.
 
@@ -22,12 +32,13 @@ def _write_run(
         every: tokens between validations.
         config: keys of the config to replace.
         averaged: losses of the averaged weights at the last validations.
+        slower: seconds a token, relative to other runs.
         changes: keys of run.json to replace.
     """
     directory.mkdir(parents=True)
     rows = [
         {"step": 10 * index, "tokens": every * index, "flops": FLOPS_PER_TOKEN * every * index,
-         "seconds": 0.01 * every * index, "val/loss": loss}
+         "seconds": 0.01 * slower * every * index, "val/loss": loss}
         for index, loss in enumerate(losses)
     ]  # fmt: skip
     for row, loss in zip(reversed(rows), reversed(averaged or []), strict=False):

@@ -13,7 +13,7 @@ from grow.report import wording
 from grow.report.publish import as_html, as_json, as_markdown, publish
 from grow.report.settings import ReportConfig
 from grow.report.speedup import SpeedupOutcome
-from grow.report.speedup_figure import draw_arm, loss_range
+from grow.report.speedup_figure import draw, draw_arm, loss_range
 from grow.report.verdict import judge
 
 ROOT = Path(__file__).parents[2]
@@ -94,6 +94,59 @@ def test_at_equal_flops_both_are_compared_where_the_cheaper_source_ended(three_r
     assert (flops.cost, flops.nats) == (600_000, pytest.approx(3.9 - 4.5))
     assert "gained nothing" in wording.advantage_sentence(flops)
     assert "where the source's training ended" in wording.advantage_sentence(flops)
+
+
+@pytest.fixture
+def busy(three_roles, make_run, source):
+    """(slower) -> the roles, with one more arm that trained so many times slower at equal FLOPs a token."""
+
+    def roles(slower):
+        losses = [5.0, 4.5, 4.0, 3.8, 3.7]
+        run = make_run(f"busy-{slower}", losses, growth="hyperclone", source=source, slower=slower)
+        return three_roles | {"runs": [*three_roles["runs"], run]}
+
+    return roles
+
+
+@pytest.mark.parametrize("slower", [1.2, 0.8])
+def test_time_is_left_out_everywhere_where_an_arm_ran_on_a_busy_machine(busy, tmp_path, slower):
+    verdict = judge(**busy(slower))
+    names = ("hyperclone", "from noise") if slower > 1 else ("from noise", "hyperclone")
+    assert f"Time is left out: {names[0]} trained at" in verdict.time_left_out
+    assert f"and {names[1]} at" in verdict.time_left_out
+    header, rows = wording.speedup_table(verdict)
+    assert {row[header.index("time")] for row in rows} == {"left out: not measured alike"}
+    assert {row[header.index("tokens")] for row in rows} != {"left out: not measured alike"}
+    found = as_json(verdict)
+    assert found["time_left_out"] == verdict.time_left_out
+    assert {tuple(arm["speedup"]) for arm in found["arms"]} == {("tokens", "flops")}
+    for text in (wording.target_sentence(verdict), as_markdown(verdict), as_html(verdict, b"")):
+        assert verdict.time_left_out in text
+    assert len(drawn(verdict, tmp_path).axes) == 2
+
+
+def test_time_is_compared_where_arms_trained_at_like_speeds(busy, tmp_path):
+    verdict = judge(**busy(1.1))
+    assert verdict.time_left_out is as_json(verdict)["time_left_out"] is None
+    assert cells(verdict, 0)[6] == "2.00x, saves 50%"
+    assert len(drawn(verdict, tmp_path).axes) == 3
+
+
+def test_arms_of_other_flops_a_token_may_train_at_other_speeds(three_roles, tmp_path):
+    metrics = tmp_path / "continued" / "metrics.jsonl"  # the source is smaller and faster
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    rows = [row | {"flops": row["flops"] / 4, "seconds": row["seconds"] / 3} for row in rows]
+    metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert judge(**three_roles).time_left_out is None
+
+
+def drawn(verdict, tmp_path):
+    """Return the figure that `draw` draws."""
+    with pytest.MonkeyPatch.context() as patch:
+        figures = []
+        patch.setattr(Figure, "savefig", lambda self, *args, **kwargs: figures.append(self))
+        draw(verdict, tmp_path / "figure.png")
+    return figures[0]
 
 
 def test_missing_baselines_are_shown_as_missing(three_roles):

@@ -43,8 +43,11 @@ def make_shards(directory: Path) -> Path:
         while len(tokens) < count:
             tokens.append(int(likely[tokens[-1], draw.integers(2)]))
         (directory / split).mkdir()
-        np.array(tokens, "<u2").tofile(directory / split / "0.npy")
-        shards.append(Shard(file=f"{split}/0.npy", split=split, source="made", start=0, tokens=count, sha256=""))
+        file = directory / split / "0.npy"
+        np.array(tokens, "<u2").tofile(file)
+        shards.append(
+            Shard(file=f"{split}/0.npy", split=split, source="made", start=0, tokens=count, sha256=sha256(file))
+        )
     words = Tokenizer(models.WordLevel({f"w{token:02}": token for token in range(VOCAB)}))
     PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w00").save_pretrained(directory / "tokenizer")
     write_manifest(directory, dtype="uint16", vocab_size=VOCAB, eos_id=0, shards=shards)

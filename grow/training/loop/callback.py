@@ -10,8 +10,10 @@ import lightning.pytorch as L
 from torch import Tensor
 
 from grow.averaging.average import new_average
-from grow.common.errors import PreemptedError
+from grow.common.errors import DataError, PreemptedError
 from grow.data.data_module import TokenDataModule
+from grow.data.digest_check import DigestCheck
+from grow.distributed.processes import gather
 from grow.training.checkpoints.checkpoint_reader import PREEMPTION, ROLLING
 from grow.training.checkpoints.checkpoint_writer import CheckpointWriter
 from grow.training.checkpoints.fragments import full_weights
@@ -38,6 +40,7 @@ class LoopCallback(L.Callback):
         data: Batches of this rank.
         resume: Puts a checkpoint's state, or exact float32 masters, into the engine.
         checkpoints: Writer of the run's checkpoints.
+        digests: Compares this rank's part of the shards while it trains.
         preemption: Listens for the signals by which a system preempts a job.
         watchdog: Gets a heartbeat before each slow operation.
         recorder: Measures, and writes the rows of metrics.jsonl.
@@ -53,6 +56,7 @@ class LoopCallback(L.Callback):
         data: TokenDataModule,
         resume: Resume,
         checkpoints: CheckpointWriter,
+        digests: DigestCheck,
         preemption: Preemption,
         watchdog: Watchdog,
         recorder: Recorder,
@@ -61,6 +65,7 @@ class LoopCallback(L.Callback):
     ) -> None:
         self._plan, self._module, self._data = plan, module, data
         self._resume, self._checkpoints = resume, checkpoints
+        self._digests, self._first_tokens = digests, module.clock.tokens
         self._preemption, self._watchdog, self._recorder = preemption, watchdog, recorder
         self._window, self._first_row = window, first_row
         self._seen_tokens = 0
@@ -76,6 +81,7 @@ class LoopCallback(L.Callback):
         check_engine(trainer, self._plan)
         self._preemption.start()
         self._watchdog.start()
+        self._digests.start()
         if self._plan.trainer.compile != "none" and self._module.engine is None:
             warm_up(trainer, self._module, self._data, self._plan.batch)
         if self._plan.averaging is not None:
@@ -87,6 +93,7 @@ class LoopCallback(L.Callback):
         gc.freeze()  # what exists now lives as long as the run, so later collections skip it
         clock.start()
         self._recorder.start(validation, self._average)
+        self._refuse_damaged_data()
         if self._resume.is_fresh:
             if validation.without_bytes is not None:
                 self._recorder.display.note(f"no bits per byte: {validation.without_bytes}")
@@ -111,6 +118,9 @@ class LoopCallback(L.Callback):
         preempted = self._preemption.agreed() and not last
         kind = self._checkpoint_kind(before, now, last=last, preempted=preempted)
         if last or kind is not None or step % self._plan.trainer.log_every_steps == 0:
+            not_compared = self._refuse_damaged_data()
+            if last and not_compared:
+                self._recorder.display.note(f"warning: {not_compared} shards were not yet compared with their digests")
             self._recorder.log_training()
         if last or crossed(before, now, self._plan.trainer.val_every_tokens):
             with self._recorder.outside_lap():
@@ -143,9 +153,24 @@ class LoopCallback(L.Callback):
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Release threads, signals, display and file. Runs at the very end, and after an exception."""
         self._watchdog.stop()
+        self._digests.stop()
         self._preemption.stop()
         self._recorder.close()
         gc.unfreeze()
+
+    def _refuse_damaged_data(self) -> int:
+        """Raise what any rank found damaged, on all ranks; return how many shards were not compared yet.
+
+        Raises:
+            DataError: a shard is not what its manifest says.
+        """
+        found = gather((self._digests.failure, self._digests.left))
+        for failure, _ in found:
+            if failure is not None:
+                raise DataError(
+                    f"{failure} Checkpoints after {self._first_tokens:,} tokens may have learned from the damaged file."
+                )
+        return sum(left for _, left in found)
 
     def _checkpoint_kind(self, before: int, now: int, *, last: bool, preempted: bool) -> str | None:
         """Return the kind of the checkpoint that is due, or None."""
