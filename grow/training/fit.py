@@ -168,6 +168,7 @@ def _loop_callback(
             timeout_s=timeout_s,
             sequence_length=plan.batch.sequence_length,
             input_copies=start.input_copies,
+            records=(run.metrics, run.record, run.growth),
         ),
         preemption=Preemption(),
         watchdog=watchdog,

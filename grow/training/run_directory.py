@@ -1,19 +1,20 @@
 """The directory of a run: what it is called inside, and whether a configuration may continue what it holds."""
 
 import datetime
-import fcntl
 import os
 import platform
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from grow.common.aside import move_aside
 from grow.common.errors import ConfigError
 from grow.common.files import disk_errors_named
 from grow.common.identity import flat, is_watching, may_change
+from grow.common.locks import LockHeldError, lock
 from grow.common.provenance import (
     GROWTH_FILE,
     METRICS_FILE,
@@ -24,8 +25,10 @@ from grow.common.provenance import (
     write_json,
 )
 from grow.common.redact import redacted
+from grow.distributed.ranks import restarted
 
 LOCK_FILE = ".lock"
+RESUME = EXACT, CHANGED, FRESH = "exact", "changed", "fresh"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,11 @@ class RunDirectory:
         return self.path / METRICS_FILE
 
     @property
+    def record(self) -> Path:
+        """The run's configuration, versions and lineage."""
+        return self.path / RUN_FILE
+
+    @property
     def growth(self) -> Path:
         """Record of the growth that the run began with."""
         return self.path / GROWTH_FILE
@@ -68,30 +76,57 @@ class RunDirectory:
         """Whether the run exported its model; an export appears whole or not at all."""
         return self.model.is_dir()
 
+    @property
+    def _holds_a_run(self) -> bool:
+        return self.record.exists() or self.metrics.exists() or self.checkpoints.exists()
+
     def say_finished(self) -> None:
         """Print that there is nothing left to train here."""
         print(f"{self.path} is finished: its model is {self.model}. To train anew, choose another run_dir.", flush=True)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def entered(self, config: dict[str, Any], resume: str) -> Iterator[list[str] | None]:
+        """Lock the directory for the length of a block, and decide there whether and how the run continues.
+
+        Args:
+            config: Configuration of the command line, as plain data.
+            resume: One of RESUME.
+
+        Yields:
+            A line for each key that differs from the run's last start; None where the run is finished.
+
+        Raises:
+            ConfigError: another process trains in this directory, or a key differs that may not.
+            CheckpointError: the directory cannot be written or locked.
+        """
+        with ExitStack() as locks:
+            locks.enter_context(self._locked())
+            if resume == FRESH and restarted():
+                print(f"notice: resume={FRESH} holds for a job's first start; this one continues it.", flush=True)
+                resume = EXACT
+            if resume == FRESH and self._holds_a_run:
+                print(f"notice: the run of {self.path} is now {move_aside(self.path.resolve())}.", flush=True)
+                locks.enter_context(self._locked())
+            yield None if self.is_finished else self.check_continues(config, resume)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
         """Keep other processes out of this run for the length of a block; the lock of a killed process is gone with it.
 
         Raises:
             ConfigError: another process trains in this directory.
-            CheckpointError: the directory cannot be written.
+            CheckpointError: the directory cannot be written or locked.
         """
         with disk_errors_named(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            file = (self.path / LOCK_FILE).open("a+")
-        with file:
+            self.path.resolve().mkdir(parents=True, exist_ok=True)  # where it is a link, what it leads to
             try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                file.seek(0)
+                file = lock(self.path / LOCK_FILE)
+            except LockHeldError as error:
                 raise ConfigError(
-                    f"{self.path}: another process trains in this directory ({file.read().strip() or 'unknown'}). "
+                    f"{self.path}: another process trains in this directory ({error.args[0] or 'unknown'}). "
                     "Wait for it, stop it, or choose another run_dir."
                 ) from None
+        with file:
             file.truncate(0)
             file.write(f"process {os.getpid()} on {platform.node()}")
             file.flush()
@@ -102,7 +137,8 @@ class RunDirectory:
 
         Args:
             config: Configuration of the command line, as plain data.
-            resume: exact to refuse whatever changes the numbers; changed to accept the keys that may change on request.
+            resume: exact to refuse whatever changes the numbers; changed to accept the keys that may change on request;
+                fresh to accept everything, since the run will be moved aside.
 
         Returns:
             A line for each key that differs.
@@ -110,7 +146,7 @@ class RunDirectory:
         Raises:
             ConfigError: a key differs that may not; all of them are named.
         """
-        if not (self.path / RUN_FILE).exists():
+        if resume == FRESH or not self.record.exists():
             return []
         before, now = flat(self.read()["config"]), flat(config)
         differing = {
@@ -134,7 +170,7 @@ class RunDirectory:
         Raises:
             CheckpointError: it is missing or damaged.
         """
-        return read_json(self.path / RUN_FILE)
+        return read_json(self.record)
 
     def start(self, config: dict[str, Any], changes: list[str], **facts: Any) -> None:
         """Write run.json; a run that continues keeps the time of its first start, and the list of every change since.
@@ -146,7 +182,7 @@ class RunDirectory:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        before: dict[str, Any] = self.read() if (self.path / RUN_FILE).exists() else {"started": now}
+        before: dict[str, Any] = self.read() if self.record.exists() else {"started": now}
         history = before.get("changes", []) + ([{"at": now, "keys": changes}] if changes else [])
         content = {
             "name": self.path.name,
@@ -159,8 +195,8 @@ class RunDirectory:
             **({"changes": history} if history else {}),
             "status": "running",
         }
-        write_json(self.path / RUN_FILE, content)
+        write_json(self.record, content)
 
     def finish(self) -> None:
         """Record in run.json that the run is finished."""
-        write_json(self.path / RUN_FILE, {**self.read(), "status": "finished"})
+        write_json(self.record, {**self.read(), "status": "finished"})
