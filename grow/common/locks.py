@@ -1,7 +1,7 @@
 """Locks on files: one process at a time, on all machines that share the filesystem, until it ends or is killed.
 
-The locks are those of open file descriptions (F_OFD_SETLK of fcntl(2)). NFS carries them between machines, as it does not
-carry `flock` on a directory. Unlike `lockf`'s, they are not released when another handle of the file is closed.
+The locks are those of open file descriptions (F_OFD_SETLK of fcntl(2)). NFS carries them between machines, unlike
+`flock` on a directory; and unlike those of `lockf`, they stay when another handle of the file is closed.
 """
 
 import errno
@@ -60,8 +60,8 @@ def take(handle: int, *, wait: bool = False) -> bool:
         if error.errno in (errno.EAGAIN, errno.EACCES):
             return False
         raise CheckpointError(
-            f"{Path(f'/proc/self/fd/{handle}').resolve()}: cannot be locked ({error.strerror}). Its filesystem gives no "
-            "locks now, without which two processes could write here at once. Choose a directory on another "
+            f"{Path(f'/proc/self/fd/{handle}').resolve()}: cannot be locked ({error.strerror}). Its filesystem gives "
+            "no locks now, without which two processes could write here at once. Choose a directory on another "
             "filesystem, or have locks turned on for this one (NFS: no option nolock, and lockd running)."
         ) from None
     return True

@@ -105,9 +105,14 @@ class RunDirectory:
                 print(f"notice: resume={FRESH} holds for a job's first start; this one continues it.", flush=True)
                 resume = EXACT
             if resume == FRESH and self._holds_a_run:
-                print(f"notice: the run of {self.path} is now {move_aside(self.path.resolve())}.", flush=True)
-                locks.enter_context(self._locked())
+                self._move_aside()
+                locks.enter_context(self._locked())  # the first lock moved with the old run
             yield None if self.is_finished else self.check_continues(config, resume)
+
+    def _move_aside(self) -> None:
+        directory = self.path.resolve()  # a link stays where it is
+        print(f"notice: the run of {self.path} is now {move_aside(directory)}.", flush=True)
+        directory.mkdir()
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -118,7 +123,7 @@ class RunDirectory:
             CheckpointError: the directory cannot be written or locked.
         """
         with disk_errors_named(self.path):
-            self.path.resolve().mkdir(parents=True, exist_ok=True)  # where it is a link, what it leads to
+            self.path.mkdir(parents=True, exist_ok=True)
             try:
                 file = lock(self.path / LOCK_FILE)
             except LockHeldError as error:

@@ -150,7 +150,7 @@ def _own_checkpoint(run: RunDirectory) -> Checkpoint | CheckpointError | None:
     if checkpoint is None and skipped:
         return CheckpointError(
             f"{run.checkpoints}: expected a complete checkpoint to continue from, found none. {' '.join(skipped)} Put "
-            "back what is missing from a copy. To start anew instead, add resume=fresh, which moves this run to "
+            "the damaged files back from a copy. To start anew instead, add resume=fresh, which moves this run to "
             f"{run.path.name}.before-TIME and removes nothing."
         )
     foreign = [] if checkpoint is None else foreign_files(checkpoint.path)

@@ -16,7 +16,10 @@ from grow.common.provenance import sha256
 from grow.training.checkpoints.checkpoint_reader import newest_checkpoint, require_complete
 from tests.training.tiny import command_line, make_shards
 
-RUN = ("checkpoint.keep_last=9", "checkpoint.permanent_every_tokens=768")  # checkpoints at steps 3, 6 (permanent), 9, 10
+RUN = (
+    "checkpoint.keep_last=9",
+    "checkpoint.permanent_every_tokens=768",
+)  # checkpoints at steps 3, 6 (permanent), 9, 10
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +105,7 @@ OF_COMPLETE = {
     "a file outside": lambda path: path.write_text(json.dumps({"../x": "0", **json.loads(path.read_text())})),
     "other digests": lambda path: path.write_text(json.dumps(dict.fromkeys(FILES, "0" * 64))),
 }
+OTHER_INDEX = '{"metadata": {}, "weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}'
 FOREIGN = {
     "a tokenizer": lambda step: (step / "tokenizer.json").write_text("{}"),
     "a notebook's directory": lambda step: (step / ".ipynb_checkpoints").mkdir(),
@@ -109,6 +113,8 @@ FOREIGN = {
     "a shard too many": lambda step: (step / "optimizer-00001-of-00002.safetensors").write_bytes(b"x"),
     "a window too many": lambda step: (step / "average-00000-of-00001.safetensors").write_bytes(b"x"),
     "a dangling link": lambda step: (step / "notes").symlink_to("nowhere"),
+    "an index of another model": lambda step: (step / "model.safetensors.index.json").write_text(OTHER_INDEX),
+    "an adapter": lambda step: (step / "adapter_config.json").write_text('{"base_model_name_or_path": "/nowhere"}'),
     "an unfinished download": lambda step: (step / "model.safetensors.part").write_bytes(b"x"),
 }
 

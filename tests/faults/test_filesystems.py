@@ -44,7 +44,12 @@ def lock_file(path):
     lock(path).close()
 
 
-PLACES = {"a run": enter_run, "a directory being made": continue_directory, "a corpus": make_corpus, "a file": lock_file}
+PLACES = {
+    "a run": enter_run,
+    "a directory being made": continue_directory,
+    "a corpus": make_corpus,
+    "a file": lock_file,
+}
 WITHOUT_LOCKS = [errno.ENOLCK, errno.ENOSYS, errno.EIO, errno.EOPNOTSUPP, errno.EINVAL, errno.ESTALE, errno.EREMOTEIO]
 
 

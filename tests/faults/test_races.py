@@ -43,7 +43,9 @@ def finished(train, tmp_path_factory):
 @contextmanager
 def elsewhere(path, body="sys.stdin.read()"):
     """Hold the lock of a file in another process for the length of a block."""
-    code = f"import sys; from grow.common.locks import *; f = lock(Path({str(path)!r})); print('held', flush=True); {body}"
+    code = (
+        f"import sys; from grow.common.locks import *; f = lock(Path({str(path)!r})); print('held', flush=True); {body}"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
     ) as process:
