@@ -16,10 +16,8 @@ from grow.common.provenance import sha256
 from grow.training.checkpoints.checkpoint_reader import newest_checkpoint, require_complete
 from tests.training.tiny import command_line, make_shards
 
-RUN = (
-    "checkpoint.keep_last=9",
-    "checkpoint.permanent_every_tokens=768",
-)  # checkpoints at steps 3, 6 (permanent), 9, 10
+# Checkpoints at steps 3, 6 (permanent), 9 and 10
+RUN = ("checkpoint.keep_last=9", "checkpoint.permanent_every_tokens=768")
 
 
 @pytest.fixture(scope="module")
