@@ -9,7 +9,7 @@ python train.py experiment=demo --cfg job                   every key with its v
 
 from grow.cli.command import entry_point
 from grow.cli.run_config import RunConfig
-from grow.training.run_directory import RunDirectory
+from grow.training.run_directory import FRESH, RunDirectory
 
 
 @entry_point("train", RunConfig)
@@ -17,8 +17,8 @@ def main(run: RunConfig) -> None:
     """Plan, open the run, choose what it starts from, fit, export."""
     plan = run.plan()
     directory = RunDirectory(run.directory)
-    changes = directory.check_continues(run.resolved(), run.resume)
-    if directory.is_finished:
+    directory.check_continues(run.resolved(), run.resume)
+    if directory.is_finished and run.resume != FRESH and not plan.is_distributed:  # else ranks decide it together
         directory.say_finished()
         return
     # Heavy imports wait until here, so that help and configuration errors answer at once.
@@ -35,7 +35,11 @@ def main(run: RunConfig) -> None:
 
     device = device_of(plan)
     plan = plan.on(device.type, begun_with=directory.precision)
-    with session(plan, device, directory, run.labelled_logger) as views:
+    with session(plan, device, directory, run.resolved(), run.resume, run.labelled_logger) as opened:
+        if opened is None:  # another process has finished the run since
+            if plan.ranks.is_first:
+                directory.say_finished()
+            return
         shards = open_data(run.data, find_source(run.growth_source) if run.growth_source else None)
         shards.check_vocabulary(run.model.vocab_size)
         data = data_of(run.data, shards, plan)
@@ -44,8 +48,8 @@ def main(run: RunConfig) -> None:
             *plan_analysis(run.analysis, directory.path, plan.ranks),
         ]
         with choose_start(stock_config(run.model), run.growth, run.growth_source, data, directory, plan) as start:
-            announce(start, plan, device, directory, shards, run.resolved(), changes)
-            trained = fit(start, plan, device, directory, data, views=views, probes=probes)
+            announce(start, plan, device, directory, shards, run.resolved(), opened.changes)
+            trained = fit(start, plan, device, directory, data, views=opened.views, probes=probes)
         export_run(start, trained, directory, shards)
 
 

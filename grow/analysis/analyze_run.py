@@ -9,6 +9,7 @@ from rich.table import Table
 
 from grow.analysis.forgetting import Forgetting, forgetting
 from grow.analysis.weight_analysis import WeightAnalysis, analyze_weights
+from grow.common.checkpoint_names import checkpoint_directories
 from grow.common.errors import CheckpointError
 from grow.common.metric_names import VAL_LOSS
 from grow.common.provenance import (
@@ -114,7 +115,7 @@ def _row_of(content: Mapping[str, Any]) -> Row:
 
 def checkpoints(run: Path) -> Iterator[tuple[Path, dict[str, float]]]:
     """Yield every complete checkpoint of a run with its clock, oldest first, and then the final model."""
-    for directory in sorted(run.glob("checkpoints/step-*")):
+    for directory in checkpoint_directories(run / "checkpoints"):
         if (directory / COMPLETE_FILE).is_file():
             yield directory, clock_of(directory)
     if (run / "model").is_dir():

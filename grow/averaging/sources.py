@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from grow.common.checkpoint_names import checkpoint_directories
 from grow.common.errors import CheckpointError
 from grow.common.provenance import COMPLETE_FILE, RUN_FILE, read_json
 from grow.families.source_directory import find_source
@@ -110,7 +111,7 @@ def _open(entry: str) -> list[Source]:
         reader = WeightReader(path.parent, [path]) if path.suffix == ".safetensors" else _pickled(path)
         return [_source(entry, reader, None, path.stem)]
     if path.is_dir() and (path / RUN_FILE).is_file() and (path / "checkpoints").is_dir():
-        inside = sorted(file.parent for file in path.glob(f"checkpoints/step-*/{COMPLETE_FILE}"))
+        inside = [each for each in checkpoint_directories(path / "checkpoints") if (each / COMPLETE_FILE).is_file()]
         if not inside:
             raise CheckpointError(
                 f"{path}: expected complete checkpoints in this run, found none. Train it with "

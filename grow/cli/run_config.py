@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from grow.analysis.settings import AnalysisSettings
 from grow.averaging.settings import AveragingSettings
-from grow.common.checks import at_least_one, positive
+from grow.common.checks import at_least_one, one_of, positive
 from grow.common.errors import ConfigError
 from grow.common.identity import flat, names_the_run
 from grow.common.provenance import digest_json
@@ -20,6 +20,7 @@ from grow.families.settings import ModelSettings
 from grow.growth.settings import ChainSettings, GrowthSettings, ScaleSettings
 from grow.loggers.settings import LoggerSettings
 from grow.training.plan import Plan, plan_run
+from grow.training.run_directory import RESUME
 from grow.training.settings import (
     CheckpointSettings,
     ObjectiveSettings,
@@ -51,13 +52,13 @@ class RunConfig:
     seed: int
     resume: str
     """What may differ from the run that the directory already holds. exact: nothing that changes its numbers; changed:
-    optimizer, schedule, objective, trainer and averaging too."""
+    optimizer, schedule, objective, trainer and averaging too; fresh: everything, as the run that is there is moved to
+    RUN.before-TIME and this one starts anew."""
     run_dir: str | None
     """Directory of the run; null derives it from the configuration, so that the same command finds it again."""
 
     def __post_init__(self) -> None:
-        if self.resume not in ("exact", "changed"):
-            raise ConfigError(f"resume={self.resume!r}: expected one of exact, changed.")
+        one_of("resume", self.resume, RESUME)
         sequence = self.data.sequence_length
         if sequence > self.model.max_positions:
             raise ConfigError(

@@ -1,7 +1,6 @@
 """Directories that appear complete or not at all, and clear errors for disks that are full or read-only."""
 
 import errno
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from grow.common.errors import CheckpointError
+from grow.common.locks import LockHeldError, lock
 
 
 @contextmanager
@@ -53,8 +53,8 @@ def continued_directory(output: Path, needed_bytes: int) -> Iterator[Path]:
         partial.parent.mkdir(parents=True, exist_ok=True)
         written = sum(file.stat().st_size for file in partial.glob("*"))
         check_space(partial.parent, needed_bytes - written, output)
-        partial.mkdir(exist_ok=True)
-        with _locked(partial, output):
+        with _locked(output):
+            partial.mkdir(exist_ok=True)
             try:
                 yield partial
                 partial.replace(output)
@@ -69,16 +69,18 @@ def _refuse_existing(output: Path) -> None:
 
 
 @contextmanager
-def _locked(partial: Path, output: Path) -> Iterator[None]:
-    """Hold a lock on a directory for the length of a block; the system releases it when the process dies."""
-    handle = os.open(partial, os.O_RDONLY)
+def _locked(output: Path) -> Iterator[None]:
+    """Keep other processes from making the same directory for the length of a block."""
+    path = output.with_name(f".{output.name}.lock")
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
+        file = lock(path)
+    except LockHeldError:
         raise CheckpointError(f"{output}: another process is making it. Wait for it, or choose another.") from None
-    finally:
-        os.close(handle)
+    with file:
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -1,7 +1,10 @@
 """Rows of metrics in a file: one JSON object on each line."""
 
+import functools
 import json
-from collections.abc import Iterable, Mapping
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +18,72 @@ Row = dict[str, Any]
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read all rows of a file; none where there is no file. A line that a killed process left unfinished is skipped."""
-    rows = []
-    for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
+    """Read all rows of a file; none where there is no file. A torn last line is left out with a notice.
+
+    Raises:
+        CheckpointError: a line before the last one is damaged.
+    """
+    return [row for _, row in numbered_rows(path)]
+
+
+def numbered_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    """Yield the rows as `read_rows` returns them, each with the number of its line, from 1."""
+    content = path.read_bytes() if path.is_file() else b""
+    whole = whole_bytes(content)
+    if whole < len(content):
+        say_torn(path)
+    for number, line in enumerate(content[:whole].splitlines(), start=1):
+        if line.strip():
+            yield number, _parsed(line, f"{path}, line {number}")
+
+
+def whole_bytes(content: bytes) -> int:
+    """Return the length of the whole rows in a file's content: all of it, or what comes before a torn last line.
+
+    A last line is torn where it has no newline or is no row: a process or a machine died while it was written.
+    """
+    start = content.rfind(b"\n", 0, -1) + 1
+    last = content[start:]
+    return len(content) if last.endswith(b"\n") and (not last.strip() or _row_in(last) is not None) else start
+
+
+def cut_torn_line(path: Path) -> None:
+    """Cut a torn last line off a file, with a notice, so that the next row is not written behind it."""
+    content = path.read_bytes() if path.is_file() else b""
+    whole = whole_bytes(content)
+    if whole < len(content):
+        say_torn(path)
+        os.truncate(path, whole)
+
+
+@functools.cache  # once for each file: a report reads the same rows many times
+def say_torn(path: Path) -> None:
+    """Print that a file's last line is torn and is left out."""
+    print(f"notice: {path} ends in a torn line, which is left out.", file=sys.stderr, flush=True)
+
+
+def _parsed(line: bytes, where: str) -> Row:
+    row = _row_in(line)
+    if row is None:
+        raise CheckpointError(
+            f"{where}: expected one row, a JSON object, found {line[:80].decode(errors='replace')!r}. Repair the line."
+        )
+    return row
+
+
+def _row_in(line: bytes) -> Row | None:
+    """Return the row that a line holds; None where it holds none.
+
+    Earlier versions wrote the first row of a run that continued behind a torn one, on the same line: it is read too.
+    """
+    for text in (line, line[max(line.rfind(b"{"), 0) :]):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
+            row = json.loads(text.decode())
+        except (ValueError, RecursionError):
             continue
-    return rows
+        if isinstance(row, dict):
+            return row
+    return None
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

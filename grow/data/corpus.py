@@ -4,7 +4,6 @@
 imported. Wikipedia's text is CC BY-SA 4.0, Shakespeare's is in the public domain.
 """
 
-import fcntl
 import json
 import tarfile
 import zipfile
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from grow.common.errors import DataError
+from grow.common.locks import lock
 from grow.common.places import FETCH_CORPUS
 from grow.data.prepare import prepare
 from grow.data.settings import DataSettings
@@ -139,8 +139,7 @@ def _prepare_once(path: Path, raw_dir: Path, source: Path | None, vocabulary: st
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Keep other processes of this machine from preparing the same directory."""
+    """Keep other processes from preparing the same directory."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with (path.parent / f".{path.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with lock(path.parent / f".{path.name}.lock", wait=True):
         yield

@@ -105,6 +105,12 @@ class Ranks:
             os.environ.setdefault(name, value)
 
 
+def restarted() -> bool:
+    """Return whether torchrun or Slurm started this job again after it had stopped, with the same command."""
+    counts = (os.environ.get(name, "") for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
+    return any(count not in ("", "0") for count in counts)
+
+
 def _number(name: str, starter: str) -> int:
     found = os.environ.get(name)
     if found is None or not found.isdecimal():

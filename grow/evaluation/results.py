@@ -10,6 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from grow.common.provenance import METRICS_FILE
+from grow.common.rows import cut_torn_line
 from grow.evaluation.harness import TaskResult
 from grow.evaluation.heldout import HeldOut
 from grow.evaluation.settings import EvaluationSettings
@@ -80,6 +81,7 @@ def append_row(directory: Path, clock: Mapping[str, int | float], metrics: Mappi
     The run's own metrics.jsonl is not written: a run that resumes truncates it to the length at its checkpoint.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    cut_torn_line(directory / METRICS_FILE)
     with (directory / METRICS_FILE).open("a") as file:
         file.write(json.dumps({**clock, **metrics}) + "\n")
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
+from grow.common.checkpoint_names import checkpoint_directories
 from grow.common.errors import CheckpointError, DataError
 from grow.common.provenance import (
     COMPLETE_FILE,
@@ -79,10 +80,10 @@ def find_checkpoint(name: str) -> ScoredCheckpoint:
     path = Path(name)
     is_run = (path / RUN_FILE).is_file()
     if is_run and not (path / "model").is_dir():
-        saved = sorted(found.relative_to(path) for found in path.glob("*/step-*") if (found / "config.json").is_file())
+        found = [each for each in checkpoint_directories(path / "checkpoints") if (each / "config.json").is_file()]
         raise CheckpointError(
             f"{path}: this run has not exported a model yet. Finish it, or evaluate one of its checkpoints: "
-            f"{', '.join(map(str, saved)) or 'it has none'}."
+            f"{', '.join(str(each.relative_to(path)) for each in found) or 'it has none'}."
         )
     model = find_source(name)
     family_of(load_config(model).model_type)

@@ -1,6 +1,5 @@
 """One run as the report reads it from its directory: configuration, lineage and validation curve."""
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from grow.common.errors import CheckpointError, DataError
 from grow.common.metric_names import VAL_AVG_LOSS, VAL_LOSS
 from grow.common.provenance import GROWTH_FILE, METRICS_FILE, RUN_FILE, Lineage, read_json
+from grow.common.rows import numbered_rows
 from grow.report.curves import AXES, Curve
 
 FROM_NOISE = "from noise"
@@ -103,33 +103,18 @@ def _curve(path: Path) -> Curve:
 
 def _validations(path: Path) -> dict[int, dict[str, float]]:
     """Read the validation rows by step; where a resumed run wrote a step again, the last row counts."""
+    if not path.is_file():
+        raise DataError(f"{path}: expected the run's metrics, found no file. Has the run started?")
     try:
-        lines = path.read_text(errors="replace").splitlines()
-    except OSError:
-        raise DataError(f"{path}: expected the run's metrics, found no readable file. Has the run started?") from None
+        numbered = list(numbered_rows(path))
+    except CheckpointError as error:
+        raise DataError(str(error)) from None
     rows = {}
-    for number, line in enumerate(lines, start=1):
-        row = _row(line, torn_allowed=number == len(lines), where=f"{path}, line {number}")
+    for number, row in numbered:
         if VAL_LOSS in row:
             _check(row, where=f"{path}, line {number}")
             rows[row["step"]] = row
     return rows
-
-
-def _row(line: str, *, torn_allowed: bool, where: str) -> dict[str, Any]:
-    """Read one line as a flat JSON object.
-
-    A line may begin with an unfinished row of a killed run; then the resumed run's row follows it and is the one read.
-    """
-    try:
-        row = json.loads(line[line.rfind("{") :])
-    except json.JSONDecodeError as error:
-        if torn_allowed or not line.strip():
-            return {}
-        raise DataError(f"{where}: expected one JSON object, found {error}. Repair or remove the line.") from None
-    if not isinstance(row, dict):
-        raise DataError(f"{where}: expected one JSON object, found {line!r}. Repair or remove the line.")
-    return row
 
 
 def _check(row: dict[str, Any], *, where: str) -> None:

@@ -170,6 +170,7 @@ def _loop_callback(
             timeout_s=timeout_s,
             sequence_length=plan.batch.sequence_length,
             input_copies=start.input_copies,
+            records=(run.metrics, run.record, run.growth),
         ),
         digests=DigestCheck(data.shards, data.reading_order(sequences)[rank :: plan.ranks.world_size]),
         preemption=Preemption(),

@@ -1,19 +1,20 @@
 """The directory of a run: what it is called inside, and whether a configuration may continue what it holds."""
 
 import datetime
-import fcntl
 import os
 import platform
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from grow.common.aside import move_aside
 from grow.common.errors import ConfigError
 from grow.common.files import disk_errors_named
 from grow.common.identity import asks_for, flat, is_watching, may_change
+from grow.common.locks import LockHeldError, lock
 from grow.common.provenance import (
     GROWTH_FILE,
     METRICS_FILE,
@@ -24,8 +25,10 @@ from grow.common.provenance import (
     write_json,
 )
 from grow.common.redact import redacted
+from grow.distributed.ranks import restarted
 
 LOCK_FILE = ".lock"
+RESUME = EXACT, CHANGED, FRESH = "exact", "changed", "fresh"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,11 @@ class RunDirectory:
     def metrics(self) -> Path:
         """Rows of the run, one JSON object a line."""
         return self.path / METRICS_FILE
+
+    @property
+    def record(self) -> Path:
+        """The run's configuration, versions and lineage."""
+        return self.path / RUN_FILE
 
     @property
     def growth(self) -> Path:
@@ -74,6 +82,10 @@ class RunDirectory:
         begun = (self.path / RUN_FILE).exists()
         return self.read()["config"]["trainer"]["precision"] if begun else None
 
+    @property
+    def _holds_a_run(self) -> bool:
+        return self.record.exists() or self.metrics.exists() or self.checkpoints.exists()
+
     def say_finished(self) -> None:
         """Print that there is nothing left to train here."""
         print(
@@ -81,25 +93,53 @@ class RunDirectory:
         )
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def entered(self, config: dict[str, Any], resume: str) -> Iterator[list[str] | None]:
+        """Lock the directory for the length of a block, and decide there whether and how the run continues.
+
+        Args:
+            config: Configuration of the command line, as plain data.
+            resume: One of RESUME.
+
+        Yields:
+            A line for each key that differs from the run's last start; None where the run is finished.
+
+        Raises:
+            ConfigError: another process trains in this directory, or a key differs that may not.
+            CheckpointError: the directory cannot be written or locked.
+        """
+        with ExitStack() as locks:
+            locks.enter_context(self._locked())
+            if resume == FRESH and restarted():
+                print(f"notice: resume={FRESH} holds for a job's first start; this one continues it.", flush=True)
+                resume = EXACT
+            if resume == FRESH and self._holds_a_run:
+                self._move_aside()
+                locks.enter_context(self._locked())  # the first lock moved with the old run
+            yield None if self.is_finished else self.check_continues(config, resume)
+
+    def _move_aside(self) -> None:
+        directory = self.path.resolve()  # a link stays where it is
+        print(f"notice: the run of {self.path} is now {move_aside(directory)}.", flush=True)
+        directory.mkdir()
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
         """Keep other processes out of this run for the length of a block; the lock of a killed process is gone with it.
 
         Raises:
             ConfigError: another process trains in this directory.
-            CheckpointError: the directory cannot be written.
+            CheckpointError: the directory cannot be written or locked.
         """
         with disk_errors_named(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            file = (self.path / LOCK_FILE).open("a+")
-        with file:
             try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                file.seek(0)
+                file = lock(self.path / LOCK_FILE)
+            except LockHeldError as error:
                 raise ConfigError(
-                    f"{self.path}: another process trains in this directory ({file.read().strip() or 'unknown'}). "
+                    f"{self.path}: another process trains in this directory ({error.args[0] or 'unknown'}). "
                     "Wait for it, stop it, or choose another run_dir."
                 ) from None
+        with file:
             file.truncate(0)
             file.write(f"process {os.getpid()} on {platform.node()}")
             file.flush()
@@ -110,7 +150,8 @@ class RunDirectory:
 
         Args:
             config: Configuration of the command line, as plain data.
-            resume: exact to refuse whatever changes the numbers; changed to accept the keys that may change on request.
+            resume: exact to refuse whatever changes the numbers; changed to accept the keys that may change on request;
+                fresh to accept everything, since the run will be moved aside.
 
         Returns:
             A line for each key that differs.
@@ -118,7 +159,7 @@ class RunDirectory:
         Raises:
             ConfigError: a key differs that may not; all of them are named.
         """
-        if not (self.path / RUN_FILE).exists():
+        if resume == FRESH or not self.record.exists():
             return []
         before, now = flat(self.read()["config"]), flat(config)
         differing = {
@@ -142,7 +183,7 @@ class RunDirectory:
         Raises:
             CheckpointError: it is missing or damaged.
         """
-        return read_json(self.path / RUN_FILE)
+        return read_json(self.record)
 
     def start(self, config: dict[str, Any], changes: list[str], **facts: Any) -> None:
         """Write run.json; a run that continues keeps the time of its first start, and the list of every change since.
@@ -154,7 +195,7 @@ class RunDirectory:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        before: dict[str, Any] = self.read() if (self.path / RUN_FILE).exists() else {"started": now}
+        before: dict[str, Any] = self.read() if self.record.exists() else {"started": now}
         history = before.get("changes", []) + ([{"at": now, "keys": changes}] if changes else [])
         content = {
             "name": self.path.name,
@@ -167,8 +208,8 @@ class RunDirectory:
             **({"changes": history} if history else {}),
             "status": "running",
         }
-        write_json(self.path / RUN_FILE, content)
+        write_json(self.record, content)
 
     def finish(self) -> None:
         """Record in run.json that the run is finished."""
-        write_json(self.path / RUN_FILE, {**self.read(), "status": "finished"})
+        write_json(self.record, {**self.read(), "status": "finished"})

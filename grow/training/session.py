@@ -4,23 +4,41 @@ import datetime
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 
 from grow.data.data_module import TokenDataModule
 from grow.data.settings import DataSettings
 from grow.data.shards import TokenShards
-from grow.distributed.processes import group, local_device
+from grow.distributed.processes import from_first, group, local_device
 from grow.loggers.settings import LoggerSettings
 from grow.loggers.views import Views, open_views
 from grow.training.plan import Plan
 from grow.training.run_directory import RunDirectory
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Session:
+    """What is open while a run trains."""
+
+    views: Views
+    changes: list[str]
+    """A line for each key that differs from the run's last start."""
+
+
 @contextmanager
-def session(plan: Plan, device: torch.device, directory: RunDirectory, logger: LoggerSettings) -> Iterator[Views]:
-    """Lock the directory, join the process group and open the views for the length of a block.
+def session(
+    plan: Plan,
+    device: torch.device,
+    directory: RunDirectory,
+    config: dict[str, Any],
+    resume: str,
+    logger: LoggerSettings,
+) -> Iterator[Session | None]:
+    """Enter the directory, join the process group and open the views for the length of a block.
 
     The views close before the group does, since leaving the group may end the process.
 
@@ -28,19 +46,25 @@ def session(plan: Plan, device: torch.device, directory: RunDirectory, logger: L
         plan: Ranks and strategy of the run.
         device: Device of this rank.
         directory: Directory to lock.
+        config: Configuration of the command line, as plain data.
+        resume: How it may differ from that of the run in the directory.
         logger: Settings of the views.
+
+    Yields:
+        What is open; None where the run turns out to be finished.
 
     Raises:
         ConfigError: another process trains in the directory, or a view cannot be opened.
-        CheckpointError: the directory cannot be written.
+        CheckpointError: the directory cannot be written or locked.
     """
     first = plan.ranks.is_first
-    with (
-        directory.locked() if first else nullcontext(),
-        process_group(plan, device),
-        open_views(logger, directory.path, shown=first) as views,
-    ):
-        yield views
+    with directory.entered(config, resume) if first else nullcontext() as changes, process_group(plan, device):
+        changes = from_first(changes)
+        if changes is None:
+            yield None
+            return
+        with open_views(logger, directory.path, shown=first) as views:
+            yield Session(views=views, changes=changes)
 
 
 def device_of(plan: Plan) -> torch.device:

@@ -10,6 +10,7 @@ from typing import Any
 import lightning.pytorch as L
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from grow.common.errors import CheckpointError
 from grow.common.provenance import Lineage, read_json, read_lineage, write_json
 from grow.distributed.processes import barrier, from_first, is_first
 from grow.families.build import load_model, model_from_noise
@@ -21,6 +22,7 @@ from grow.growth.settings import GrowthSettings
 from grow.training.checkpoints.checkpoint_reader import Checkpoint, newest_checkpoint
 from grow.training.checkpoints.grown_moments import grow_moments
 from grow.training.checkpoints.grown_window import grow_window
+from grow.training.checkpoints.integrity import foreign_files
 from grow.training.plan import Plan
 from grow.training.run_directory import RunDirectory
 
@@ -121,9 +123,10 @@ def _temporary(directory: Path) -> Iterator[Path]:
 
 def _from_checkpoint(run: RunDirectory) -> Start | None:
     """Return the run's newest complete checkpoint as a start; None where it has none."""
-    checkpoint, skipped = from_first(newest_checkpoint(run.checkpoints) if is_first() else (None, []))
-    if is_first():
-        print("".join(f"{line}\n" for line in skipped), end="", flush=True)
+    found = from_first(_own_checkpoint(run) if is_first() else None)
+    if isinstance(found, CheckpointError):
+        raise found  # on every rank
+    checkpoint = found
     if checkpoint is None:
         return None
     lineage = run.read()["lineage"]
@@ -136,6 +139,25 @@ def _from_checkpoint(run: RunDirectory) -> Start | None:
         lineage=None if lineage is None else Lineage(**lineage),
         grown=Grown(input_copies=copies, new_layers=frozenset(repeated_layers(layers))) if copies or layers else None,
     )
+
+
+def _own_checkpoint(run: RunDirectory) -> Checkpoint | CheckpointError | None:
+    """Return the run's newest complete checkpoint, None where it has none, or why it cannot be continued."""
+    try:
+        checkpoint, skipped = newest_checkpoint(run.checkpoints)
+    except CheckpointError as error:
+        return error
+    if checkpoint is None and skipped:
+        return CheckpointError(
+            f"{run.checkpoints}: expected a complete checkpoint to continue from, found none. {' '.join(skipped)} Put "
+            "the damaged files back from a copy. To start anew instead, add resume=fresh, which moves this run to "
+            f"{run.path.name}.before-TIME and removes nothing."
+        )
+    foreign = [] if checkpoint is None else foreign_files(checkpoint.path)
+    if checkpoint is not None and foreign:
+        skipped.append(f"notice: {checkpoint.path} holds files that are not its own, left alone: {', '.join(foreign)}.")
+    print("".join(f"{line}\n" for line in skipped), end="", flush=True)
+    return checkpoint
 
 
 def _from_growth(

@@ -84,6 +84,19 @@ def test_a_run_continues_with_one_and_then_four_processes_over_the_same_data(lau
         assert_close(weights(run)[name], tensor, rtol=1e-3, atol=2e-5, msg=name)
 
 
+def test_all_ranks_end_with_77_where_no_checkpoint_is_whole_and_with_0_where_the_run_is_finished(
+    launch, quiet, tmp_path
+):
+    run = shutil.copytree(quiet("ddp"), tmp_path / "run")
+    assert wait(launch(run, 2, *SLOW, "strategy=ddp")) == [0, 0]
+    assert (tmp_path / "log").read_text().count("is finished") == 1
+    shutil.rmtree(run / "model")
+    for step in (run / "checkpoints").iterdir():
+        (step / "config.json").unlink()
+    assert wait(launch(run, 2, *SLOW, "strategy=ddp")) == [77, 77]
+    assert (tmp_path / "log").read_text().count("config.json is missing") >= 2
+
+
 def test_lost_moments_would_exceed_the_tolerance(train, quiet, tmp_path, monkeypatch):
     """The tolerance of the test above is tight enough to notice them."""
     run = shutil.copytree(quiet("zero2"), tmp_path / "run")

@@ -48,7 +48,6 @@ DAMAGE = {
         *(at(n) / "optimizer-00000-of-00001.safetensors" for n in (9, 10))
     ),
     "a shard that is gone": lambda at: (at(10) / "optimizer-00000-of-00001.safetensors").unlink(),
-    "a file too many": lambda at: (at(10) / "optimizer-00001-of-00002.safetensors").write_bytes(b"x"),
     "an edited state": lambda at: (at(10) / "state.json").write_text((at(10) / "state.json").read_text() + " "),
     "digests cut short": lambda at: truncate(at(10) / "COMPLETE.json"),
     "no digests": lambda at: (at(10) / "COMPLETE.json").unlink(),

@@ -7,7 +7,7 @@ checkpoints/step-00000500/
     average-00000-of-00002.safetensors   where weights are averaged: snapshot-STEP/PARAMETER, flat in the same way
     rng.safetensors                      state of the random generators of every rank
     state.json                           tokens, seconds, sequences read, length of metrics.jsonl, ...
-    COMPLETE.json                        SHA-256 of every other file; written last
+    COMPLETE.json                        SHA-256 of every file above; written last. Other files are not read
 
 A parameter's moments are addressed by element, not by rank, so a run can continue under any strategy on any number of
 ranks. Nothing is pickled, so reading a checkpoint never runs code from it.
@@ -16,7 +16,7 @@ ranks. Nothing is pickled, so reading a checkpoint never runs code from it.
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,40 +27,16 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from grow.averaging.average import Average
+from grow.common.checkpoint_names import checkpoint_directories
 from grow.common.errors import CheckpointError
-from grow.common.provenance import COMPLETE_FILE, STATE_FILE, read_json, sha256
+from grow.common.provenance import COMPLETE_FILE
 from grow.training.checkpoints.fragments import Fragment
+from grow.training.checkpoints.integrity import difference, digests
+from grow.training.checkpoints.run_state import RunState, read_state
 
 RNG_FILE = "rng.safetensors"
 OPTIMIZER_FILES, AVERAGE_FILES = "optimizer-*.safetensors", "average-*.safetensors"
 STARTS = "starts"  # key of a shard's header: the first element of each parameter's fragment
-PERMANENT, ROLLING, PREEMPTION = "permanent", "rolling", "preemption"
-
-
-@dataclass(kw_only=True, slots=True)
-class RunState:
-    """State of a run besides its tensors; the content of state.json."""
-
-    kind: str
-    """permanent: kept for good; rolling: kept until newer ones exist; preemption: kept until the next of any kind."""
-    step: int
-    tokens: int
-    seconds: float
-    flops: int
-    sequences: int
-    """Sequences that all ranks together have read."""
-    updates: int
-    """Steps that the optimizer has taken; steps skipped for a gradient that is not finite do not count."""
-    metrics_bytes: int
-    """Length of metrics.jsonl; later rows are cut off when the run continues from here."""
-    skipped: int = 0
-    """Steps skipped so far."""
-    updates_of_groups: list[int] = field(default_factory=list)
-    """Updates of each optimizer group where some steps do not train all groups, else empty."""
-    input_copies: dict[str, float] = field(default_factory=dict)
-    """Number of copies that a growth made of a weight's inputs, by weight."""
-    average: dict[str, Any] | None = None
-    """State of the average of the weights besides its snapshots."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +48,7 @@ class Checkpoint:
     @property
     def state(self) -> RunState:
         """Read state.json."""
-        return RunState(**read_json(self.path / STATE_FILE))
+        return read_state(self.path)
 
     def restore_optimizer(self, fragments: Sequence[Fragment], optimizer: Optimizer) -> None:
         """Fill this rank's fragments with the saved moments of their elements, and set the counts of updates.
@@ -152,7 +128,10 @@ class SavedFragments:
         self._directory = directory
         self._pieces: dict[str, list[tuple[int, Path]]] = defaultdict(list)
         self._float64: set[str] = set()
+        own = digests(directory / COMPLETE_FILE) if (directory / COMPLETE_FILE).exists() else None
         for path in sorted(directory.glob(files)):
+            if own is not None and path.name not in own:
+                continue
             with safe_open(path, framework="pt") as file:
                 starts = json.loads(file.metadata()[STARTS])
                 for key in file.keys():  # noqa: SIM118 (not a mapping)
@@ -203,10 +182,17 @@ class SavedFragments:
 
 
 def newest_checkpoint(directory: Path) -> tuple[Checkpoint | None, list[str]]:
-    """Return the newest checkpoint whose files match their digests, and a message about each newer, damaged one."""
+    """Find the newest checkpoint whose files match their digests.
+
+    Returns:
+        The checkpoint, or None, and a message about each newer, damaged one.
+
+    Raises:
+        CheckpointError: another version of Grow wrote the newest one.
+    """
     skipped: list[str] = []
     for path in reversed(checkpoint_directories(directory)):
-        wrong = _difference(path)
+        wrong = difference(path)
         if wrong is None:
             return Checkpoint(path), skipped
         skipped.append(f"Skipped {path}: {wrong}.")
@@ -219,7 +205,7 @@ def require_complete(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: the directory is not a checkpoint, or its files do not match their digests.
     """
-    wrong = _difference(path)
+    wrong = difference(path)
     if wrong is None:
         return Checkpoint(path)
     if not path.is_dir():
@@ -227,29 +213,3 @@ def require_complete(path: Path) -> Checkpoint:
     raise CheckpointError(
         f"{path}: expected a complete checkpoint such as RUN/checkpoints/step-00000500, but {wrong}. Choose another."
     )
-
-
-def directory_name(step: int) -> str:
-    """Return the name of the directory of a step's checkpoint."""
-    return f"step-{step:08}"
-
-
-def checkpoint_directories(directory: Path) -> list[Path]:
-    """Return all directories of checkpoints of a run, complete or not, in the order of their steps."""
-    return sorted(directory.glob("step-*"))
-
-
-def _difference(path: Path) -> str | None:
-    """Return what keeps a checkpoint from being complete, or None."""
-    if not (path / COMPLETE_FILE).exists():
-        return f"it has no {COMPLETE_FILE}, so it was never finished"
-    try:
-        expected = read_json(path / COMPLETE_FILE)
-    except CheckpointError as error:
-        return str(error).rstrip(".")
-    found = {file.name: sha256(file) for file in path.iterdir() if file.name != COMPLETE_FILE}
-    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-    if wrong:
-        return f"{', '.join(wrong)} is not what was written"
-    step = Checkpoint(path).state.step
-    return None if path.name == directory_name(step) else f"it holds step {step}"

@@ -7,11 +7,10 @@ has written its part.
 
 import json
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +21,18 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from grow.averaging.swap import is_averaged
+from grow.common.checkpoint_names import checkpoint_name
 from grow.common.clock import Clock
 from grow.common.errors import CheckpointError
 from grow.common.files import check_space, disk_errors_named
-from grow.common.provenance import COMPLETE_FILE, STATE_FILE, sha256, write_json
+from grow.common.provenance import COMPLETE_FILE, sha256, write_json
 from grow.distributed.processes import barrier, gather
 from grow.distributed.ranks import Ranks
-from grow.training.checkpoints.checkpoint_reader import (
-    PERMANENT,
-    RNG_FILE,
-    ROLLING,
-    STARTS,
-    Checkpoint,
-    RunState,
-    checkpoint_directories,
-    directory_name,
-)
+from grow.training.checkpoints.checkpoint_reader import RNG_FILE, STARTS
 from grow.training.checkpoints.fragments import Fragment, base_optimizer, full_weights, owned_fragments
+from grow.training.checkpoints.retention import put_in_place, remove_unfinished, retire
 from grow.training.checkpoints.run_average import RunAverage
+from grow.training.checkpoints.run_state import RunState, write_state
 
 _BYTES_A_PARAMETER = 12  # float32 weight and two moments
 
@@ -56,6 +49,8 @@ class CheckpointWriter:
     """Seconds that rank 0 waits for another rank's file."""
     sequence_length: int
     input_copies: Mapping[str, float]
+    records: Sequence[Path] = ()
+    """Files outside the checkpoint that have to be on disk before it is complete, such as metrics.jsonl."""
     _writing: threading.Thread | None = field(default=None, repr=False)
     _failure: BaseException | None = field(default=None, repr=False)
 
@@ -88,8 +83,8 @@ class CheckpointWriter:
         if is_averaged(model.parameters()):
             raise ValueError("expected the live weights, found averaged weights: a run would continue from them")
         self.wait()
-        partial = self.directory / f".{directory_name(clock.step)}.partial"
-        final = self.directory / directory_name(clock.step)
+        partial = self.directory / f".{checkpoint_name(clock.step)}.partial"
+        final = self.directory / checkpoint_name(clock.step)
         if self.ranks.is_first:
             self._prepare(partial, final, sum(_elements(parameter) for parameter in model.parameters()))
         rng = gather(_rng_state())  # also a barrier: no rank continues before rank 0 has made the directory
@@ -131,10 +126,7 @@ class CheckpointWriter:
     def _prepare(self, partial: Path, final: Path, elements: int) -> None:
         with disk_errors_named(final):
             self.directory.mkdir(parents=True, exist_ok=True)
-            for stale in self.directory.glob(".step-*.partial"):  # left by a run that was killed while it saved
-                shutil.rmtree(stale)
-            if final.exists():  # an incomplete one of the same step
-                _remove(final)
+            remove_unfinished(self.directory)
             check_space(self.directory, elements * _BYTES_A_PARAMETER, final)
             partial.mkdir()
 
@@ -171,15 +163,18 @@ class CheckpointWriter:
                 return
             save_model(model, weights, partial)
             save_file(rng, partial / RNG_FILE)
-            write_json(partial / STATE_FILE, asdict(state))
+            write_state(partial, state)
             self._wait_for_others(partial)
             files = sorted(file for file in partial.iterdir())
-            write_json(partial / COMPLETE_FILE, {file.name: sha256(file) for file in files})
-            for file in (*files, partial / COMPLETE_FILE, partial):
+            for file in (*files, *(file for file in self.records if file.exists())):
                 _to_disk(file)
-            partial.replace(final)
-            _to_disk(self.directory)
-            self._retire(state)
+            write_json(partial / COMPLETE_FILE, {file.name: sha256(file) for file in files})
+            for file in (partial / COMPLETE_FILE, partial):
+                _to_disk(file)
+            put_in_place(partial, final)
+            for directory in (self.directory, self.directory.parent):
+                _to_disk(directory)
+            retire(self.directory, state, self.keep_last)
 
     def _wait_for_others(self, partial: Path) -> None:
         deadline = time.monotonic() + self.timeout_s
@@ -190,16 +185,6 @@ class CheckpointWriter:
                     raise CheckpointError(f"{partial}: rank {rank} has not written its part in {self.timeout_s:.0f} s.")
                 time.sleep(0.01)
             done.unlink()
-
-    def _retire(self, newest: RunState) -> None:
-        """Remove the preemption checkpoints before the newest one, and all but the last `keep_last` rolling ones."""
-        before = [path for path in checkpoint_directories(self.directory) if path.name < directory_name(newest.step)]
-        kinds = {path: _kind(path) for path in before}
-        rolling = [path for path in before if kinds[path] == ROLLING]
-        kept = rolling[-(self.keep_last - (newest.kind == ROLLING)) :] if self.keep_last > 1 else []
-        for path in before:
-            if kinds[path] != PERMANENT and path not in kept:
-                _remove(path)
 
 
 class _Shard:
@@ -256,13 +241,6 @@ def _updates_of_groups(optimizer: Optimizer) -> list[int]:
     return [int(optimizer.state[group["params"][0]]["step"]) for group in groups]
 
 
-def _kind(path: Path) -> str:
-    try:
-        return Checkpoint(path).state.kind
-    except (CheckpointError, TypeError):  # incomplete: removed like a rolling one
-        return ROLLING
-
-
 def _done_file(partial: Path, rank: int) -> Path:
     return partial / f"rank-{rank:05}.done"
 
@@ -277,11 +255,6 @@ def _to_disk(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _remove(path: Path) -> None:
-    (path / COMPLETE_FILE).unlink(missing_ok=True)  # first, so that a half-removed checkpoint counts as incomplete
-    shutil.rmtree(path)
 
 
 def _rng_state() -> dict[str, Tensor]:

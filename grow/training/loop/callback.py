@@ -14,10 +14,10 @@ from grow.common.errors import DataError, PreemptedError
 from grow.data.data_module import TokenDataModule
 from grow.data.digest_check import DigestCheck
 from grow.distributed.processes import gather
-from grow.training.checkpoints.checkpoint_reader import PREEMPTION, ROLLING
 from grow.training.checkpoints.checkpoint_writer import CheckpointWriter
 from grow.training.checkpoints.fragments import full_weights
 from grow.training.checkpoints.run_average import RunAverage
+from grow.training.checkpoints.run_state import PREEMPTION, ROLLING
 from grow.training.engine.compilation import warm_up
 from grow.training.engine.readback import check_engine
 from grow.training.loop.preemption import Preemption

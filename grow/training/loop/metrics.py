@@ -6,18 +6,23 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
+from grow.common.aside import move_aside
 from grow.common.clock import Clock
+from grow.common.rows import cut_torn_line, numbered_rows
 from grow.loggers.views import Views
 
 
 class MetricsFile:
-    """A file of JSON rows, each complete on disk once it is written.
+    """A file of JSON rows, each handed to the system once it is written.
 
     Args:
         path: Path of the file; None, on ranks other than the first, drops all rows.
         keep_bytes: Length that the file is cut to first, which removes rows written after the checkpoint that the run
-            continues from.
+            continues from. 0 where it continues from none: rows that there are then are moved aside.
         views: Loggers that also get every row.
+
+    Raises:
+        CheckpointError: a row that the views are to show is damaged.
     """
 
     def __init__(self, path: Path | None, keep_bytes: int = 0, views: Views | None = None) -> None:
@@ -25,10 +30,9 @@ class MetricsFile:
         self._views = views
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-            os.truncate(path, min(keep_bytes, path.stat().st_size))
+            _keep(path, keep_bytes)
             if views is not None:
-                views.start(map(json.loads, path.read_text().splitlines()))
+                views.start(row for _, row in numbered_rows(path))
             self._file = path.open("a", buffering=1)
 
     def write(self, clock: Clock, values: dict[str, Any]) -> None:
@@ -48,6 +52,18 @@ class MetricsFile:
         """Close the file; may be called twice."""
         if self._file is not None:
             self._file.close()
+
+
+def _keep(path: Path, length: int) -> None:
+    """Cut a file of rows to the length that a checkpoint says, or a little less where a row would be torn."""
+    found = path.stat().st_size if path.exists() else 0
+    if found and not length:
+        print(f"notice: no checkpoint has the rows of {path}, which is now {move_aside(path)}.", flush=True)
+    if found < length:
+        print(f"notice: {path} has {found:,} bytes, expected {length:,}: its last rows were lost.", flush=True)
+    path.touch()
+    os.truncate(path, min(length, path.stat().st_size))
+    cut_torn_line(path)
 
 
 class Lap:

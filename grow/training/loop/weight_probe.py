@@ -8,11 +8,11 @@ from pathlib import Path
 from grow.analysis.analyze_run import growth_of, record, summarize
 from grow.analysis.settings import AnalysisSettings
 from grow.analysis.weight_analysis import analyze_weights, merged
+from grow.common.checkpoint_names import checkpoint_name
 from grow.common.files import disk_errors_named
 from grow.common.rows import ANALYSIS_FOLDER
 from grow.distributed.processes import barrier, gather, is_first
 from grow.distributed.ranks import Ranks
-from grow.training.checkpoints.checkpoint_reader import directory_name
 from grow.training.checkpoints.checkpoint_writer import save_model
 from grow.training.checkpoints.fragments import full_weights
 from grow.training.step.module import PretrainModule
@@ -57,7 +57,7 @@ class WeightProbe:
         )
         if is_first():
             shutil.rmtree(scratch)
-            record(self.run, directory_name(module.clock.step), module.clock.reading(), found)
+            record(self.run, checkpoint_name(module.clock.step), module.clock.reading(), found)
             summarize(self.run)
         return found.metrics()
 
