@@ -34,7 +34,7 @@ def main(run: RunConfig) -> None:
     from grow.training.start import choose_start
 
     device = device_of(plan)
-    plan = plan.on(device.type, begun_with=directory.precision)
+    plan = plan.on(device.type, begun_with=None if run.resume == FRESH else directory.precision)
     with session(plan, device, directory, run.resolved(), run.resume, run.labelled_logger) as opened:
         if opened is None:  # another process has finished the run since
             if plan.ranks.is_first:

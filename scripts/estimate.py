@@ -18,6 +18,7 @@ def main(config: EstimateConfig) -> None:
     """Estimate the run that train.py makes of the same overrides; print tables or JSON."""
     config.estimate.find_gpu()  # what cannot be estimated is refused before torch is imported
     require_known_activations(config.model.family)
+    checkpoint = config.checkpoint.in_tokens(config.trainer)
 
     from grow.common.console import table_console
     from grow.estimate.estimate_run import ConfiguredRun, estimate_run
@@ -30,7 +31,7 @@ def main(config: EstimateConfig) -> None:
         objective=config.objective,
         strategy=config.strategy,
         trainable=config.trainable,
-        checkpoint=config.checkpoint.in_tokens(config.trainer),
+        checkpoint=checkpoint,
     )
     estimate = estimate_run(run, config.estimate)
     if config.output is not None:
