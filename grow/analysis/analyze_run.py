@@ -1,7 +1,7 @@
 """All analyses of a run, checkpoint by checkpoint, written into RUN/analysis for the report."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from grow.analysis.forgetting import Forgetting, forgetting
 from grow.analysis.weight_analysis import WeightAnalysis, analyze_weights
 from grow.common.checkpoint_names import checkpoint_directories
 from grow.common.errors import CheckpointError
+from grow.common.files import check_writable
 from grow.common.metric_names import VAL_LOSS
 from grow.common.provenance import (
     COMPLETE_FILE,
@@ -18,13 +19,12 @@ from grow.common.provenance import (
     METRICS_FILE,
     RUN_FILE,
     clock_of,
-    read_json,
     run_of,
     write_json,
 )
+from grow.common.records import check, read_object
 from grow.common.rows import (
     ANALYSIS_FOLDER,
-    CLOCK,
     FORGETTING_FILE,
     Row,
     last_clock,
@@ -56,7 +56,8 @@ def analyze_run(
         CheckpointError: the directory is not a run, or has no complete checkpoint.
         GrowthError: Grow does not know the model's family.
     """
-    read_json(run / RUN_FILE)  # refuses a directory that is not a run
+    read_object(run / RUN_FILE)  # refuses a directory that is not a run
+    check_writable(run / ANALYSIS_FOLDER, "Analyses are written into the run: analyze a copy of it, or ask its owner.")
     growth = growth_of(run)
     for directory, clock in checkpoints(run):
         record(run, directory.name, clock, analyze_weights(directory, growth, layers))
@@ -85,7 +86,7 @@ def summarize(run: Path, source: str | None = None) -> tuple[list[Row], dict[str
     Returns:
         The rows and the dips, as `analyze_run` does.
     """
-    rows = [_row_of(content) for content in read_analyses(run)]
+    rows = [_row_of(content, run) for content in read_analyses(run)]
     dips = find_forgetting(run, growth_of(run), source)
     if rows:
         write_rows(
@@ -102,15 +103,43 @@ def forget_after(run: Path, tokens: int) -> None:
             (run / ANALYSIS_FOLDER / f"{content['name']}.json").unlink()
 
 
+@dataclass(kw_only=True, slots=True)
+class _Source:
+    """Source of a growth."""
+
+    source: str | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class _GrowthRecord:
+    """What the analyses take from growth.json."""
+
+    growth: dict[str, Any]
+    factors: dict[str, float]
+    preserved: bool
+    source: _Source | None = None
+
+
 def growth_of(run: Path) -> dict[str, Any] | None:
     """Read a run's growth.json; None where nothing was grown."""
-    return read_json(run / GROWTH_FILE) if (run / GROWTH_FILE).is_file() else None
+    return read_object(run / GROWTH_FILE, _GrowthRecord) if (run / GROWTH_FILE).is_file() else None
 
 
-def _row_of(content: Mapping[str, Any]) -> Row:
+@dataclass(kw_only=True, slots=True)
+class _Clock:
+    """What an analysis says of its checkpoint."""
+
+    name: str
+    step: int
+    tokens: int
+    flops: int | float
+    seconds: float
+
+
+def _row_of(content: Mapping[str, Any], run: Path) -> Row:
     """Return a checkpoint's row of metrics: its name, its clock, means over matrices, and each matrix."""
-    found = WeightAnalysis(**{field.name: content[field.name] for field in fields(WeightAnalysis)})
-    return {"name": content["name"], **{name: content[name] for name in CLOCK}, **found.metrics()}
+    path = run / ANALYSIS_FOLDER / f"{content['name']}.json"
+    return {**asdict(check(content, _Clock, str(path))), **check(content, WeightAnalysis, str(path)).metrics()}
 
 
 def checkpoints(run: Path) -> Iterator[tuple[Path, dict[str, float]]]:
@@ -136,13 +165,13 @@ def find_forgetting(run: Path, growth: Mapping[str, Any] | None, source: str | N
     Returns:
         Metric name -> its dip.
     """
-    rows = [row for row in read_rows(run / METRICS_FILE) if VAL_LOSS in row]
+    rows = [row for row in read_rows(run / METRICS_FILE) if {VAL_LOSS, "tokens"} <= row.keys()]
     preserved = growth is not None and growth["preserved"]
     dips = {}
     if preserved and rows and rows[0]["tokens"] == 0:
         dips[VAL_LOSS] = _dip(rows, VAL_LOSS, rows[0][VAL_LOSS], higher_is_better=False)
     scored = read_scores(run)
-    named = source or (growth or {}).get("source", {}).get("source")
+    named = source or ((growth or {}).get("source") or {}).get("source")
     for own in [*_source_scores(named), *(row for row in scored if preserved and row["tokens"] == 0)]:
         curve = [row for row in scored if protocol_of(row) == protocol_of(own)]
         for name in [name for name in MEAN_SCORES if name in own and name not in dips]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from grow.averaging.arithmetic import chunks, combine, fold
 from grow.averaging.cadence import AveragingPlan
+from grow.common.temporary import share
 from grow.families.weights import WeightReader
 
 Snapshot = dict[str, Tensor]
@@ -142,6 +143,7 @@ class DiskWindow(Window):
         path = self._path(step)
         partial = path.with_suffix(".partial")
         save_file({name: tensor.detach().to("cpu", stored_dtype(tensor)) for name, tensor in items}, partial)
+        share(partial)
         partial.replace(path)
         if self.count == self._k:
             oldest = self.steps[0]

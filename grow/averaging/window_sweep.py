@@ -18,7 +18,8 @@ from grow.averaging.settings import AveragingSettings, SweepAveragesConfig
 from grow.averaging.sources import Source, find_sources
 from grow.averaging.window_figure import draw_curves
 from grow.common.errors import CheckpointError, ConfigError
-from grow.common.provenance import RUN_FILE, read_json, write_json
+from grow.common.provenance import RUN_FILE, write_json
+from grow.common.records import read_record
 from grow.data.order import VALIDATION_SEED, order
 from grow.data.shards import TokenShards
 from grow.families.build import load_model
@@ -120,15 +121,52 @@ def _windows(config: SweepAveragesConfig, steps: list[int]) -> Iterator[tuple[in
     yield from ((k, spacing) for k in sorted({*config.k} - {1}) for spacing in sorted({*spacings}))
 
 
+@dataclass(kw_only=True, slots=True)
+class _DataSettings:
+    """Of the configuration of a run's data."""
+
+    sequence_length: int
+
+
+@dataclass(kw_only=True, slots=True)
+class _TrainerSettings:
+    """Of the configuration of a run's trainer."""
+
+    val_tokens: int
+
+
+@dataclass(kw_only=True, slots=True)
+class _Settings:
+    """Of a run's configuration."""
+
+    data: _DataSettings
+    trainer: _TrainerSettings
+
+
+@dataclass(kw_only=True, slots=True)
+class _Data:
+    """Token shards of a run."""
+
+    path: str
+
+
+@dataclass(kw_only=True, slots=True)
+class _RunRecord:
+    """What run.json says of the sequences that a run was validated on."""
+
+    config: _Settings
+    data: _Data
+
+
 def _validation_batches(run: Path, config: SweepAveragesConfig) -> list[Tensor]:
     """Return the sequences that the run was validated on, in batches: int64, (micro_batch, sequence_length + 1)."""
-    facts = read_json(run / RUN_FILE)
-    length = facts["config"]["data"]["sequence_length"]
-    shards = TokenShards.open(Path(facts["data"]["path"]))
+    facts = read_record(run / RUN_FILE, _RunRecord)
+    length = facts.config.data.sequence_length
+    shards = TokenShards.open(facts.data.path)
     for shard in shards.of_split("validation"):
         shards.check(shard)
     windows = shards.windows("validation", length)
-    count = min((config.val_tokens or facts["config"]["trainer"]["val_tokens"]) // length, len(windows))
+    count = min((config.val_tokens or facts.config.trainer.val_tokens) // length, len(windows))
     if count == 0:
         raise ConfigError(f"val_tokens={config.val_tokens}: expected at least one sequence of {length} tokens.")
     chosen = order(np.arange(count), len(windows), VALIDATION_SEED)

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from grow.common.errors import CheckpointError
+from grow.common.errors import CheckpointError, ConfigError
 from grow.common.locks import LockHeldError, lock
+from grow.common.temporary import MARKER, discard, publish, temporary_directory
 
 
 @contextmanager
@@ -16,71 +17,93 @@ def new_directory(output: Path, needed_bytes: int) -> Iterator[Path]:
     """Yield a directory to fill; it gets its final name when the block ends, and is removed when the block fails.
 
     Args:
-        output: final name of the directory.
-        needed_bytes: bytes that will be written to it.
+        output: Final name of the directory.
+        needed_bytes: Bytes that will be written to it.
 
     Raises:
         CheckpointError: the output exists, or the disk cannot hold it.
     """
     _refuse_existing(output)
-    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
-    try:
-        with disk_errors_named(output):
-            partial.mkdir(parents=True)
-            check_space(partial, needed_bytes, output)
-            yield partial
-            partial.replace(output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with disk_errors_named(output), temporary_directory(output) as partial:
+        check_space(partial, needed_bytes, output)
+        yield partial
+        _publish(partial, output)
 
 
 @contextmanager
-def continued_directory(output: Path, needed_bytes: int) -> Iterator[Path]:
+def continued_directory(output: Path, needed_bytes: int, ledger: str) -> Iterator[Path]:
     """Yield a directory as `new_directory` does, with the files that a killed process wrote into it before.
 
     The block that fills it finds those files and can continue where the killed process stopped.
 
     Args:
-        output: final name of the directory.
-        needed_bytes: bytes it will have in the end, those of the files found in it included.
+        output: Final name of the directory.
+        needed_bytes: Bytes it will have in the end, those of the files found in it included.
+        ledger: Name of the file that lists what an earlier try has finished.
 
     Raises:
-        CheckpointError: the output exists, another process is making it, or the disk cannot hold it.
+        CheckpointError: the output exists, another process is making it, the disk cannot hold it, or what lies at the
+            name of an unfinished output was not made by Grow.
     """
     _refuse_existing(output)
     partial = output.with_name(f".{output.name}.partial")
     with disk_errors_named(output):
         partial.parent.mkdir(parents=True, exist_ok=True)
-        written = sum(file.stat().st_size for file in partial.glob("*"))
+        _refuse_foreign(partial, {MARKER, ledger})
+        written = sum(file.lstat().st_size for file in partial.glob("*"))
         check_space(partial.parent, needed_bytes - written, output)
-        with _locked(output):
-            partial.mkdir(exist_ok=True)
+        partial.mkdir(exist_ok=True)
+        with _locked(partial, output):
             try:
+                _refuse_existing(output)  # made while this process opened the marker
                 yield partial
-                partial.replace(output)
+                _publish(partial, output)
             except Exception:
-                shutil.rmtree(partial, ignore_errors=True)
+                discard(partial)
                 raise
 
 
 def _refuse_existing(output: Path) -> None:
-    if output.exists():
+    if os.path.lexists(output):
         raise CheckpointError(f"{output}: already exists. Remove it, or choose another output directory.")
 
 
 @contextmanager
-def _locked(output: Path) -> Iterator[None]:
+def _locked(partial: Path, output: Path) -> Iterator[None]:
     """Keep other processes from making the same directory for the length of a block."""
-    path = output.with_name(f".{output.name}.lock")
     try:
-        file = lock(path)
-    except LockHeldError:
+        marker = lock(partial / MARKER)
+    except (LockHeldError, FileNotFoundError):  # not found: it has just got its final name
         raise CheckpointError(f"{output}: another process is making it. Wait for it, or choose another.") from None
-    with file:
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+    with marker:
+        yield
+
+
+def _refuse_foreign(partial: Path, signs: set[str]) -> None:
+    """Refuse a link, and whatever else Grow did not make; an empty directory may be one that was just begun."""
+    if not os.path.lexists(partial):
+        return
+    found = "a symbolic link" if partial.is_symlink() else "no directory"
+    if partial.is_dir() and not partial.is_symlink():
+        names = {path.name for path in partial.iterdir() if not path.is_symlink()}
+        if names & signs or not any(partial.iterdir()):
+            return
+        found = "files that Grow did not make"
+    raise CheckpointError(
+        f"{partial}: expected what an earlier try of the same output left, found {found}. Remove it or move it away, "
+        "or choose another output directory."
+    )
+
+
+def _publish(partial: Path, output: Path) -> None:
+    try:
+        publish(partial, output)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        raise CheckpointError(
+            f"{output}: another process made it meanwhile. Use that one, or choose another output directory."
+        ) from None
 
 
 @contextmanager
@@ -102,6 +125,23 @@ def disk_errors_named(output: Path) -> Iterator[None]:
             f"{output}: cannot be written ({causes[0]}). The unfinished files were removed; everything that was "
             "complete before is still there."
         ) from None
+
+
+def check_writable(directory: Path, advice: str) -> None:
+    """Refuse a directory that results could not be written to, before they are computed.
+
+    Args:
+        directory: Directory that will be made where it is missing.
+        advice: Last sentence of the error: what to do.
+
+    Raises:
+        ConfigError: it is not a directory, or this user or its disk does not allow it.
+    """
+    existing = next(path for path in (directory.absolute(), *directory.absolute().parents) if os.path.lexists(path))
+    if not existing.is_dir():
+        raise ConfigError(f"{directory}: expected a directory to write to, but {existing} is none. {advice}")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(f"{directory}: expected a directory to write to, but {existing} is read-only here. {advice}")
 
 
 def check_space(directory: Path, needed_bytes: int, output: Path) -> None:

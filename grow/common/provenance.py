@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import platform
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from grow.common.errors import CheckpointError
+from grow.common.records import read_json as read_json
+from grow.common.records import read_record
+from grow.common.temporary import replaced_file
 
 LINEAGE_FILE = "lineage.json"
 RUN_FILE = "run.json"
@@ -36,29 +37,45 @@ class Lineage:
     digest: str
     """SHA-256 over the source's weight files."""
     tokens: int | None
-    flops: int | None
+    flops: int | float | None
     seconds: float | None
+
+
+@dataclass(kw_only=True, slots=True)
+class _RunLineage:
+    """What run.json says of the run's source."""
+
+    lineage: Lineage | None
+
+
+@dataclass(kw_only=True, slots=True)
+class _Data:
+    """Token shards of a run."""
+
+    path: str | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class _RunData:
+    """What run.json says of the run's token shards."""
+
+    data: _Data | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class _CheckpointClock:
+    """What state.json says of the run's clock."""
+
+    step: int
+    tokens: int
+    flops: int | float
+    seconds: float
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON so that a reader sees the old file or the new one, never half of one."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.replace(path)
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file that Grow wrote.
-
-    Raises:
-        CheckpointError: the file is missing or is not JSON.
-    """
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: expected this file, found none. Is the directory complete?") from None
-    except (ValueError, RecursionError) as error:  # also digits or nesting beyond all bounds
-        raise CheckpointError(f"{path}: expected JSON, found {error}. The file is damaged; make it again.") from None
+    with replaced_file(path) as file:
+        file.write(json.dumps(content, indent=2) + "\n")
 
 
 def sha256(path: Path) -> str:
@@ -85,7 +102,7 @@ def digest_json(content: Any) -> str:
 def read_lineage(model_dir: Path) -> Lineage | None:
     """Read what was spent on the model in a directory; None where nobody recorded it."""
     path = model_dir / LINEAGE_FILE
-    return Lineage(**read_json(path)) if path.exists() else None
+    return read_record(path, Lineage) if path.exists() else None
 
 
 def spent_on(model_dir: Path) -> Lineage | None:
@@ -99,10 +116,20 @@ def spent_on(model_dir: Path) -> Lineage | None:
         return read_lineage(model_dir)
     spent = clock_of(model_dir)
     del spent["step"]
-    before = read_json(run / RUN_FILE)["lineage"]
+    before = lineage_of(run)
     if before is not None:
-        spent = {name: None if before[name] is None else before[name] + cost for name, cost in spent.items()}
+        costs = asdict(before)
+        spent = {name: None if costs[name] is None else costs[name] + cost for name, cost in spent.items()}
     return Lineage(source=str(model_dir), digest="", **spent)
+
+
+def lineage_of(run: Path) -> Lineage | None:
+    """Return what had been spent on a run's source; None where the run began from noise.
+
+    Raises:
+        CheckpointError: run.json is missing, damaged, or has no lineage.
+    """
+    return read_record(run / RUN_FILE, _RunLineage).lineage
 
 
 def run_of(directory: Path) -> Path | None:
@@ -114,14 +141,13 @@ def run_of(directory: Path) -> Path | None:
 
 def data_of(run: Path) -> Path | None:
     """Return the directory of token shards that a run was trained on; None where it recorded none."""
-    recorded = read_json(run / RUN_FILE).get("data") or {}
-    return Path(recorded["path"]) if "path" in recorded else None
+    data = read_record(run / RUN_FILE, _RunData).data
+    return None if data is None or data.path is None else Path(data.path)
 
 
 def clock_of(checkpoint: Path) -> dict[str, Any]:
     """Return step, tokens, flops and seconds of a run when it wrote a checkpoint, without those of its source."""
-    state = read_json(checkpoint / STATE_FILE)
-    return {name: state[name] for name in ("step", "tokens", "flops", "seconds")}
+    return asdict(read_record(checkpoint / STATE_FILE, _CheckpointClock))
 
 
 def write_lineage(model_dir: Path, lineage: Lineage) -> None:

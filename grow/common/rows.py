@@ -5,11 +5,14 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from grow.common.errors import CheckpointError
-from grow.common.provenance import METRICS_FILE, read_json
+from grow.common.provenance import METRICS_FILE
+from grow.common.records import check, read_object
+from grow.common.temporary import replaced_file
 
 ANALYSIS_FOLDER = "analysis"
 FORGETTING_FILE = "forgetting.json"
@@ -68,6 +71,9 @@ def _parsed(line: bytes, where: str) -> Row:
         raise CheckpointError(
             f"{where}: expected one row, a JSON object, found {line[:80].decode(errors='replace')!r}. Repair the line."
         )
+    check(row, dict[str, int | float], where)
+    if any(isinstance(value, int) and abs(value) > sys.float_info.max for value in row.values()):
+        raise CheckpointError(f"{where}: expected numbers, found one above {sys.float_info.max:.1g}. Repair the line.")
     return row
 
 
@@ -88,9 +94,8 @@ def _row_in(line: bytes) -> Row | None:
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write a file of rows, so that a reader sees the old file or the new one, never half of one."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    partial.replace(path)
+    with replaced_file(path) as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 def last_clock(run: Path) -> dict[str, int | float]:
@@ -106,9 +111,22 @@ def last_clock(run: Path) -> dict[str, int | float]:
     return {name: rows[-1][name] for name in CLOCK if name in rows[-1]}
 
 
+@dataclass(kw_only=True, slots=True)
+class _Analysis:
+    """What is in every file of analyses."""
+
+    name: str
+    tokens: int
+    symmetry: dict[str, float]
+    effective_rank: dict[str, float]
+    spectra: dict[str, list[float]]
+    expert_overlap: dict[str, float] = field(default_factory=dict)
+
+
 def read_analyses(run: Path) -> list[Row]:
     """Read the analyses of a run's weights, oldest first; of those at the same tokens, the final model's comes last."""
-    records = [read_json(path) for path in (run / ANALYSIS_FOLDER).glob("*.json") if path.name != FORGETTING_FILE]
+    paths = [path for path in (run / ANALYSIS_FOLDER).glob("*.json") if path.name != FORGETTING_FILE]
+    records = [read_object(path, _Analysis) for path in paths]
     return sorted(records, key=lambda record: (record["tokens"], record["name"] == "model"))
 
 

@@ -2,8 +2,6 @@
 
 import errno
 import hashlib
-import shutil
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +15,7 @@ from rich.text import Text
 from transformers import PreTrainedTokenizerFast
 
 from grow.common.errors import DataError
+from grow.common.temporary import publish, temporary_directory
 from grow.data.encode import PIECE_CHARACTERS, cut, encode
 from grow.data.shards import DTYPES, SPLITS, TOKENIZER_DIR, Shard, TokenShards, smallest_dtype, write_manifest
 from grow.data.texts import Document, Track, find_texts, read_documents
@@ -96,15 +95,12 @@ def _renamed_when_complete(output: Path) -> Iterator[Path]:
     Raises:
         DataError: it cannot be written, or another process made `output` meanwhile.
     """
-    partial = output.with_name(f".{output.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        partial.mkdir(parents=True)
-        yield partial
-        partial.rename(output)
+        with temporary_directory(output) as partial:
+            yield partial
+            publish(partial, output)
     except OSError as error:
         raise DataError(_write_failure(output, error)) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write_failure(output: Path, error: OSError) -> str:

@@ -7,8 +7,8 @@ DIRECTORY/validation/*.npy       documents that are never trained on
 """
 
 import hashlib
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from grow.common.errors import DataError
 from grow.common.provenance import data_of, write_json
+from grow.common.records import parse_record
 from grow.data.windows import Windows
 
 MANIFEST_FILE = "manifest.json"
@@ -208,21 +209,40 @@ def _manifest_bytes(path: Path) -> bytes:
         ) from None
 
 
+@dataclass(kw_only=True, slots=True, frozen=True)
+class _Format:
+    """What the manifests of every version say of themselves."""
+
+    format: str
+    version: int
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class _Manifest:
+    """What a manifest holds besides its format."""
+
+    dtype: str
+    vocab_size: int
+    eos_id: int
+    tokenizer_sha256: str
+    shards: tuple[Shard, ...]
+
+
 def _parse_manifest(path: Path, raw: bytes) -> dict[str, Any]:
     """Return the fields of TokenShards from a manifest."""
-    try:
-        content = json.loads(raw)
-        if (content["format"], content["version"]) != (FORMAT, VERSION):
-            raise ValueError(f"format {content['format']!r} version {content['version']!r}")
-        if content["dtype"] not in DTYPES:
-            raise ValueError(f"dtype {content['dtype']!r}")
-        fields = {key: content[key] for key in ("dtype", "vocab_size", "eos_id", "tokenizer_sha256")}
-        return {**fields, "shards": tuple(Shard(**shard) for shard in content["shards"])}
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path}: expected a manifest of format {FORMAT!r} version {VERSION} with dtype {' or '.join(DTYPES)}, "
-            f"found {error}. Prepare the data again with scripts/prepare_data.py."
-        ) from None
+    expected = f"{path}: expected a manifest of format {FORMAT!r} version {VERSION} with dtype {' or '.join(DTYPES)}"
+    advice = "Prepare the data again with scripts/prepare_data.py."
+    read = partial(parse_record, raw, where=expected, error=DataError, advice=advice)
+    found = read(_Format)
+    if (found.format, found.version) != (FORMAT, VERSION):
+        raise DataError(f"{expected}, found format {found.format!r} version {found.version}. {advice}")
+    manifest = read(_Manifest)
+    if manifest.dtype not in DTYPES:
+        raise DataError(f"{expected}, found dtype {manifest.dtype!r}. {advice}")
+    negative = next((shard for shard in manifest.shards if min(shard.start, shard.tokens) < 0), None)
+    if negative is not None:
+        raise DataError(f"{expected}, found a shard of {negative.tokens} tokens at {negative.start}. {advice}")
+    return {each.name: getattr(manifest, each.name) for each in fields(_Manifest)}
 
 
 def _check_size(path: Path, expected: int) -> None:

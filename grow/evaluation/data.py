@@ -10,7 +10,7 @@ metrics stay the harness's.
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,47 @@ import yaml
 
 from grow.common.errors import ConfigError, DataError
 from grow.common.provenance import write_json
+from grow.common.records import parse_record
 from grow.evaluation.catalogue import SPLITS, TASKS
 
 MANIFEST_FILE = "manifest.json"
 FORMAT = "grow-evaluation-data"
 VERSION = 1
+_FETCH_AGAIN = "It is damaged; fetch the items again into another directory."
 _FETCH_COMMAND = "python scripts/fetch_eval_data.py output={}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Format:
+    """What the manifests of every version say of themselves."""
+
+    format: str
+    version: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Split:
+    """One split of a task."""
+
+    file: str
+    """Path relative to the manifest's directory."""
+    items: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Task:
+    """The manifest's entry of a task."""
+
+    origin: str
+    splits: dict[str, _Split]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Manifest:
+    """What a manifest holds besides its format."""
+
+    tasks: dict[str, _Task]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +83,16 @@ class EvaluationData:
                 f"{manifest}: expected a manifest of evaluation items, found none. Fetch the items: "
                 f"{_FETCH_COMMAND.format(path)}, or set evaluation.data_dir to their directory."
             )
-        try:
-            content = json.loads(manifest.read_text())
-            found = content["format"], content["version"]
-            tasks = dict(content["tasks"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{manifest}: damaged ({error!r}). Fetch the items again into another directory.") from None
+        raw = manifest.read_bytes()
+        how = parse_record(raw, _Format, str(manifest), error=DataError, advice=_FETCH_AGAIN)
+        found = how.format, how.version
         if found != (FORMAT, VERSION):
             raise DataError(
                 f"{manifest}: expected {FORMAT} version {VERSION}, found {found[0]} version {found[1]}. Fetch the "
                 "items again into another directory."
             )
-        return cls(path, tasks)
+        whole = parse_record(raw, _Manifest, str(manifest), error=DataError, advice=_FETCH_AGAIN)
+        return cls(path, {task: asdict(entry) for task, entry in whole.tasks.items()})
 
     def check(self, tasks: Iterable[str], num_fewshot: int = 0) -> None:
         """Refuse tasks that cannot be evaluated on this directory, and files that differ from the manifest.

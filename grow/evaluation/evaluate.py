@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from grow.common.errors import ConfigError, DataError
+from grow.common.files import check_writable
 from grow.common.provenance import digest_files, digest_json, git_commit, versions, write_json
 from grow.data.shards import TokenShards
 from grow.distributed.processes import from_first, is_first
@@ -108,7 +109,8 @@ def plan_evaluations(config: EvalConfig) -> list[PlannedEvaluation]:
     Raises:
         CheckpointError, GrowthError: a checkpoint is missing, damaged, or of an unknown family.
         DataError: a tokenizer, items or shards are missing, damaged or do not fit.
-        ConfigError: a task has no items here or none for examples, or two checkpoints would write the same results.
+        ConfigError: a task has no items here or none for examples, two checkpoints would write the same results, or a
+            directory of results cannot be written.
     """
     settings = config.evaluation
     checkpoints = [find_checkpoint(name) for name in config.checkpoints]
@@ -119,6 +121,8 @@ def plan_evaluations(config: EvalConfig) -> list[PlannedEvaluation]:
     outputs = [plan.output for plan in planned]
     if len(set(outputs)) < len(outputs):
         raise ConfigError("checkpoint: two of them would write the same results. Leave output= out, or name each once.")
+    for output in outputs:
+        check_writable(output, "Write the results elsewhere: output=DIRECTORY.")
     for shards in {plan.shards.path: plan.shards for plan in planned if plan.shards is not None}.values():
         for shard in shards.of_split("validation"):
             shards.check(shard)

@@ -23,7 +23,8 @@ from lm_eval.api.metrics import mean_stderr
 from lm_eval.tasks import TaskManager
 
 from grow.common.errors import CheckpointError
-from grow.common.provenance import digest_json, read_json, write_json
+from grow.common.provenance import digest_json, write_json
+from grow.common.records import read_record
 from grow.distributed.processes import from_first, is_first
 from grow.evaluation.data import EvaluationData
 from grow.evaluation.harness_model import HarnessModel
@@ -51,6 +52,14 @@ class TaskResult:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class _CachedResult:
+    """Content of a finished task's file."""
+
+    key: str
+    result: TaskResult
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ResultCache:
     """Results of finished tasks on disk, so that a killed evaluation continues at the next task.
 
@@ -65,10 +74,10 @@ class ResultCache:
     def load(self, task: str, digest: str) -> TaskResult | None:
         """Read the result of a task; None where there is none from the same model, items and settings."""
         try:
-            content = read_json(self.directory / f"{task}.json")
+            found = read_record(self.directory / f"{task}.json", _CachedResult)
         except CheckpointError:
             return None
-        return TaskResult(**content["result"]) if content.get("key") == self._key_of(digest) else None
+        return found.result if found.key == self._key_of(digest) else None
 
     def save(self, result: TaskResult, digest: str) -> None:
         """Write the result of a task."""

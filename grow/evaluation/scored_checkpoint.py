@@ -24,10 +24,10 @@ from grow.common.provenance import (
     clock_of,
     data_of,
     digest_json,
-    read_json,
     read_lineage,
     run_of,
 )
+from grow.common.records import read_record
 from grow.common.rows import CLOCK, last_clock
 from grow.data.shards import TOKENIZER_DIR, tokenizer_places
 from grow.data.tokenizer import load_tokenizer, vocabulary_size
@@ -37,6 +37,20 @@ from grow.families.source_directory import find_source
 from grow.families.weights import WeightReader
 
 PADDING = 1024  # a model may have fewer than this many ids beyond its tokenizer's, as OLMo's 50,304 for 50,280
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Model:
+    """Sizes of a run's model."""
+
+    sequence_length: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _RunModel:
+    """What run.json says of the run's model."""
+
+    model: _Model
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +77,7 @@ class ScoredCheckpoint:
     def sequence_length(self) -> int:
         """Tokens of the sequences it was trained on; where nobody recorded them, its positions, at most 2,048."""
         if self.run is not None:
-            return int(read_json(self.run / RUN_FILE)["model"]["sequence_length"])
+            return read_record(self.run / RUN_FILE, _RunModel).model.sequence_length
         return min(2048, int(load_config(self.model).max_position_embeddings))
 
 

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from grow.common.errors import CheckpointError
-from grow.common.provenance import read_json, sha256, write_json
+from grow.common.provenance import sha256, write_json
+from grow.common.records import read_record
+from grow.common.temporary import MARKER, remove
 
-_FILE = "progress.json"
+LEDGER_FILE = "progress.json"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -35,11 +37,11 @@ class Ledger:
     def add(self, name: str, digest: str) -> None:
         """Record a file that is complete and on the disk."""
         self.files[name] = digest
-        write_json(self.directory / _FILE, {"recipe": self.recipe, "files": self.files})
+        write_json(self.directory / LEDGER_FILE, {"recipe": self.recipe, "files": self.files})
 
     def remove(self) -> None:
         """Remove the ledger from a directory that is complete."""
-        (self.directory / _FILE).unlink(missing_ok=True)
+        (self.directory / LEDGER_FILE).unlink(missing_ok=True)
 
 
 def open_ledger(directory: Path, recipe: dict[str, Any]) -> Ledger:
@@ -48,24 +50,32 @@ def open_ledger(directory: Path, recipe: dict[str, Any]) -> Ledger:
     Files that it does not list are removed.
     """
     recipe = json.loads(json.dumps(recipe, default=str))
-    before = _read(directory / _FILE)
-    same = before is not None and before["recipe"] == recipe
-    files: dict[str, str] = before["files"] if same else {}
+    before = _read(directory / LEDGER_FILE)
+    same = before is not None and before.recipe == recipe
+    files = before.files if before is not None and same else {}
     for file in directory.iterdir():
-        if file.name not in files:
-            file.unlink()
+        if file.name != MARKER and (file.name not in files or file.is_symlink()):
+            remove(file)
     notice = None
     if same:
         notice = f"An earlier try was stopped after {len(files)} of its weight files; those that are whole were kept."
     elif before is not None:
-        notice = _differences(before["recipe"], recipe)
+        notice = _differences(before.recipe, recipe)
     return Ledger(directory=directory, recipe=recipe, files=files, notice=notice)
 
 
-def _read(path: Path) -> Any:
+@dataclass(kw_only=True, slots=True)
+class _Progress:
+    """Content of the ledger's file."""
+
+    recipe: dict[str, Any]
+    files: dict[str, str]
+
+
+def _read(path: Path) -> _Progress | None:
     """Read an earlier try's ledger; None where there is none, or a damaged one."""
     try:
-        return read_json(path)
+        return read_record(path, _Progress)
     except CheckpointError:
         return None
 

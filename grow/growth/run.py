@@ -27,7 +27,7 @@ from grow.families.registry import family_of
 from grow.families.source_directory import find_source
 from grow.families.weights import MAX_SHARD_BYTES, WeightReader, copy_tokenizer
 from grow.growth.group_norm import stream_size
-from grow.growth.ledger import open_ledger
+from grow.growth.ledger import LEDGER_FILE, open_ledger
 from grow.growth.made_tensors import GrowthPlan
 from grow.growth.planning import balances_streams, plan_of
 from grow.growth.record import GrowthRecord
@@ -68,7 +68,7 @@ def grow(
     sources = _open(growth.sources or [source])
     sizes = _stream_sizes(sources, target, growth, tokens)
     plan = plan_of(sources.readers, sources.configs, target, growth, sizes)
-    with continued_directory(output, plan.bytes) as partial:
+    with continued_directory(output, plan.bytes, LEDGER_FILE) as partial:
         ledger = open_ledger(partial, _recipe(growth, target, sources, sizes, max_shard_bytes))
         write_grown_weights(
             plan,

@@ -1,11 +1,11 @@
 """metrics.csv, a table of a run's rows that is written anew at every start of the run."""
 
 import csv
-import os
 from pathlib import Path
 from typing import Any
 
 from grow.common.rows import Row
+from grow.common.temporary import replaced_file
 
 
 class CsvView:
@@ -42,9 +42,8 @@ class CsvView:
         """Replace the file by a whole table, and keep it open for more rows."""
         if self._file is not None:
             self._file.close()
-        partial = self._path.with_name(f".{self._path.name}.{os.getpid()}.partial")
-        self._file = partial.open("w", buffering=1, newline="")
-        writer = csv.DictWriter(self._file, self._columns)
-        writer.writeheader()
-        writer.writerows(rows)
-        partial.replace(self._path)
+        with replaced_file(self._path, newline="") as file:
+            writer = csv.DictWriter(file, self._columns)
+            writer.writeheader()
+            writer.writerows(rows)
+        self._file = self._path.open("a", buffering=1, newline="")

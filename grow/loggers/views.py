@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from grow.common import metric_names as names
-from grow.common.provenance import METRICS_FILE, RUN_FILE, read_json
+from grow.common.provenance import METRICS_FILE, RUN_FILE
+from grow.common.records import read_object
 from grow.common.rows import Row
 from grow.loggers.settings import LoggerSettings
 
@@ -49,7 +50,7 @@ class Views:
         """Start all views and show them the rows of earlier starts; called before the training loop."""
         if not self._views:
             return
-        record = read_json(self._run / RUN_FILE)
+        record = read_object(self._run / RUN_FILE)
         self._each(lambda view: view.start(record))
         for row in rows:
             self.write(row)

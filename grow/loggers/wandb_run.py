@@ -16,7 +16,8 @@ from typing import Any
 from grow.common.errors import ConfigError
 from grow.common.extras import require
 from grow.common.metric_names import TRAIN_TOKENS
-from grow.common.provenance import WANDB_FILE, read_json, write_json
+from grow.common.provenance import WANDB_FILE, write_json
+from grow.common.records import read_record
 from grow.common.redact import redacted, redacted_config
 from grow.common.rows import Row
 from grow.loggers.settings import LoggerSettings
@@ -75,9 +76,9 @@ class WandbView:
     def __init__(self, settings: LoggerSettings, run: Path) -> None:
         run.mkdir(parents=True, exist_ok=True)
         self._state_file = run / WANDB_FILE
-        known = read_json(self._state_file) if self._state_file.exists() else {"id": secrets.token_hex(4)}
-        self._run = _connect(settings, run, known["id"])
-        self._sent = SentRows(**known)
+        known = self._state_file.exists()
+        self._sent = read_record(self._state_file, SentRows) if known else SentRows(id=secrets.token_hex(4))
+        self._run = _connect(settings, run, self._sent.id)
         if settings.mode == "online":
             self._sent.correct(self._run.step, self._run.summary.get(TRAIN_TOKENS))
         write_json(self._state_file, asdict(self._sent))

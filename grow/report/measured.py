@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from grow.common.provenance import read_json
+from grow.common.records import read_record
 from grow.common.rows import ANALYSIS_FOLDER, FORGETTING_FILE, Row, protocol_of, read_analyses, read_scores
 
 SCORES = ("acc", "acc_norm", "bits_per_byte")
@@ -77,7 +77,7 @@ def read_measured(label: str, directory: Path) -> Measured:
         label=label,
         scores=read_scores(directory),
         analyses=read_analyses(directory),
-        dips=read_json(forgetting) if forgetting.is_file() else {},
+        dips=read_record(forgetting, dict[str, dict[str, float | None]]) if forgetting.is_file() else {},
     )
 
 

@@ -1,7 +1,8 @@
 """One run as the report reads it from its directory: configuration, lineage and validation curve."""
 
 import math
-from dataclasses import dataclass
+import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import numpy as np
 
 from grow.common.errors import CheckpointError, DataError
 from grow.common.metric_names import VAL_AVG_LOSS, VAL_LOSS
-from grow.common.provenance import GROWTH_FILE, METRICS_FILE, RUN_FILE, Lineage, read_json
+from grow.common.provenance import GROWTH_FILE, METRICS_FILE, RUN_FILE, Lineage
+from grow.common.records import check, read_object, read_record
 from grow.common.rows import numbered_rows
 from grow.report.curves import AXES, Curve
 
@@ -52,36 +54,59 @@ def read_run(directory: Path) -> Run:
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: expected a run directory, found none. Check the path.")
     path = directory / RUN_FILE
-    content = read_json(path)
-    try:
-        config, lineage = content["config"], content["lineage"]
-        return Run(
-            directory=directory,
-            name=str(content["name"]),
-            label=_label(config, lineage),
-            curve=_curve(directory / METRICS_FILE),
-            config=config,
-            model={key: content["model"][key] for key in ("parameters", "flops_per_token", "sequence_length")},
-            lineage=None if lineage is None else Lineage(**lineage),
-            growth=_growth(directory / GROWTH_FILE),
-            versions=content.get("versions") or {},
-            git_commit=content.get("git_commit"),
-        )
-    except KeyError as error:
-        raise CheckpointError(f"{path}: expected the key {error}, found none. Was it written by train.py?") from None
-    except (TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: expected what train.py writes, found another shape ({error}).") from None
+    found = read_record(path, _RunRecord)
+    return Run(
+        directory=directory,
+        name=found.name,
+        label=_label(found, str(path)),
+        curve=_curve(directory / METRICS_FILE),
+        config=found.config,
+        model=asdict(found.model),
+        lineage=found.lineage,
+        growth=_growth(directory / GROWTH_FILE),
+        versions=found.versions or {},
+        git_commit=found.git_commit,
+    )
 
 
-def _label(config: dict[str, Any], lineage: Any) -> str:
-    growth = config.get("growth")
-    if growth is None:
-        return FROM_NOISE if lineage is None else SOURCE_TRAINED_FURTHER
-    return SOURCE_TRAINED_FURTHER if growth["name"] == "identity" else str(growth["name"])
+@dataclass(kw_only=True, slots=True)
+class _Model:
+    """Sizes of a run's model."""
+
+    parameters: int
+    flops_per_token: int | float
+    sequence_length: int
+
+
+@dataclass(kw_only=True, slots=True)
+class _RunRecord:
+    """What the report takes from run.json."""
+
+    name: str
+    config: dict[str, Any]
+    model: _Model
+    lineage: Lineage | None
+    versions: dict[str, str] | None = None
+    git_commit: str | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class _Growth:
+    """What the report takes from the growth of a run's configuration."""
+
+    name: str
+
+
+def _label(run: _RunRecord, path: str) -> str:
+    settings = run.config.get("growth")
+    if settings is None:
+        return FROM_NOISE if run.lineage is None else SOURCE_TRAINED_FURTHER
+    growth = check(settings, _Growth, f"{path}, config.growth")
+    return SOURCE_TRAINED_FURTHER if growth.name == "identity" else growth.name
 
 
 def _growth(path: Path) -> dict[str, Any] | None:
-    return read_json(path) if path.exists() else None
+    return read_object(path) if path.exists() else None
 
 
 def _curve(path: Path) -> Curve:
@@ -120,7 +145,7 @@ def _validations(path: Path) -> dict[int, dict[str, float]]:
 def _check(row: dict[str, Any], *, where: str) -> None:
     for key in ("step", *AXES, VAL_LOSS, *[VAL_AVG_LOSS] * (VAL_AVG_LOSS in row)):
         value = row.get(key)
-        if not isinstance(value, (int, float)) or not math.isfinite(value):
+        if not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
             raise DataError(
                 f"{where}: expected a finite number for {key}, found {value!r}. If the run diverged, leave it out of "
                 "the report and say so."

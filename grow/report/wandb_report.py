@@ -4,12 +4,14 @@ It is built with W&B's own package wandb-workspaces. Without an entity, it is bu
 """
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from grow.common import metric_names as names
 from grow.common.errors import ConfigError
 from grow.common.extras import require
-from grow.common.provenance import WANDB_FILE, read_json
+from grow.common.provenance import WANDB_FILE
+from grow.common.records import read_record
 from grow.report import wording
 from grow.report.arms import Arm
 from grow.report.publish import as_markdown
@@ -134,9 +136,16 @@ def _runset(wr: Any, arm: Arm, colour: str, project: str, entity: str) -> Any:
     )
 
 
+@dataclass(kw_only=True, slots=True)
+class _Sent:
+    """What the report takes from wandb.json."""
+
+    id: str
+
+
 def _wandb_id(directory: Any) -> str | None:
     path = directory / WANDB_FILE
-    return read_json(path)["id"] if path.exists() else None
+    return read_record(path, _Sent).id if path.exists() else None
 
 
 def _reports() -> Any:

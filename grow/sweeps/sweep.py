@@ -15,7 +15,8 @@ from pathlib import Path
 
 from grow.common.child_process import INTERRUPTED, run_process
 from grow.common.errors import ConfigError, GrowError, PreemptedError
-from grow.common.provenance import read_json, write_json
+from grow.common.provenance import write_json
+from grow.common.records import read_record
 from grow.distributed.ranks import Ranks
 from grow.sweeps.requeue import in_submitit, requeue
 from grow.training.run_directory import RunDirectory
@@ -72,7 +73,7 @@ class Sweep:
 
     def close(self) -> int:
         """Print a table of the runs, if there were any, and return the exit code of the worst."""
-        outcomes = [RunOutcome(**read_json(path)) for path in self._folder.glob("*.json")]
+        outcomes = [read_record(path, RunOutcome) for path in self._folder.glob("*.json")]
         if not outcomes:
             return 0
         print("\n" + as_table(sorted(outcomes, key=lambda outcome: outcome.number)), flush=True)

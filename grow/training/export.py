@@ -1,6 +1,5 @@
 """Exports what a run has trained: stock model directories, for the last weights and for their average."""
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from transformers import PreTrainedModel
 from grow.common.clock import Clock
 from grow.common.files import new_directory
 from grow.common.provenance import Lineage, digest_files, write_lineage
+from grow.common.temporary import discard
 from grow.data.shards import TokenShards
 from grow.families.weights import copy_tokenizer, weight_files
 from grow.training.checkpoints.checkpoint_writer import save_model
@@ -34,7 +34,7 @@ def export_run(start: Start, trained: Trained, run: RunDirectory, shards: TokenS
     if trained.weights is None:
         return
     _name_special_tokens(start.model, shards.eos_id)
-    shutil.rmtree(run.average, ignore_errors=True)  # left by an export that was killed before the model was written
+    discard(run.average)  # left by an export that was killed before the model was written
     if trained.averaged is not None:
         _export(run.average, trained.averaged, start, trained.clock, run, shards)
     _export(run.model, trained.weights, start, trained.clock, run, shards)

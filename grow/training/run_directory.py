@@ -6,7 +6,7 @@ import platform
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,24 @@ from grow.common.provenance import (
     METRICS_FILE,
     RUN_FILE,
     git_commit,
-    read_json,
     versions,
     write_json,
 )
+from grow.common.records import read_object
 from grow.common.redact import redacted
 from grow.distributed.ranks import restarted
 
 LOCK_FILE = ".lock"
 RESUME = EXACT, CHANGED, FRESH = "exact", "changed", "fresh"
+
+
+@dataclass(kw_only=True, slots=True)
+class _History:
+    """What run.json says that a run which continues takes over."""
+
+    config: dict[str, Any]
+    started: str = ""
+    changes: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +192,7 @@ class RunDirectory:
         Raises:
             CheckpointError: it is missing or damaged.
         """
-        return read_json(self.record)
+        return read_object(self.record, _History)
 
     def start(self, config: dict[str, Any], changes: list[str], **facts: Any) -> None:
         """Write run.json; a run that continues keeps the time of its first start, and the list of every change since.
@@ -204,7 +213,7 @@ class RunDirectory:
             "versions": versions(),
             "git_commit": git_commit(),
             **facts,
-            "started": before["started"],
+            "started": before.get("started", now),
             **({"changes": history} if history else {}),
             "status": "running",
         }

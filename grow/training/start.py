@@ -1,6 +1,5 @@
 """What a run starts from: its own last checkpoint, a smaller model that is grown, or noise."""
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +10,9 @@ import lightning.pytorch as L
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from grow.common.errors import CheckpointError
-from grow.common.provenance import Lineage, read_json, read_lineage, write_json
+from grow.common.provenance import Lineage, lineage_of, read_lineage, write_json
+from grow.common.records import read_record
+from grow.common.temporary import discard
 from grow.distributed.processes import barrier, from_first, is_first
 from grow.families.build import load_model, model_from_noise
 from grow.families.source_directory import find_source
@@ -113,12 +114,19 @@ def choose_start(
 def _temporary(directory: Path) -> Iterator[Path]:
     """Yield a path that does not exist yet; remove what the block has put there, and what a killed run left there."""
     if is_first():
-        shutil.rmtree(directory, ignore_errors=True)
+        discard(directory)
     try:
         yield directory
     finally:
         if is_first():
-            shutil.rmtree(directory, ignore_errors=True)
+            discard(directory)
+
+
+@dataclass(kw_only=True, slots=True)
+class _GrownLayers:
+    """What growth.json says of the grown model's layers: the source's layer that each is a copy of."""
+
+    layers: list[int]
 
 
 def _from_checkpoint(run: RunDirectory) -> Start | None:
@@ -129,14 +137,13 @@ def _from_checkpoint(run: RunDirectory) -> Start | None:
     checkpoint = found
     if checkpoint is None:
         return None
-    lineage = run.read()["lineage"]
     copies = checkpoint.state.input_copies
-    layers = read_json(run.growth)["layers"] if run.growth.exists() else []
+    layers = read_record(run.growth, _GrownLayers).layers if run.growth.exists() else []
     return Start(
         model=load_model(checkpoint.path),
         described=f"checkpoint {checkpoint.path}",
         checkpoint=checkpoint,
-        lineage=None if lineage is None else Lineage(**lineage),
+        lineage=lineage_of(run.path),
         grown=Grown(input_copies=copies, new_layers=frozenset(repeated_layers(layers))) if copies or layers else None,
     )
 

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -108,7 +109,7 @@ def test_a_failed_write_leaves_nothing(corpus, tmp_path, monkeypatch, prepare_te
 
 def test_a_killed_run_leaves_nothing_that_is_trusted(corpus, tmp_path, monkeypatch, prepare_texts):
     monkeypatch.setattr(prepare_module, "write_manifest", lambda *args, **kwargs: (_ for _ in ()).throw(SystemExit))
-    monkeypatch.setattr(prepare_module.shutil, "rmtree", lambda *args, **kwargs: None)
+    monkeypatch.setattr(shutil, "rmtree", lambda *args, **kwargs: None)
     with pytest.raises(SystemExit):
         prepare_texts(tmp_path / "out", corpus / "first.jsonl")
     assert not (tmp_path / "out").exists()

@@ -36,7 +36,7 @@ def enter_run(path):
 
 
 def continue_directory(path):
-    with continued_directory(path, 1):
+    with continued_directory(path, 1, "progress.json"):
         pass
 
 

@@ -143,9 +143,9 @@ def test_whoever_opened_a_lock_before_it_went_away_locks_the_one_that_is_there_n
 
 def test_two_makers_of_one_directory_do_not_meet(tmp_path):
     with (
-        continued_directory(tmp_path / "out", 1) as partial,
+        continued_directory(tmp_path / "out", 1, "progress.json") as partial,
         pytest.raises(CheckpointError, match="another process is making it"),
-        continued_directory(tmp_path / "out", 1),
+        continued_directory(tmp_path / "out", 1, "progress.json"),
     ):
         pass
     assert partial.name == ".out.partial" and (tmp_path / "out").is_dir()

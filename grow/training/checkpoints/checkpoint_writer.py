@@ -6,7 +6,6 @@ has written its part.
 """
 
 import json
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +25,7 @@ from grow.common.clock import Clock
 from grow.common.errors import CheckpointError
 from grow.common.files import check_space, disk_errors_named
 from grow.common.provenance import COMPLETE_FILE, sha256, write_json
+from grow.common.temporary import settle, to_disk
 from grow.distributed.processes import barrier, gather
 from grow.distributed.ranks import Ranks
 from grow.training.checkpoints.checkpoint_reader import RNG_FILE, STARTS
@@ -166,14 +166,14 @@ class CheckpointWriter:
             write_state(partial, state)
             self._wait_for_others(partial)
             files = sorted(file for file in partial.iterdir())
-            for file in (*files, *(file for file in self.records if file.exists())):
-                _to_disk(file)
+            for file in self.records:
+                if file.exists():
+                    to_disk(file)
             write_json(partial / COMPLETE_FILE, {file.name: sha256(file) for file in files})
-            for file in (partial / COMPLETE_FILE, partial):
-                _to_disk(file)
+            settle(partial)
             put_in_place(partial, final)
             for directory in (self.directory, self.directory.parent):
-                _to_disk(directory)
+                to_disk(directory)
             retire(self.directory, state, self.keep_last)
 
     def _wait_for_others(self, partial: Path) -> None:
@@ -247,14 +247,6 @@ def _done_file(partial: Path, rank: int) -> Path:
 
 def _say_done(partial: Path, rank: int) -> None:
     _done_file(partial, rank).touch()
-
-
-def _to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _rng_state() -> dict[str, Tensor]:

@@ -8,7 +8,8 @@ import torch
 
 from grow.common.errors import CheckpointError
 from grow.common.files import new_directory
-from grow.common.provenance import digest_files, spent_on, write_lineage
+from grow.common.provenance import RUN_FILE, data_of, digest_files, spent_on, write_lineage
+from grow.common.records import DAMAGED
 from grow.data.shards import TokenShards
 from grow.families.build import load_config
 from grow.families.weights import copy_tokenizer, weight_files
@@ -35,7 +36,10 @@ def export_checkpoint(path: Path, output: Path) -> Verification:
     """
     require_complete(path)
     run = RunDirectory(path.parents[1])
-    shards = TokenShards.open(Path(run.read()["data"]["path"]))
+    data = data_of(run.path)
+    if data is None:
+        raise CheckpointError(f"{run.path / RUN_FILE}: expected the run's token shards, found none. {DAMAGED}")
+    shards = TokenShards.open(data)
     with new_directory(output, sum(file.stat().st_size for file in weight_files(path))) as partial:
         for file in (path / "config.json", path / "generation_config.json", *_weights(path)):
             if file.exists():

@@ -1,12 +1,12 @@
 """Which checkpoints of a run are kept, how the others are removed, and what happens to one that is in the way."""
 
-import shutil
 from pathlib import Path
 
 from grow.common.aside import move_aside
 from grow.common.checkpoint_names import checkpoint_directories, checkpoint_name
 from grow.common.errors import CheckpointError
 from grow.common.provenance import COMPLETE_FILE
+from grow.common.temporary import remove
 from grow.training.checkpoints.integrity import difference, digests, holds_the_same
 from grow.training.checkpoints.run_state import PERMANENT, ROLLING, RunState, read_state
 
@@ -56,10 +56,7 @@ def _remove(path: Path) -> None:
 def remove_unfinished(directory: Path) -> None:
     """Remove what a run that was killed while it saved has left; only the run that holds the lock may call this."""
     for path in directory.glob(f".step-{'[0-9]' * 8}.partial"):
-        if path.is_symlink():
-            path.unlink()
-        else:
-            shutil.rmtree(path)
+        remove(path)
 
 
 def put_in_place(partial: Path, final: Path) -> None:
@@ -70,7 +67,7 @@ def put_in_place(partial: Path, final: Path) -> None:
     """
     if final.exists() or final.is_symlink():
         if _is_whole(final) and holds_the_same(final, partial):
-            shutil.rmtree(partial)
+            remove(partial)
             return
         print(f"notice: {final} was in the way of the new checkpoint, and is now {move_aside(final)}.", flush=True)
     partial.replace(final)

@@ -1,6 +1,5 @@
 """A probe that analyzes the weights during training, with the files and numbers of scripts/analyze.py."""
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from grow.analysis.weight_analysis import analyze_weights, merged
 from grow.common.checkpoint_names import checkpoint_name
 from grow.common.files import disk_errors_named
 from grow.common.rows import ANALYSIS_FOLDER
+from grow.common.temporary import discard
 from grow.distributed.processes import barrier, gather, is_first
 from grow.distributed.ranks import Ranks
 from grow.training.checkpoints.checkpoint_writer import save_model
@@ -44,7 +44,7 @@ class WeightProbe:
         scratch = self.run / ANALYSIS_FOLDER / ".weights"
         weights = full_weights(module.model)
         if weights is not None:
-            shutil.rmtree(scratch, ignore_errors=True)  # left by a run that was killed here
+            discard(scratch)  # left by a run that was killed here
             with disk_errors_named(scratch):
                 scratch.mkdir(parents=True)
                 save_model(module.model, weights, scratch)
@@ -56,7 +56,7 @@ class WeightProbe:
             )
         )
         if is_first():
-            shutil.rmtree(scratch)
+            discard(scratch)
             record(self.run, checkpoint_name(module.clock.step), module.clock.reading(), found)
             summarize(self.run)
         return found.metrics()
