@@ -1,11 +1,10 @@
 """The files of a checkpoint besides its weights: configuration and tokenizer."""
 
-import shutil
 from pathlib import Path
 
 from grow.common.provenance import run_of
 from grow.data.shards import tokenizer_places
-from grow.families.weights import TOKENIZER_FILES, copy_tokenizer
+from grow.families.tokenizer_files import TOKENIZER_FILES, copy_file, copy_tokenizer
 
 _CONFIG_FILES = ("config.json", "generation_config.json")
 
@@ -13,8 +12,7 @@ _CONFIG_FILES = ("config.json", "generation_config.json")
 def copy_model_files(source: Path, target: Path) -> None:
     """Copy configuration and tokenizer from one model directory to another, where they exist."""
     for name in _CONFIG_FILES:
-        if (source / name).is_file():
-            shutil.copy2(source / name, target / name)
+        copy_file(source, name, target)
     copy_tokenizer(_tokenizer_of(source), target)
 
 

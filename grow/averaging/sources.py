@@ -17,7 +17,8 @@ from grow.common.checkpoint_names import checkpoint_directories
 from grow.common.errors import CheckpointError
 from grow.common.provenance import COMPLETE_FILE, RUN_FILE, read_json
 from grow.families.source_directory import find_source
-from grow.families.weights import INDEX_FILE, SINGLE_FILE, TensorInfo, WeightReader, weight_files
+from grow.families.tensor_file import TensorInfo
+from grow.families.weights import INDEX_FILE, SINGLE_FILE, WeightReader, weight_files
 
 _STEP = re.compile(r"(?:step|checkpoint|epoch|iter)[-_]?(\d+)(?!.*\d)", re.IGNORECASE)
 _STATE_DICT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")

@@ -25,7 +25,8 @@ from grow.common.provenance import (
 from grow.families.build import load_config, model_on_meta
 from grow.families.registry import family_of
 from grow.families.source_directory import find_source
-from grow.families.weights import MAX_SHARD_BYTES, WeightReader, copy_tokenizer
+from grow.families.tokenizer_files import copy_tokenizer
+from grow.families.weights import MAX_SHARD_BYTES, WeightReader
 from grow.growth.group_norm import stream_size
 from grow.growth.ledger import open_ledger
 from grow.growth.made_tensors import GrowthPlan
