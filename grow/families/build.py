@@ -63,10 +63,10 @@ def load_model(directory: Path, dtype: torch.dtype = torch.float32) -> PreTraine
         options["experts_implementation"] = "eager"  # torch has no grouped product of doubles
     tensors = {name: _Unread(reader, name) for name in reader.names}
     try:
-        loaded: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
+        stock: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        model, info = stock.from_pretrained(
             None, config=config, state_dict=tensors, trust_remote_code=False, output_loading_info=True, **options
         )
-        model, info = loaded
         if (directory / _GENERATION_FILE).is_file():
             model.generation_config = GenerationConfig.from_dict(read_json(contained_file(directory, _GENERATION_FILE)))
     except CheckpointError:

@@ -83,7 +83,7 @@ def read_elements(path: Path, stamp: Stamp, first_byte: int, elements: int, dtyp
     tensor = torch.empty(elements, dtype=dtype)
     with read_errors_named(path), path.open("rb") as file:
         file.seek(first_byte)
-        got = file.readinto(tensor.view(torch.uint8).numpy().data) if elements else 0  # type: ignore[attr-defined]
+        got = file.readinto(tensor.view(torch.uint8).numpy().data) if elements else 0
         now = Stamp.of(file)
     if got != tensor.nbytes or now != stamp:
         raise CheckpointError(
