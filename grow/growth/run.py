@@ -194,9 +194,9 @@ def _prove(
     checked = verify_mean(weighted, directory, tokens, plan.tensors[0].target.dtype)
     if not (isfinite(checked.loss_before) and isfinite(checked.loss_after)):
         raise CheckpointError(
-            f"{', '.join(map(str, sources.directories))}: expected a model whose loss is finite, found "
-            f"{checked.loss_before:.4g} before the growth and {checked.loss_after:.4g} after it. Its weights are finite "
-            "but too large to compute with. Nothing was kept; grow an earlier checkpoint."
+            f"{', '.join(map(str, sources.directories))}: expected a finite loss, found {checked.loss_before:.4g} "
+            f"before the growth and {checked.loss_after:.4g} after it. The weights are finite but too large to compute "
+            "with. Nothing was kept; grow an earlier checkpoint."
         )
     if plan.preserves and not checked.preserved:
         raise GrowthError(

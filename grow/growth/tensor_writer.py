@@ -106,22 +106,26 @@ def finite(reader: WeightReader) -> ReadTensor:
     """Return a reader of a source's tensors that refuses values that are not finite.
 
     Raises:
-        CheckpointError: when such a tensor is read.
+        CheckpointError: such a value is read.
     """
 
     def read(name: str) -> Tensor:
         tensor = reader.read(name)
-        if (
-            tensor.is_floating_point() and tensor.numel() and not torch.stack(torch.aminmax(tensor)).isfinite().all()
-        ):  # without a copy
-            wrong = int(tensor.isfinite().logical_not().sum())
-            raise CheckpointError(
-                f"{reader.directory}: tensor {name} holds {wrong:,} of {tensor.numel():,} values that are not finite. "
-                "The model had diverged, or the file is damaged; grow an earlier checkpoint."
-            )
+        if tensor.is_floating_point() and tensor.numel():
+            ends = torch.stack(torch.aminmax(tensor))  # one pass, without a copy
+            if not ends.isfinite().all():
+                raise _not_finite(reader, name, tensor)
         return tensor
 
     return read
+
+
+def _not_finite(reader: WeightReader, name: str, tensor: Tensor) -> CheckpointError:
+    wrong = int(tensor.isfinite().logical_not().sum())
+    return CheckpointError(
+        f"{reader.directory}: {wrong:,} of {tensor.numel():,} values of tensor {name} are not finite. The model had "
+        "diverged, or the file is damaged; grow an earlier checkpoint."
+    )
 
 
 def _router(plan: RouterTensor, seed: int) -> Tensor:
