@@ -21,8 +21,8 @@ def copy_model_files(source: Path, target: Path) -> None:
     copy_tokenizer(_tokenizer_of(source), target)
     if not source.is_dir():
         raise CheckpointError(
-            f"{source}: was removed before its configuration was copied. A run that is still training retires its older "
-            "checkpoints; name one that it keeps."
+            f"{source}: was removed before its configuration was copied. A run that is still training retires its "
+            "older checkpoints; name one that it keeps."
         )
 
 
