@@ -15,6 +15,7 @@ from transformers import (
     GenerationConfig,
     PreTrainedConfig,
 )
+from transformers.activations import ACT2FN
 from transformers.utils import logging as transformers_logging
 
 from grow.common.clock import flops_per_token
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel  # costs more than torch; what reads only configurations does without it
 
 _GENERATION_FILE = "generation_config.json"
+_SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
 _QUANTIZED = ("quantization_config", "compression_config")
 
 transformers_logging.disable_progress_bar()
@@ -113,9 +115,23 @@ def load_config(directory: Path) -> PreTrainedConfig:
     if any(content.get(key) for key in _QUANTIZED):
         raise CheckpointError(f"{path}: the weights are quantized. Give the checkpoint that they were quantized from.")
     try:
-        return CONFIG_MAPPING[kind].from_dict({key: content[key] for key in content if not _names_code(key)})
+        config = CONFIG_MAPPING[kind].from_dict({key: content[key] for key in content if not _names_code(key)})
     except Exception as error:  # value, key and type errors alike
         raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from None
+    _check_sizes(path, config)
+    return config
+
+
+def _check_sizes(path: Path, config: PreTrainedConfig) -> None:
+    """Refuse sizes and activations with which no model can be built."""
+    sizes = {name: getattr(config, name) for name in _SIZES if hasattr(config, name)}
+    wrong = {name: size for name, size in sizes.items() if not isinstance(size, int) or size < 1}
+    if wrong:
+        raise CheckpointError(f"{path}: expected sizes of 1 or more, found {wrong}. Fetch the checkpoint again.")
+    if getattr(config, "hidden_act", "gelu") not in ACT2FN:
+        raise CheckpointError(
+            f"{path}: expected hidden_act to be one of {', '.join(ACT2FN)}, found {config.hidden_act!r}."
+        )
 
 
 def _names_code(key: str) -> bool:

@@ -288,6 +288,8 @@ INDICES = {
     "a file of another format": ({"weight_map": {"a": "config.json"}}, "damaged or truncated"),
     "no JSON": ("{", "expected JSON"),
     "nothing": ("", "expected JSON"),
+    "deep lists": ("[" * 100_000, "expected JSON"),
+    "a number too long": ('{"weight_map": ' + "9" * 5000 + "}", "expected JSON"),
 }
 
 
@@ -312,6 +314,42 @@ def test_a_tensor_in_two_files_is_refused(source, tmp_path):
     save_file({"model.norm.weight": tensors["model.norm.weight"] + 1}, source / "other.safetensors")
     sharded(source, {"weight_map": {"a": "model-00001-of-00001.safetensors", "b": "other.safetensors"}})
     refused("growth", source, tmp_path, r"tensor model\.norm\.weight is in .* and in other\.safetensors")
+
+
+# --- configurations ---
+
+CONFIGURATIONS = {
+    "a list": [],
+    "a number": 3,
+    "nothing": None,
+    "deep lists": "[" * 100_000,
+    "no JSON": "{",
+    "no kind": {"model_type": None},
+    "a negative width": {"hidden_size": -8},
+    "no width": {"hidden_size": 0},
+    "a text as a width": {"hidden_size": "wide"},
+    "a fraction as a width": {"hidden_size": 8.5},
+    "no heads": {"num_attention_heads": 0},
+    "heads that do not divide": {"num_attention_heads": 3, "head_dim": None},
+    "a text as a vocabulary": {"vocab_size": "many"},
+    "a negative vocabulary": {"vocab_size": -1},
+    "negative layers": {"num_hidden_layers": -2},
+    "an activation that is unknown": {"hidden_act": "evil"},
+    "a dtype that is unknown": {"dtype": "system"},
+    "rotations of another shape": {"rope_parameters": [1]},
+}
+
+
+@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+@pytest.mark.parametrize("reader", ["growth", "load", "logits"])
+def test_a_damaged_configuration_is_a_sentence(source, tmp_path, reader, configuration):
+    content = CONFIGURATIONS[configuration]
+    if isinstance(content, dict):
+        configured(source, **content)
+    else:
+        (source / "config.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(GrowError):
+        READERS[reader](source, tmp_path)
 
 
 # --- headers ---
