@@ -93,8 +93,8 @@ def _state_dict(path: Path, content: Any) -> dict[str, Tensor]:
     else:
         others = [type(content).__name__]
     raise CheckpointError(
-        f"{path}: expected a state dict, names and their tensors, alone or under {', '.join(_KEYS)}; found also "
-        f"{sorted(map(repr, others))[:5]}."
+        f"{path}: expected a state dict, names and their tensors, alone or under {', '.join(_KEYS)}; found "
+        f"{sorted(map(str, others))[:5]}."
     )
 
 

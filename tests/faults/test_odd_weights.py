@@ -54,9 +54,9 @@ def test_a_growth_whose_loss_is_not_finite_before_and_after_is_refused(source, t
 
 WEIGHT = torch.arange(12.0).view(3, 4)
 STATE_DICTS = {
-    "whole numbers as names": ({0: WEIGHT, 1: WEIGHT}, "found also"),
-    "names of two kinds": ({"a": WEIGHT, 7: WEIGHT}, r"found also \['7'\]"),
-    "a tuple as a name": ({("a", 1): WEIGHT}, "found also"),
+    "whole numbers as names": ({0: WEIGHT, 1: WEIGHT}, "expected a state dict"),
+    "names of two kinds": ({"a": WEIGHT, 7: WEIGHT}, r"found \['7'\]"),
+    "a tuple as a name": ({("a", 1): WEIGHT}, "expected a state dict"),
     "a list beside tensors": ({"a": WEIGHT, "b": [WEIGHT]}, "'b'"),
     "a table beside tensors": ({"a": WEIGHT, "b": {"c": WEIGHT}}, "'b'"),
     "a number beside tensors": ({"a": WEIGHT, "epoch": 3}, "'epoch'"),
