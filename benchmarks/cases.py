@@ -58,7 +58,8 @@ def make_random_checkpoint(model: str, directory: Path, dtype: "torch.dtype") ->
     from grow.families.build import model_on_meta
     from grow.families.experts import stored_tensors
     from grow.families.registry import family_of, stock_config
-    from grow.families.weights import TensorInfo, write_weights
+    from grow.families.tensor_file import TensorInfo
+    from grow.families.weights import write_weights
 
     config = stock_config(compose([f"model={model.split()[0]}", *model.split()[1:], "data.sequence_length=64"]).model)
     config.dtype = dtype

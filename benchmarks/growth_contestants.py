@@ -110,7 +110,7 @@ def hypercloning(source: Path, output: Path, options: dict[str, Any]) -> Work:
     scale = options["scale"]
 
     def work() -> None:
-        model = AutoModelForCausalLM.from_pretrained(source, torch_dtype=torch.bfloat16)
+        model = AutoModelForCausalLM.from_pretrained(source, torch_dtype=torch.bfloat16, trust_remote_code=False)
         cloned = cloneModel(
             model, embedding_dim_multiplier=round(scale["embed"]), up_project_multiplier=round(scale["ffn"])
         )

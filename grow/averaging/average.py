@@ -23,7 +23,7 @@ from grow.averaging.cadence import AveragingPlan
 from grow.averaging.memory import DiskWindow, HostWindow, Items, RunningTotal, SnapshotMemory, stored_dtype
 from grow.averaging.staging import Staging
 from grow.common.errors import CheckpointError
-from grow.families.weights import TensorInfo
+from grow.families.tensor_file import TensorInfo
 
 
 class Average:

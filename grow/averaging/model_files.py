@@ -1,21 +1,29 @@
 """The files of a checkpoint besides its weights: configuration and tokenizer."""
 
-import shutil
 from pathlib import Path
 
+from grow.common.errors import CheckpointError
 from grow.common.provenance import run_of
 from grow.data.shards import tokenizer_places
-from grow.families.weights import TOKENIZER_FILES, copy_tokenizer
+from grow.families.tokenizer_files import TOKENIZER_FILES, copy_file, copy_tokenizer
 
 _CONFIG_FILES = ("config.json", "generation_config.json")
 
 
 def copy_model_files(source: Path, target: Path) -> None:
-    """Copy configuration and tokenizer from one model directory to another, where they exist."""
+    """Copy configuration and tokenizer from one model directory to another, where they exist.
+
+    Raises:
+        CheckpointError: a file leads out of the source, or the source was removed meanwhile.
+    """
     for name in _CONFIG_FILES:
-        if (source / name).is_file():
-            shutil.copy2(source / name, target / name)
+        copy_file(source, name, target)
     copy_tokenizer(_tokenizer_of(source), target)
+    if not source.is_dir():
+        raise CheckpointError(
+            f"{source}: was removed before its configuration was copied. A run that is still training retires its "
+            "older checkpoints; name one that it keeps."
+        )
 
 
 def _tokenizer_of(directory: Path) -> Path:

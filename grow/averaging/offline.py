@@ -22,7 +22,8 @@ from grow.averaging.weighting import Weighting, weighting
 from grow.common.errors import CheckpointError, ConfigError
 from grow.common.files import new_directory
 from grow.common.provenance import digest_files, spent_on, write_json, write_lineage
-from grow.families.weights import SINGLE_FILE, TensorInfo, write_weights
+from grow.families.tensor_file import TensorInfo
+from grow.families.weights import SINGLE_FILE, write_weights
 
 AVERAGE_FILE = "average.json"
 _SHARD = re.compile(r"-\d+-of-\d+")

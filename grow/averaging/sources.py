@@ -1,27 +1,26 @@
 """Checkpoints to average: runs, model directories, hub revisions, and weight files of any kind of model.
 
-Pickled state dicts are read only where the user names the file itself, and only as tensors in plain containers
-(`torch.load(weights_only=True)`), so no code in them is run.
+Pickled state dicts are read only where the user names the file itself.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import torch
 from torch import Tensor
 
+from grow.averaging.state_dict_file import SUFFIXES, StateDictReader
 from grow.common.checkpoint_names import checkpoint_directories
+from grow.common.contained import contained_file
 from grow.common.errors import CheckpointError
-from grow.common.provenance import COMPLETE_FILE, RUN_FILE, read_json
+from grow.common.provenance import COMPLETE_FILE, RUN_FILE
 from grow.families.source_directory import find_source
-from grow.families.weights import INDEX_FILE, SINGLE_FILE, TensorInfo, WeightReader, weight_files
+from grow.families.tensor_file import TensorInfo
+from grow.families.weights import INDEX_FILE, SINGLE_FILE, WeightReader, indexed_files, weight_files
 
 _STEP = re.compile(r"(?:step|checkpoint|epoch|iter)[-_]?(\d+)(?!.*\d)", re.IGNORECASE)
-_STATE_DICT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
-_STATE_DICT_KEYS = ("state_dict", "model", "model_state_dict")
 
 
 class TensorReader(Protocol):
@@ -58,25 +57,6 @@ class Source:
     def read(self, name: str, elements: slice) -> Tensor:
         """Read some elements of a tensor: (stop - start,)."""
         return self.reader.read_flat(self.stored_as[name], elements)
-
-
-class StateDictReader:
-    """Reads tensors of a file that `torch.save` wrote: a state dict, or one under `state_dict` or `model`."""
-
-    def __init__(self, path: Path) -> None:
-        self.files = [path]
-        self._tensors = _state_dict(path, _load(path))
-
-    @property
-    def names(self) -> list[str]:
-        return list(self._tensors)
-
-    def info(self, name: str) -> TensorInfo:
-        tensor = self._tensors[name]
-        return TensorInfo(name=name, shape=tuple(tensor.shape), dtype=tensor.dtype)
-
-    def read_flat(self, name: str, elements: slice) -> Tensor:
-        return self._tensors[name].detach().reshape(-1)[elements]
 
 
 def find_sources(checkpoints: Sequence[str]) -> list[Source]:
@@ -143,10 +123,10 @@ def files_of(directory: Path) -> list[Path]:
         return weight_files(directory)
     indices, files = sorted(directory.glob("*.safetensors.index.json")), sorted(directory.glob("*.safetensors"))
     if len(indices) == 1:
-        files = [directory / Path(name).name for name in sorted(set(read_json(indices[0])["weight_map"].values()))]
-    elif len(files) != 1:
-        return weight_files(directory)  # which says what is missing
-    return files
+        return indexed_files(directory, indices[0].name)
+    if len(files) == 1:
+        return [contained_file(directory, files[0].name)]
+    return weight_files(directory)  # which says what is missing
 
 
 def _without_wrappers(names: list[str]) -> dict[str, str]:
@@ -155,33 +135,9 @@ def _without_wrappers(names: list[str]) -> dict[str, str]:
 
 
 def _pickled(path: Path) -> StateDictReader:
-    if path.suffix in _STATE_DICT_SUFFIXES:
+    if path.suffix in SUFFIXES:
         return StateDictReader(path)
     raise CheckpointError(
-        f"{path}: expected a .safetensors file or a state dict ({', '.join(_STATE_DICT_SUFFIXES)}), found "
+        f"{path}: expected a .safetensors file or a state dict ({', '.join(SUFFIXES)}), found "
         f"{path.suffix or 'no suffix'}."
     )
-
-
-def _load(path: Path) -> Any:
-    try:
-        return torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-    except Exception as error:  # torch, pickle and zipfile each raise their own kinds
-        raise CheckpointError(
-            f"{path}: cannot be read as tensors alone ({' '.join(str(error).split())[:200]}). It is damaged, "
-            "older than torch 1.6, or holds objects, which Grow does not load. Save its state dict alone: "
-            "torch.save(model.state_dict(), PATH)."
-        ) from None
-
-
-def _state_dict(path: Path, content: Any) -> dict[str, Tensor]:
-    for key in _STATE_DICT_KEYS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)} if content else {}
-    if not tensors or len(tensors) < len(content):
-        raise CheckpointError(
-            f"{path}: expected a state dict, alone or under {', '.join(_STATE_DICT_KEYS)}; found "
-            f"{sorted(map(str, content))[:5] if isinstance(content, Mapping) else type(content).__name__}."
-        )
-    return tensors

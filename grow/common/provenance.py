@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from grow.common.contained import read_errors_named
 from grow.common.records import read_json as read_json
 from grow.common.records import read_record
 from grow.common.temporary import replaced_file
@@ -85,13 +86,22 @@ def sha256(path: Path) -> str:
 
 
 def digest_files(paths: list[Path]) -> str:
-    """Return the SHA-256 over the names and contents of files, in the order of their names."""
+    """Return the SHA-256 over the names and contents of weight files, in the order of their names.
+
+    Raises:
+        CheckpointError: a file was removed meanwhile, or cannot be read.
+    """
     paths = sorted(paths, key=lambda path: path.name)
     total = hashlib.sha256()
     with ThreadPoolExecutor(_HASHING_THREADS) as pool:
-        for path, digest in zip(paths, pool.map(sha256, paths), strict=True):
+        for path, digest in zip(paths, pool.map(_digest, paths), strict=True):
             total.update(path.name.encode() + b"\0" + bytes.fromhex(digest))
     return total.hexdigest()
+
+
+def _digest(path: Path) -> str:
+    with read_errors_named(path):
+        return sha256(path)
 
 
 def digest_json(content: Any) -> str:

@@ -9,10 +9,14 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from grow.common.contained import contained_file
 from grow.common.errors import DataError
 from grow.common.provenance import digest_json
+from grow.data.tokenizer_config import make_portable
 
 END_OF_TEXT = "<|endoftext|>"
+_SUFFIXES = (".json", ".jinja", ".model", ".txt")  # of all files that a tokenizer is loaded from
+_TEMPLATES = "additional_chat_templates"
 SMALLEST_VOCABULARY = 257  # every byte and the end of text
 
 
@@ -44,7 +48,9 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
         DataError: it cannot be loaded, has no tokenizer.json, or has no end-of-text token.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        if Path(name).is_dir():
+            _refuse_links_elsewhere(Path(name))
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises plain Exception for a damaged file
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise DataError(f"tokenizer={name}: expected a tokenizer directory or hub id, found: {reason}") from None
@@ -53,6 +59,13 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     if tokenizer.eos_token_id is None:
         raise DataError(f"tokenizer={name}: expected an eos_token, found none. Set it in its tokenizer_config.json.")
     return tokenizer
+
+
+def _refuse_links_elsewhere(directory: Path) -> None:
+    """Refuse a directory in which a file that a tokenizer consists of is a link to a place outside of it."""
+    for file in [*directory.iterdir(), *directory.glob(f"{_TEMPLATES}/*")]:
+        if file.suffix in _SUFFIXES or file.name == _TEMPLATES:
+            contained_file(directory, str(file.relative_to(directory)))
 
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
@@ -83,6 +96,7 @@ def _text_bytes(token: str) -> int:
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
     """Write a tokenizer to a directory, for AutoTokenizer."""
     tokenizer.save_pretrained(str(directory))
+    make_portable(directory)
 
 
 def vocabulary_digest(directory: Path) -> str | None:

@@ -7,55 +7,23 @@ it when it is complete, so a directory under the final name can be trusted.
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
+from grow.common.contained import contained_file
 from grow.common.errors import CheckpointError
 from grow.common.provenance import read_json
+from grow.families.tensor_file import DTYPES, METADATA, TensorFile, TensorInfo
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("tokenizer.model", "vocab.json", "merges.txt", "chat_template.jinja"),
-)
 MAX_SHARD_BYTES = 5 * 10**9
 
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-_DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TensorInfo:
-    """Name, shape and dtype of a tensor, as in a checkpoint's header."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-    @property
-    def bytes(self) -> int:
-        """Size of the tensor's data."""
-        return prod(self.shape) * self.dtype.itemsize
+_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class WeightReader:
@@ -72,15 +40,22 @@ class WeightReader:
     def __init__(self, directory: Path, files: list[Path] | None = None) -> None:
         self.directory = directory
         self.files = weight_files(directory) if files is None else files
-        self._place_of = {name: (path, entry) for path in self.files for name, entry in _read_header(path).items()}
+        self._file_of: dict[str, TensorFile] = {}
+        for file in map(TensorFile, self.files):
+            for name in file.names:
+                if (other := self._file_of.setdefault(name, file)) is not file:
+                    raise CheckpointError(
+                        f"{directory}: tensor {name} is in {other.path.name} and in {file.path.name}, and nothing says "
+                        "which of the two counts. Fetch the checkpoint again."
+                    )
 
     def __contains__(self, name: str) -> bool:
-        return name in self._place_of
+        return name in self._file_of
 
     @property
     def names(self) -> list[str]:
         """Names of all tensors, in the order of the files."""
-        return list(self._place_of)
+        return list(self._file_of)
 
     def info(self, name: str) -> TensorInfo:
         """Return shape and dtype of a tensor, from the header alone.
@@ -88,38 +63,35 @@ class WeightReader:
         Raises:
             CheckpointError: the dtype is one that Grow cannot read.
         """
-        path, entry = self._place_of[name]
-        if entry["dtype"] not in _DTYPES:
-            raise CheckpointError(f"{path}: tensor {name} has dtype {entry['dtype']}, which Grow cannot read.")
-        return TensorInfo(name=name, shape=tuple(entry["shape"]), dtype=_DTYPES[entry["dtype"]])
+        return self._file_of[name].info(name)
 
     def read(self, name: str) -> torch.Tensor:
-        """Read one tensor to the CPU. It is not memory-mapped: mapped pages would stay in the process's memory."""
-        shape = self.info(name).shape
-        return self.read_flat(name, slice(0, prod(shape))).view(shape)
+        """Read one tensor to the CPU.
+
+        Raises:
+            CheckpointError: its file was cut, changed or removed since it was opened, or cannot be read.
+        """
+        return self._file_of[name].read(name)
 
     def read_flat(self, name: str, elements: slice) -> torch.Tensor:
-        """Read a range of a tensor's elements, in the order of the file: (stop - start,)."""
-        path, entry = self._place_of[name]
-        dtype = self.info(name).dtype
-        tensor = torch.empty(elements.stop - elements.start, dtype=dtype)
-        with path.open("rb") as file:
-            file.seek(entry["data_start"] + elements.start * dtype.itemsize)
-            file.readinto(tensor.view(torch.uint8).numpy().data)
-        return tensor
+        """Read a range of a tensor's elements, in the order of the file: (stop - start,).
+
+        Raises:
+            CheckpointError: its file was cut, changed or removed since it was opened, or cannot be read.
+        """
+        return self._file_of[name].read_flat(name, elements)
 
 
 def weight_files(directory: Path) -> list[Path]:
     """Return the safetensors files of a checkpoint directory.
 
     Raises:
-        CheckpointError: there are none, or the index names one that is missing.
+        CheckpointError: there are none, the index is damaged or names one that is missing, or a file lies elsewhere.
     """
     if (directory / INDEX_FILE).is_file():
-        names = sorted(set(read_json(directory / INDEX_FILE)["weight_map"].values()))
-        files = [directory / Path(name).name for name in names]
+        files = indexed_files(directory, INDEX_FILE)
     else:
-        files = [directory / SINGLE_FILE]
+        files = [contained_file(directory, SINGLE_FILE)]
     missing = [path.name for path in files if not path.is_file()]
     if not missing:
         return files
@@ -133,17 +105,21 @@ def weight_files(directory: Path) -> list[Path]:
     )
 
 
-def _read_header(path: Path) -> dict[str, dict[str, Any]]:
-    """Return for each tensor, by name, dtype, shape and first byte in the file; safetensors checks the file's size."""
-    try:
-        safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: damaged or truncated ({error}). Fetch the checkpoint again.") from None
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        entries = json.loads(file.read(length))
-    entries.pop("__metadata__", None)
-    return {name: {**entry, "data_start": 8 + length + entry["data_offsets"][0]} for name, entry in entries.items()}
+def indexed_files(directory: Path, index: str) -> list[Path]:
+    """Return the files that an index of shards names, in the order of their names; they need not exist.
+
+    Raises:
+        CheckpointError: the index is damaged, or names a file outside the directory.
+    """
+    path = contained_file(directory, index)
+    content = read_json(path)
+    names = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+        raise CheckpointError(
+            f"{path}: expected a weight_map from each tensor's name to its file's name, found none. Fetch the "
+            "checkpoint again."
+        )
+    return [contained_file(directory, name) for name in sorted(set(names.values()))]
 
 
 def write_weights(
@@ -226,7 +202,7 @@ def write_file(path: Path, tensors: list[TensorInfo], blocks: Iterator[torch.Ten
 
 
 def _header(tensors: list[TensorInfo]) -> bytes:
-    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    entries: dict[str, object] = {METADATA: {"format": "pt"}}
     start = 0
     for info in tensors:
         end = start + info.bytes
@@ -235,10 +211,3 @@ def _header(tensors: list[TensorInfo]) -> bytes:
     text = json.dumps(entries).encode()
     text += b" " * (-len(text) % 8)  # the format wants the data aligned to 8 bytes
     return len(text).to_bytes(8, "little") + text
-
-
-def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy the tokenizer's files from one model directory to another; a source without any is fine."""
-    for name in TOKENIZER_FILES:
-        if (source / name).is_file():
-            shutil.copy2(source / name, target / name)

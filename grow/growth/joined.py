@@ -28,7 +28,8 @@ from grow.families.experts import stored_tensors
 from grow.families.family import Family
 from grow.families.registry import family_of
 from grow.families.table import Axis, in_layer, layer_of
-from grow.families.weights import TensorInfo, WeightReader
+from grow.families.tensor_file import TensorInfo
+from grow.families.weights import WeightReader
 from grow.growth import maps
 from grow.growth.axes import axis_maps, head_input
 from grow.growth.compatible import check_growable, check_head

@@ -12,7 +12,7 @@ from math import prod
 
 from torch import Tensor
 
-from grow.families.weights import TensorInfo
+from grow.families.tensor_file import TensorInfo
 from grow.growth.maps import AxisMap
 
 ReadTensor = Callable[[str], Tensor]

@@ -8,7 +8,8 @@ from transformers import PreTrainedConfig
 from grow.families.build import model_on_meta
 from grow.families.experts import stored_tensors
 from grow.families.registry import family_of
-from grow.families.weights import TensorInfo, WeightReader
+from grow.families.tensor_file import TensorInfo
+from grow.families.weights import WeightReader
 from grow.growth.made_tensors import GrowthPlan
 from grow.growth.planning import plan_of
 from grow.growth.settings import GrowthSettings

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from grow.common.errors import GrowthError
+from grow.common.errors import CheckpointError, GrowthError
 from grow.common.files import continued_directory
 from grow.common.provenance import (
     GROWTH_FILE,
@@ -25,7 +26,8 @@ from grow.common.provenance import (
 from grow.families.build import load_config, model_on_meta
 from grow.families.registry import family_of
 from grow.families.source_directory import find_source
-from grow.families.weights import MAX_SHARD_BYTES, WeightReader, copy_tokenizer
+from grow.families.tokenizer_files import copy_tokenizer
+from grow.families.weights import MAX_SHARD_BYTES, WeightReader
 from grow.growth.group_norm import stream_size
 from grow.growth.ledger import LEDGER_FILE, open_ledger
 from grow.growth.made_tensors import GrowthPlan
@@ -190,6 +192,12 @@ def _prove(
     """Compare the grown model with its sources; refuse it if its plan claims that they agree and they do not."""
     weighted = list(zip(sources.directories, growth.shares_of_sources, strict=True))
     checked = verify_mean(weighted, directory, tokens, plan.tensors[0].target.dtype)
+    if not (isfinite(checked.loss_before) and isfinite(checked.loss_after)):
+        raise CheckpointError(
+            f"{', '.join(map(str, sources.directories))}: expected a finite loss, found {checked.loss_before:.4g} "
+            f"before the growth and {checked.loss_after:.4g} after it. The weights are finite but too large to compute "
+            "with. Nothing was kept; grow an earlier checkpoint."
+        )
     if plan.preserves and not checked.preserved:
         raise GrowthError(
             "the grown model does not compute its source's function: logits differ by "

@@ -34,7 +34,9 @@ def streamed_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
     if dtype == torch.float64:
         config._experts_implementation = "eager"  # torch has no grouped product of doubles
     with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+        model: Any = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
+        )
     stored = _Stored(WeightReader(directory), model)
     for module in list(model.modules()):
         if own := dict(module.named_parameters(recurse=False)):

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from grow.common.errors import CheckpointError
 from grow.families.weights import MAX_SHARD_BYTES, WeightReader, files_of, write_file, write_index
 from grow.growth.ledger import Ledger
 from grow.growth.made_tensors import (
@@ -92,13 +93,39 @@ def _one_core_each(workers: int) -> Iterator[ThreadPoolExecutor]:
 def made_tensor(plan: MadeTensor, readers: Sequence[WeightReader], seed: int) -> Iterator[Tensor]:
     """Yield the rows of one target tensor, in blocks."""
     if isinstance(plan, TensorPlan):
-        yield from grow_tensor(plan, readers[plan.reader].read, seed)
+        yield from grow_tensor(plan, finite(readers[plan.reader]), seed)
     elif isinstance(plan, JoinedTensor):
         yield _joined(plan, readers, seed)
     elif isinstance(plan, RouterTensor):
         yield _router(plan, seed)
     else:
         yield _expert(plan, readers, seed)
+
+
+def finite(reader: WeightReader) -> ReadTensor:
+    """Return a reader of a source's tensors that refuses values that are not finite.
+
+    Raises:
+        CheckpointError: such a value is read.
+    """
+
+    def read(name: str) -> Tensor:
+        tensor = reader.read(name)
+        if tensor.is_floating_point() and tensor.numel():
+            ends = torch.stack(torch.aminmax(tensor))  # one pass, without a copy
+            if not ends.isfinite().all():
+                raise _not_finite(reader, name, tensor)
+        return tensor
+
+    return read
+
+
+def _not_finite(reader: WeightReader, name: str, tensor: Tensor) -> CheckpointError:
+    wrong = int(tensor.isfinite().logical_not().sum())
+    return CheckpointError(
+        f"{reader.directory}: {wrong:,} of {tensor.numel():,} values of tensor {name} are not finite. The model had "
+        "diverged, or the file is damaged; grow an earlier checkpoint."
+    )
 
 
 def _router(plan: RouterTensor, seed: int) -> Tensor:
@@ -109,7 +136,7 @@ def _router(plan: RouterTensor, seed: int) -> Tensor:
 
 
 def _expert(plan: ExpertTensor, readers: Sequence[WeightReader], seed: int) -> Tensor:
-    weight = torch.cat(list(grow_tensor(plan.tensor, readers[plan.tensor.reader].read, seed)))
+    weight = torch.cat(list(grow_tensor(plan.tensor, finite(readers[plan.tensor.reader]), seed)))
     if weight.dtype in _HALVES and (plan.redrawn or plan.noise):
         weight = weight.float()
     generator = random_generator(seed, plan.target.name, 0)
@@ -128,7 +155,7 @@ def _joined(plan: JoinedTensor, readers: Sequence[WeightReader], seed: int) -> T
     whole = torch.zeros(plan.target.shape, dtype=plan.target.dtype)
     for part in plan.parts:
         first = part.row
-        for block in grow_tensor(part.tensor, readers[part.tensor.reader].read, seed):
+        for block in grow_tensor(part.tensor, finite(readers[part.tensor.reader]), seed):
             place = whole[first : first + len(block)]
             if whole.dim() == 2:
                 place = place[:, part.column : part.column + block.shape[1]]

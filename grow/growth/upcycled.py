@@ -28,7 +28,8 @@ from grow.families.experts import stored_tensors
 from grow.families.family import Family
 from grow.families.registry import family_of
 from grow.families.table import Axis, Parameter, expert_of, layer_of
-from grow.families.weights import TensorInfo, WeightReader
+from grow.families.tensor_file import TensorInfo
+from grow.families.weights import WeightReader
 from grow.growth.axes import axis_maps
 from grow.growth.claim import changed_experts, reasons_against
 from grow.growth.compatible import check_head

@@ -12,7 +12,8 @@ from grow.common.files import new_directory
 from grow.common.provenance import Lineage, digest_files, write_lineage
 from grow.common.temporary import discard
 from grow.data.shards import TokenShards
-from grow.families.weights import copy_tokenizer, weight_files
+from grow.families.tokenizer_files import copy_tokenizer
+from grow.families.weights import weight_files
 from grow.training.checkpoints.checkpoint_writer import save_model
 from grow.training.fit import Trained
 from grow.training.run_directory import RunDirectory

@@ -16,7 +16,8 @@ from grow.cli.config import compose
 from grow.common.errors import CheckpointError, ConfigError
 from grow.families.build import load_model
 from grow.families.registry import stock_config
-from grow.families.weights import INDEX_FILE, TensorInfo, write_weights
+from grow.families.tensor_file import TensorInfo
+from grow.families.weights import INDEX_FILE, write_weights
 from tests.averaging.conftest import make_plan, reference_mean, same, walk
 
 

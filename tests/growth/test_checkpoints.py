@@ -212,7 +212,7 @@ def test_an_existing_output_is_never_overwritten(sources, tmp_path):
 
 
 def test_a_disk_too_small_is_noticed_before_anything_is_written(sources, tmp_path, monkeypatch):
-    monkeypatch.setattr(weights.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 90, 10))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 90, 10))
     _fails_cleanly(CheckpointError, tmp_path, sources("llama-mha"), "GB free")
 
 

@@ -21,8 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -30,6 +28,7 @@ from grow.averaging.average import Average
 from grow.common.checkpoint_names import checkpoint_directories
 from grow.common.errors import CheckpointError
 from grow.common.provenance import COMPLETE_FILE
+from grow.families.tensor_file import TensorFile
 from grow.training.checkpoints.fragments import Fragment
 from grow.training.checkpoints.integrity import difference, digests
 from grow.training.checkpoints.run_state import RunState, read_state
@@ -77,11 +76,11 @@ class Checkpoint:
 
     def restore_rng(self, rank: int) -> None:
         """Restore this rank's random generators; a rank that did not exist when this was saved keeps its own state."""
-        tensors = load_file(self.path / RNG_FILE)
-        if f"{rank}.cpu" in tensors:
-            torch.set_rng_state(tensors[f"{rank}.cpu"])
-        if f"{rank}.cuda" in tensors and torch.cuda.is_available():
-            torch.cuda.set_rng_state(tensors[f"{rank}.cuda"])
+        saved = TensorFile(self.path / RNG_FILE)
+        if f"{rank}.cpu" in saved.names:
+            torch.set_rng_state(saved.read(f"{rank}.cpu"))
+        if f"{rank}.cuda" in saved.names and torch.cuda.is_available():
+            torch.cuda.set_rng_state(saved.read(f"{rank}.cuda"))
 
 
 def restore_moments(directory: Path, fragments: Sequence[Fragment], optimizer: Optimizer, updates: int) -> None:
@@ -126,19 +125,19 @@ class SavedFragments:
 
     def __init__(self, directory: Path, files: str) -> None:
         self._directory = directory
-        self._pieces: dict[str, list[tuple[int, Path]]] = defaultdict(list)
+        self._pieces: dict[str, list[tuple[int, TensorFile]]] = defaultdict(list)
         self._float64: set[str] = set()
         own = digests(directory / COMPLETE_FILE) if (directory / COMPLETE_FILE).exists() else None
         for path in sorted(directory.glob(files)):
             if own is not None and path.name not in own:
                 continue
-            with safe_open(path, framework="pt") as file:
-                starts = json.loads(file.metadata()[STARTS])
-                for key in file.keys():  # noqa: SIM118 (not a mapping)
-                    name = next(part for part in (key.partition("/")[2], key.rpartition("/")[0]) if part in starts)
-                    self._pieces[key].append((starts[name], path))
-                    if file.get_slice(key).get_dtype() == "F64":
-                        self._float64.add(key)
+            file = TensorFile(path)
+            starts = json.loads(file.metadata[STARTS])
+            for key in file.names:
+                name = next(part for part in (key.partition("/")[2], key.rpartition("/")[0]) if part in starts)
+                self._pieces[key].append((starts[name], file))
+                if file.info(key).dtype == torch.float64:
+                    self._float64.add(key)
 
     def empty(self, key: str, elements: int) -> Tensor:
         """Return an uninitialized flat tensor of the dtype of a saved one: (elements,)."""
@@ -151,9 +150,8 @@ class SavedFragments:
             CheckpointError: elements before the last saved one are missing, or none was saved.
         """
         length = 0
-        for start, path in self._pieces.get(key, ()):
-            with safe_open(path, framework="pt") as file:
-                length = max(length, start + file.get_slice(key).get_shape()[0])
+        for start, file in self._pieces.get(key, ()):
+            length = max(length, start + file.info(key).shape[0])
         if length == 0:
             raise CheckpointError(f"{self._directory}: expected {key} in its shards, found none of it.")
         out = self.empty(key, length)
@@ -167,13 +165,12 @@ class SavedFragments:
             CheckpointError: the files do not hold all of them.
         """
         stop, filled = start + out.numel(), 0
-        for piece_start, path in self._pieces.get(key, ()):
-            with safe_open(path, framework="pt") as file:
-                piece = file.get_slice(key)
-                first, last = max(start, piece_start), min(stop, piece_start + piece.get_shape()[0])
-                if first < last:
-                    out[first - start : last - start].copy_(piece[first - piece_start : last - piece_start])
-                    filled += last - first
+        for piece_start, file in self._pieces.get(key, ()):
+            first, last = max(start, piece_start), min(stop, piece_start + file.info(key).shape[0])
+            if first < last:
+                piece = file.read_flat(key, slice(first - piece_start, last - piece_start))
+                out[first - start : last - start].copy_(piece)
+                filled += last - first
         if filled != out.numel():
             raise CheckpointError(
                 f"{self._directory}: expected elements {start} to {stop} of {key}, found {filled} of {out.numel()}. "

@@ -12,7 +12,8 @@ from grow.common.provenance import RUN_FILE, data_of, digest_files, spent_on, wr
 from grow.common.records import DAMAGED
 from grow.data.shards import TokenShards
 from grow.families.build import load_config
-from grow.families.weights import copy_tokenizer, weight_files
+from grow.families.tokenizer_files import copy_tokenizer
+from grow.families.weights import weight_files
 from grow.growth.verify import Verification, verify
 from grow.training.checkpoints.checkpoint_reader import require_complete
 from grow.training.run_directory import RunDirectory
