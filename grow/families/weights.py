@@ -83,12 +83,12 @@ class WeightReader:
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """Return the safetensors files of a checkpoint directory.
+    """Return the safetensors files of a checkpoint directory; a single file counts before an index, as in Transformers.
 
     Raises:
         CheckpointError: there are none, the index is damaged or names one that is missing, or a file lies elsewhere.
     """
-    if (directory / INDEX_FILE).is_file():
+    if (directory / INDEX_FILE).is_file() and not (directory / SINGLE_FILE).is_file():
         files = indexed_files(directory, INDEX_FILE)
     else:
         files = [contained_file(directory, SINGLE_FILE)]
