@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from grow.analysis.settings import AnalysisSettings, AnalyzeConfig
 from grow.averaging.settings import AverageCheckpointsConfig, AveragingSettings, SweepAveragesConfig
-from grow.cli.explain import explain
+from grow.cli.explain import explain, is_set_below_null
 from grow.cli.run_config import ChainConfig, EstimateConfig, GrowCheckpointConfig, RunConfig
 from grow.common.errors import ConfigError
 from grow.common.places import CONFIG_DIR
@@ -133,5 +133,7 @@ def compose(overrides: list[str], config_name: str = "train", schema: type[Any] 
     with nullcontext() if inside_command else hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         try:
             return parse(hydra.compose(config_name, spelled(config_name, overrides)), schema)
-        except (HydraException, OmegaConfBaseException) as error:
+        except (HydraException, OmegaConfBaseException, AssertionError) as error:
+            if isinstance(error, AssertionError) and not is_set_below_null(error):
+                raise
             raise explain(error) from None

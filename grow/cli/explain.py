@@ -16,6 +16,11 @@ def explain(error: BaseException) -> ConfigError:
         group, _, wrong = error.missing_cfg_file.rpartition("/")
         options = [option for option in error.options if not option.endswith("_schema")]
         return ConfigError(f"{group}={wrong}: no such option. {_nearest(wrong, options)}Options: {', '.join(options)}.")
+    if is_set_below_null(error):
+        return ConfigError(
+            "growth.*: growth=none takes no settings. Choose a preset too, e.g. growth=hyperclone_noisy; "
+            "for a sweep that has both, name the source as model.grown_from=DIRECTORY_OR_HUB_ID."
+        )
     cause = error.__cause__ if isinstance(error, ConfigCompositionException) and error.__cause__ else error
     if isinstance(cause, MissingMandatoryValue):
         return ConfigError(f"{cause.full_key or cause.msg} has no value. Give one on the command line: KEY=VALUE.")
@@ -29,11 +34,13 @@ def explain(error: BaseException) -> ConfigError:
     return ConfigError(" ".join(str(cause).split()))
 
 
-def raised_in(error: BaseException, package: str) -> bool:
-    """Return whether a package raised an error, for packages that have no errors of their own.
+def is_set_below_null(error: BaseException) -> bool:
+    """Return whether OmegaConf refused to set a key below a node that is null; it has no error of its own for that."""
+    return isinstance(error, AssertionError) and raised_in(error, "omegaconf")
 
-    OmegaConf asserts when a key below a null node is set; submitit raises RuntimeError where there is no Slurm.
-    """
+
+def raised_in(error: BaseException, package: str) -> bool:
+    """Return whether a package raised an error, as submitit a RuntimeError where there is no Slurm."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
