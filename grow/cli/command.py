@@ -15,11 +15,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from grow.cli.config import Config, parse, register, spelled
+from grow.cli.config import Config, parse, register
 from grow.cli.explain import explain, is_full_disk, is_set_below_null, raised_in
 from grow.cli.help_page import help_page
 from grow.cli.loading import say_what_is_loaded
 from grow.cli.run_config import RunConfig
+from grow.cli.spelling import spelled
 from grow.cli.sweep_check import handed_on
 from grow.common.errors import CheckpointError, GrowError
 from grow.common.places import CONFIG_DIR

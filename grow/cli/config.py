@@ -18,8 +18,10 @@ from grow.analysis.settings import AnalysisSettings, AnalyzeConfig
 from grow.averaging.settings import AverageCheckpointsConfig, AveragingSettings, SweepAveragesConfig
 from grow.cli.explain import explain, is_set_below_null
 from grow.cli.run_config import ChainConfig, EstimateConfig, GrowCheckpointConfig, RunConfig
+from grow.cli.spelling import spelled
 from grow.common.errors import ConfigError
 from grow.common.places import CONFIG_DIR
+from grow.data.check import vocabulary_of
 from grow.data.settings import DataSettings, PrepareDataConfig
 from grow.distributed.settings import StrategySettings
 from grow.evaluation.settings import EvalConfig, EvaluationSettings, FetchEvalDataConfig, InspectDataConfig
@@ -77,10 +79,6 @@ GROUPS: dict[str, type] = {
 }
 """What each group's choices are parsed into; a model has the settings of its family."""
 
-ALIASES = {"eval": {"checkpoint": "checkpoints"}}
-"""Keys of a command that Hydra would misread, and what they stand for: `checkpoint=RUN` of eval.py names a model, but
-`checkpoint` is a group of train.py, in which Hydra would look for a choice RUN."""
-
 
 def register() -> None:
     """Give Hydra the schema of every command and group; calling it again changes nothing."""
@@ -92,13 +90,7 @@ def register() -> None:
     for group, schema in GROUPS.items():
         if group != "model":
             store.store(group=group, name=f"{group}_schema", node=schema)
-
-
-def spelled(config_name: str, arguments: list[str]) -> list[str]:
-    """Return command-line arguments with every alias replaced by the key it stands for."""
-    aliases = ALIASES.get(config_name, {})
-    parts = [argument.partition("=") for argument in arguments]
-    return [aliases.get(key, key) + equals + value for key, equals, value in parts]
+    OmegaConf.register_new_resolver("vocabulary_of", vocabulary_of, replace=True)
 
 
 def parse(cfg: DictConfig, schema: type[Config]) -> Config:

@@ -5,13 +5,22 @@ import errno
 import os
 
 from hydra.errors import ConfigCompositionException, MissingConfigException
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+    ValidationError,
+)
 
-from grow.common.errors import ConfigError
+from grow.cli.spelling import TOKEN_FORMS, is_number_of_tokens
+from grow.common.errors import ConfigError, GrowError
 
 
-def explain(error: BaseException) -> ConfigError:
+def explain(error: BaseException) -> GrowError:
     """Return one paragraph for a user out of what Hydra or OmegaConf raised."""
+    if (ours := _raised_by_a_resolver(error)) is not None:
+        return ours
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, wrong = error.missing_cfg_file.rpartition("/")
         options = [option for option in error.options if not option.endswith("_schema")]
@@ -31,7 +40,18 @@ def explain(error: BaseException) -> ConfigError:
             f"{cause.full_key}: no such key{where}. {_nearest(str(cause.key), known)}"
             f"Keys: {', '.join(known) or 'see --cfg job'}."
         )
+    if isinstance(cause, ValidationError) and cause.full_key:
+        forms = f" Write a number of tokens as {TOKEN_FORMS}." if is_number_of_tokens(cause.full_key) else ""
+        return ConfigError(f"{cause.full_key}: {str(cause).splitlines()[0]}.{forms}")
     return ConfigError(" ".join(str(cause).split()))
+
+
+def _raised_by_a_resolver(error: BaseException) -> GrowError | None:
+    """Return the error of ours for which OmegaConf raised one of its own."""
+    before = error.__context__
+    while before is not None and not isinstance(before, GrowError):
+        before = before.__context__
+    return before
 
 
 def is_set_below_null(error: BaseException) -> bool:

@@ -10,8 +10,10 @@ from grow.analysis.settings import AnalysisSettings
 from grow.averaging.settings import AveragingSettings
 from grow.common.checks import at_least_one, one_of, positive
 from grow.common.errors import ConfigError
+from grow.common.hub import refuse_mistyped
 from grow.common.identity import flat, names_the_run
 from grow.common.provenance import digest_json
+from grow.data.check import check_data
 from grow.data.settings import DataSettings
 from grow.distributed.settings import StrategySettings
 from grow.estimate.settings import EstimateSettings
@@ -104,9 +106,15 @@ class RunConfig:
     @property
     def growth_source(self) -> str | None:
         """The checkpoint to grow from, if any; of several, the first."""
+        return self.growth_sources[0] if self.growth_sources else None
+
+    @property
+    def growth_sources(self) -> list[str]:
+        """The checkpoints to grow from."""
         if self.growth is None:
-            return None
-        return self.growth.sources[0] if self.growth.sources else self.growth.source or self.model.grown_from
+            return []
+        source = self.growth.source or self.model.grown_from
+        return self.growth.sources or ([] if source is None else [source])
 
     @property
     def group(self) -> str:
@@ -156,6 +164,17 @@ class RunConfig:
             seed=self.seed,
             sequence_length=self.data.sequence_length,
         )
+
+    def check_inputs(self) -> None:
+        """Refuse a source or data that are missing, or data that do not fit the model; nothing heavy is imported.
+
+        Raises:
+            CheckpointError: a source is a path, and there is no such directory.
+            DataError: the run would stop at its data.
+        """
+        for source in self.growth_sources:
+            refuse_mistyped(source)
+        check_data(self.data, self.model.vocab_size, grown=self.growth is not None)
 
     def resolved(self) -> dict[str, Any]:
         """Return the configuration as plain data, for run.json; dataclasses carry their class's name under `_type`."""

@@ -91,6 +91,7 @@ def _checked(number: int, overrides: list[str], config: DictConfig, config_name:
             return outcome("skipped", note=str(directory.path))
         if _class_of(config.hydra.launcher).endswith(".BasicLauncher"):  # else the ranks are those of a job
             run.plan()
+            run.check_inputs()
         directory.check_continues(run.resolved(), run.resume)
         return outcome("waiting")
     except GrowError as error:

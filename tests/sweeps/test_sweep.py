@@ -259,7 +259,9 @@ def test_a_sweep_with_one_mistake_starts_nothing_and_names_the_run(last, tmp_pat
 
 def test_a_killed_sweep_leaves_no_run_behind(tmp_path):
     child = f"import os, pathlib, time; pathlib.Path('{tmp_path}/pid').write_text(str(os.getpid())); time.sleep(60)"
-    parent = f"import sys; from grow.common.child_process import run_process; run_process([sys.executable, '-c', {child!r}])"
+    parent = (
+        f"import sys; from grow.common.child_process import run_process; run_process([sys.executable, '-c', {child!r}])"
+    )
     process = subprocess.Popen(python(parent), env={**os.environ, "PYTHONPATH": str(ROOT)})
     pid = tmp_path / "pid"
     _wait_until(lambda: pid.exists() and pid.read_text())
