@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from grow.analysis.settings import AnalysisSettings, AnalyzeConfig
 from grow.averaging.settings import AverageCheckpointsConfig, AveragingSettings, SweepAveragesConfig
 from grow.cli.explain import explain, is_set_below_null
+from grow.cli.odd_values import refuse_odd_values, refuse_output
 from grow.cli.run_config import ChainConfig, EstimateConfig, GrowCheckpointConfig, RunConfig
 from grow.cli.spelling import spelled
 from grow.common.errors import ConfigError
@@ -100,11 +101,13 @@ def parse(cfg: DictConfig, schema: type[Config]) -> Config:
         ConfigError: a key is unknown or missing, a value has the wrong type, or values contradict each other.
     """
     try:
+        refuse_odd_values(OmegaConf.to_container(cfg, resolve=True))
         config = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
         raise explain(error) from None
     except AttributeError as error:  # a key added with +, which a slotted dataclass refuses
         raise ConfigError(f"{error}. Remove the + and check the spelling: --cfg job prints every key.") from None
+    refuse_output(config)
     if not isinstance(config, schema):
         raise ConfigError(f"expected a configuration of {schema.__name__}, found {type(config).__name__}.")
     return config

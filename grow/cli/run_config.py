@@ -8,10 +8,11 @@ from hydra.core.hydra_config import HydraConfig
 
 from grow.analysis.settings import AnalysisSettings
 from grow.averaging.settings import AveragingSettings
-from grow.common.checks import at_least_one, one_of, positive
+from grow.common.checks import at_least_one, one_of, positive, seed_of_generators
 from grow.common.errors import ConfigError
 from grow.common.hub import refuse_mistyped
 from grow.common.identity import flat, names_the_run
+from grow.common.output_path import refuse_unwritable
 from grow.common.provenance import digest_json
 from grow.data.check import check_data
 from grow.data.settings import DataSettings
@@ -61,6 +62,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         one_of("resume", self.resume, RESUME)
+        seed_of_generators("seed", self.seed)
         sequence = self.data.sequence_length
         if sequence > self.model.max_positions:
             raise ConfigError(
@@ -166,14 +168,18 @@ class RunConfig:
         )
 
     def check_inputs(self) -> None:
-        """Refuse a source or data that are missing, or data that do not fit the model; nothing heavy is imported.
+        """Refuse a directory that cannot be written, missing sources, and data that do not fit the model.
+
+        Nothing heavy is imported for it.
 
         Raises:
+            ConfigError: something else is where the run directory would be.
             CheckpointError: a source is a path, and there is no such directory.
             DataError: the run would stop at its data.
         """
         for source in self.growth_sources:
             refuse_mistyped(source)
+        refuse_unwritable("run_dir", str(self.directory))
         check_data(self.data, self.model.vocab_size, grown=self.growth is not None)
 
     def resolved(self) -> dict[str, Any]:

@@ -83,7 +83,8 @@ def _checked(number: int, overrides: list[str], config: DictConfig, config_name:
         return RunOutcome(number=number, overrides=overrides, state=state, exit_code=exit_code, note=note)
 
     try:
-        run = compose([*overrides, *_search_path(config.hydra)], config_name, OmegaConf.get_type(config))
+        schema = OmegaConf.get_type(config) or RunConfig
+        run = compose([*overrides, *_search_path(config.hydra)], config_name, schema)
         if not isinstance(run, RunConfig):
             return outcome("waiting")
         directory = RunDirectory(run.directory)

@@ -216,10 +216,12 @@ class Seen(Callback):
 
 def command(*arguments, cwd):
     """Run a command whose runs end at once, from a file of its own."""
+    (cwd / "shards").mkdir()
+    make_shards(cwd / "shards")
     (cwd / "task.py").write_text(TASK)
     (cwd / "seen.py").write_text(SEEN)
     return subprocess.run(
-        [sys.executable, "task.py", *arguments],
+        [warm_python(), str(cwd / "task.py"), "data=shards", "data.path=shards", *arguments],
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{cwd}", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
@@ -248,13 +250,15 @@ def test_a_sweeper_is_told_the_final_validation_loss_of_every_run_and_infinity_w
     assert told == ["1.5", "2.5", "inf"], answer.stderr
 
 
-@pytest.mark.parametrize("last", ["seed=0,1,x", "trainer.micro_batch=1,7", "trainer.max_tokens=4096,1", "+seeed=1"])
+@pytest.mark.parametrize(
+    "last", ["seed=0,1,x", "trainer.micro_batch=1,7", "trainer.max_tokens=4096,1", "data.path=shards,no"]
+)
 def test_a_sweep_with_one_mistake_starts_nothing_and_names_the_run(last, tmp_path):
     answer = command("-m", last, cwd=tmp_path)
-    assert answer.returncode == 2, answer.stderr
+    assert answer.returncode == (77 if last.startswith("data") else 2), answer.stderr
     assert "trained" not in answer.stdout and "Traceback" not in answer.stderr
     key, value = last.split("=")
-    assert f"({key}={value.split(',')[-1]}): ConfigError" in answer.stderr
+    assert re.search(rf"Run \d \(.*{re.escape(key)}={value.split(',')[-1]}\b.*\): \w+Error: ", answer.stderr)
 
 
 def test_a_killed_sweep_leaves_no_run_behind(tmp_path):
