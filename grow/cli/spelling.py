@@ -6,6 +6,7 @@ Every configuration passes here on its way to Hydra, so that sweeps, chains and 
 
 import re
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ LISTS_OF_PATHS = frozenset(["growth.sources", "runs", "baseline", "continued", "
 
 TOKEN_FORMS = "1000000, 1_000_000, 1e6, 2.5e9, 4k, 10M, 300B or 2T"
 """How a number of tokens may be written on the command line."""
+_TAKE_A_VALUE = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
 _UNITS = {"": 0, "k": 3, "m": 6, "b": 9, "t": 12}
 _NUMBER = re.compile(r"(?<![\w.])(\d[\d_]*(?:\.\d+)?)(?:e\+?(\d{1,2}))?([kmbt]?)(?![\w.])", re.IGNORECASE)
 _LISTED = re.compile(r"""\s*('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^,]*?)\s*(?:,|$)""")
@@ -50,7 +52,17 @@ def spelled(config_name: str, arguments: list[str]) -> list[str]:
     """Return the arguments of a command as Hydra takes them: no alias, no path that it would misread, plain numbers."""
     aliases = ALIASES.get(config_name, {})
     sweep = bool({"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments))
-    return [_argument(argument, aliases, sweep) for argument in arguments]
+    return [_argument(argument, aliases, sweep) for argument in _flags_first(arguments)]
+
+
+def _flags_first(arguments: list[str]) -> list[str]:
+    """Return the flags and then the overrides: Hydra refuses overrides on both sides of a flag."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    for before, word in pairwise(["", *arguments]):
+        is_override = ("=" in word or word.startswith("~")) and not word.startswith("-")
+        (overrides if is_override and before not in _TAKE_A_VALUE else flags).append(word)
+    return flags + overrides
 
 
 def is_number_of_tokens(key: str) -> bool:

@@ -138,3 +138,8 @@ def test_the_vocabulary_may_be_that_of_the_data(tmp_path):
 def test_a_corpus_that_is_not_prepared_yet_has_the_vocabulary_that_it_will_have(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert compose(["model.vocab_size=auto"]).model.vocab_size == 4096
+
+
+def test_flags_may_stand_anywhere():
+    given = ["growth=none", "-m", "seed=0,1", "--config-dir", "a=b", "--cfg", "job", "~model"]
+    assert spelled("train", given) == ["-m", "--config-dir", "a=b", "--cfg", "job", "growth=none", "seed=0,1", "~model"]
