@@ -10,7 +10,6 @@ from grow.analysis.settings import AnalysisSettings
 from grow.averaging.settings import AveragingSettings
 from grow.common.checks import at_least_one, one_of, positive, seed_of_generators
 from grow.common.errors import ConfigError
-from grow.common.hub import refuse_mistyped
 from grow.common.identity import flat, names_the_run
 from grow.common.output_path import refuse_unwritable
 from grow.common.provenance import digest_json
@@ -20,6 +19,7 @@ from grow.distributed.settings import StrategySettings
 from grow.estimate.settings import EstimateSettings
 from grow.evaluation.settings import EvaluationSettings
 from grow.families.settings import ModelSettings
+from grow.families.source_directory import check_source
 from grow.growth.settings import ChainSettings, GrowthSettings, ScaleSettings
 from grow.loggers.settings import LoggerSettings
 from grow.training.plan import Plan, plan_run
@@ -178,7 +178,7 @@ class RunConfig:
             DataError: the run would stop at its data.
         """
         for source in self.growth_sources:
-            refuse_mistyped(source)
+            check_source(source)
         refuse_unwritable("run_dir", str(self.directory))
         check_data(self.data, self.model.vocab_size, grown=self.growth is not None)
 

@@ -2,8 +2,20 @@
 
 from pathlib import Path
 
-from grow.common.hub import MODEL_FILES, local_or_hub, refuse_missing
+from grow.common.hub import MODEL_FILES, local_or_hub, refuse_missing, refuse_mistyped
 from grow.common.provenance import RUN_FILE
+
+
+def check_source(source: str) -> None:
+    """Refuse the name of a model that can only be a local path and is none; the hub is not asked.
+
+    Raises:
+        CheckpointError: it names the nearest directory that exists.
+    """
+    if "/" in source:
+        refuse_mistyped(source)
+    else:  # no hub id of a model, which has an owner
+        refuse_missing(source)
 
 
 def find_source(source: str) -> Path:
@@ -12,7 +24,6 @@ def find_source(source: str) -> Path:
     Raises:
         CheckpointError: there is no such directory or hub model, or the hub cannot be reached.
     """
-    if "/" not in source:  # no hub id either
-        refuse_missing(source)
+    check_source(source)
     path = local_or_hub(source, MODEL_FILES)
     return path / "model" if (path / RUN_FILE).is_file() and (path / "model").is_dir() else path

@@ -42,6 +42,7 @@ def _run(*arguments, script="train.py"):
         (["data=shards", "data.path=nowhere"], 77, "DataError: nowhere: expected a directory of token shards"),
         (["data=shards", "data.path=data", "model.vocab_size=auto"], 77, "DataError: data: expected"),
         (["growth=hyperclone", "model=tiny_2x", "growth.source=./sorce"], 77, "CheckpointError: ./sorce: no such"),
+        (["growth=hyperclone", "model=tiny_2x", "growth.source=sorce"], 77, "CheckpointError: sorce: no such"),
         (["run_dir=train.py"], 2, "ConfigError: run_dir=train.py: expected a directory or nothing yet, found a file"),
     ],
 )
