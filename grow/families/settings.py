@@ -37,11 +37,11 @@ class ModelSettings:
             at_least_one(f"model.{name}", getattr(self, name), LARGEST_SIZE)
         positive("model.init_std", self.init_std)
         for name in ("bos_id", "eos_id", "pad_id"):
-            token = getattr(self, name)
-            if token is not None and not 0 <= token < self.vocab_size:
-                raise ConfigError(
-                    f"model.{name}={token}: expected null, or an id below model.vocab_size={self.vocab_size}."
-                )
+            not_negative(f"model.{name}", getattr(self, name))
+        if self.pad_id is not None and self.pad_id >= self.vocab_size:  # the embedding has a row for it
+            raise ConfigError(
+                f"model.pad_id={self.pad_id}: expected null, or an id below model.vocab_size={self.vocab_size}."
+            )
         if self.family not in ("llama", "mixtral") and self.embed != self.heads * self.head_dim:
             raise ConfigError(
                 f"model.embed={self.embed}: a {self.family} model needs heads x head_dim = "

@@ -201,7 +201,7 @@ REFUSED = [
     ("train", "model.ffn", 10**18, "model.ffn"),
     ("train", "model.init_std", 0, "model.init_std=0"),
     ("train", "model.eos_id", -1, "model.eos_id=-1"),
-    ("train", "model.bos_id", 10**6, "below model.vocab_size"),
+    ("train", "model.pad_id", 10**6, "below model.vocab_size"),
     ("train", "model.norm_eps", 0, "model.norm_eps=0"),
     ("train", "model.rope_theta", -1, "model.rope_theta=-1"),
     ("opt", "model.dropout", 1.5, "from 0 to 1"),
