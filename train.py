@@ -21,6 +21,7 @@ def main(run: RunConfig) -> None:
     if directory.is_finished and run.resume != FRESH and not plan.is_distributed:  # else ranks decide it together
         directory.say_finished()
         return
+    run.check_inputs()
     # Heavy imports wait until here, so that help and configuration errors answer at once.
     from grow.data.corpus import open_data
     from grow.evaluation.in_run import plan_evaluation

@@ -1,6 +1,5 @@
 """The links of a chain: what each says to train.py, and whether all of them can be run before any of them is."""
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,10 +93,10 @@ def links_of(config: Chain, given: Sequence[str], compose: Callable[[list[str]],
             **({"optimizer.lr": f"{config.optimizer.lr * link.lr:.6g}"} if link.lr != 1 else {}),
             "trainer.max_tokens": str(tokens[number - 1]),
             "growth": link.growth,
-            **({"growth.source": _quoted(last)} if last else {}),
+            **({"growth.source": last} if last else {}),
             "trainable": link.trainable,
             "seed": str(config.seed + _SEEDS_APART * (len(settings) - number)),
-            "run_dir": _quoted(str(config.directory / where)),
+            "run_dir": str(config.directory / where),
         }
         overrides = _merged(link.overrides, given, computed)
         with _naming(where):
@@ -193,7 +192,3 @@ def _merged(of_link: Sequence[str], given: Sequence[str], computed: dict[str, st
 
 def _key(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
-
-
-def _quoted(path: str) -> str:
-    return path if re.fullmatch(r"[\w./-]+", path) else "'" + path.replace("'", "\\'") + "'"

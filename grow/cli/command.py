@@ -15,12 +15,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from grow.cli.config import Config, parse, register, spelled
-from grow.cli.explain import explain, is_full_disk, raised_in
+from grow.cli.config import Config, parse, register
+from grow.cli.explain import explain, is_full_disk, is_set_below_null, raised_in
 from grow.cli.help_page import help_page
 from grow.cli.loading import say_what_is_loaded
 from grow.cli.run_config import RunConfig
-from grow.common.errors import CheckpointError, ConfigError, GrowError
+from grow.cli.spelling import spelled
+from grow.cli.sweep_check import handed_on
+from grow.common.errors import CheckpointError, GrowError
 from grow.common.places import CONFIG_DIR
 from grow.sweeps.sweep import Sweep
 
@@ -73,14 +75,9 @@ def _mistakes_explained(sweep: Sweep) -> Iterator[None]:
         if raised_in(error, "submitit"):
             sweep.close()
             _fail(GrowError(f"{error} Jobs that were submitted go on; give the same command again after them."))
-        if not (isinstance(error, AssertionError) and raised_in(error, "omegaconf")):
+        if not is_set_below_null(error):
             raise
-        _fail(
-            ConfigError(
-                "growth.*: growth=none takes no settings. Choose a preset too, e.g. growth=hyperclone_noisy; "
-                "for a sweep that has both, name the source as model.grown_from=DIRECTORY_OR_HUB_ID."
-            )
-        )
+        _fail(explain(error))
 
 
 def given_overrides() -> list[str]:
@@ -88,15 +85,17 @@ def given_overrides() -> list[str]:
     return list(HydraConfig.get().overrides.task)
 
 
-def _attempt(task: Callable[[Config], None], cfg: DictConfig, schema: type[Config], sweep: Sweep) -> None:
+def _attempt(task: Callable[[Config], None], cfg: DictConfig, schema: type[Config], sweep: Sweep) -> float | None:
+    """Do the task, or one run of a sweep, whose final validation loss is what Hydra's sweepers minimize."""
     hydra_config = HydraConfig.get()
     try:
         if hydra_config.mode == RunMode.MULTIRUN:
-            sweep.run(hydra_config.job.num, given_overrides(), lambda: _directory(parse(cfg, schema)))
-        else:
-            config = parse(cfg, schema)
-            say_what_is_loaded(Path(sys.argv[0]).stem)
-            task(config)
+            number, flags = int(hydra_config.job.num), handed_on(hydra_config)
+            return sweep.run(number, given_overrides(), lambda: _directory(parse(cfg, schema)), flags)
+        config = parse(cfg, schema)
+        say_what_is_loaded(Path(sys.argv[0]).stem)
+        task(config)
+        return None
     except GrowError as error:  # caught inside Hydra, which would print a line of its own above ours
         _fail(error)
     except Exception as error:

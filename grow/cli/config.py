@@ -16,10 +16,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from grow.analysis.settings import AnalysisSettings, AnalyzeConfig
 from grow.averaging.settings import AverageCheckpointsConfig, AveragingSettings, SweepAveragesConfig
-from grow.cli.explain import explain
+from grow.cli.explain import explain, is_set_below_null
+from grow.cli.odd_values import refuse_odd_values, refuse_output
 from grow.cli.run_config import ChainConfig, EstimateConfig, GrowCheckpointConfig, RunConfig
+from grow.cli.spelling import spelled
 from grow.common.errors import ConfigError
 from grow.common.places import CONFIG_DIR
+from grow.data.check import vocabulary_of
 from grow.data.settings import DataSettings, PrepareDataConfig
 from grow.distributed.settings import StrategySettings
 from grow.evaluation.settings import EvalConfig, EvaluationSettings, FetchEvalDataConfig, InspectDataConfig
@@ -77,10 +80,6 @@ GROUPS: dict[str, type] = {
 }
 """What each group's choices are parsed into; a model has the settings of its family."""
 
-ALIASES = {"eval": {"checkpoint": "checkpoints"}}
-"""Keys of a command that Hydra would misread, and what they stand for: `checkpoint=RUN` of eval.py names a model, but
-`checkpoint` is a group of train.py, in which Hydra would look for a choice RUN."""
-
 
 def register() -> None:
     """Give Hydra the schema of every command and group; calling it again changes nothing."""
@@ -92,13 +91,7 @@ def register() -> None:
     for group, schema in GROUPS.items():
         if group != "model":
             store.store(group=group, name=f"{group}_schema", node=schema)
-
-
-def spelled(config_name: str, arguments: list[str]) -> list[str]:
-    """Return command-line arguments with every alias replaced by the key it stands for."""
-    aliases = ALIASES.get(config_name, {})
-    parts = [argument.partition("=") for argument in arguments]
-    return [aliases.get(key, key) + equals + value for key, equals, value in parts]
+    OmegaConf.register_new_resolver("vocabulary_of", vocabulary_of, replace=True)
 
 
 def parse(cfg: DictConfig, schema: type[Config]) -> Config:
@@ -108,11 +101,13 @@ def parse(cfg: DictConfig, schema: type[Config]) -> Config:
         ConfigError: a key is unknown or missing, a value has the wrong type, or values contradict each other.
     """
     try:
+        refuse_odd_values(OmegaConf.to_container(cfg, resolve=True))
         config = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
         raise explain(error) from None
     except AttributeError as error:  # a key added with +, which a slotted dataclass refuses
         raise ConfigError(f"{error}. Remove the + and check the spelling: --cfg job prints every key.") from None
+    refuse_output(config)
     if not isinstance(config, schema):
         raise ConfigError(f"expected a configuration of {schema.__name__}, found {type(config).__name__}.")
     return config
@@ -133,5 +128,7 @@ def compose(overrides: list[str], config_name: str = "train", schema: type[Any] 
     with nullcontext() if inside_command else hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         try:
             return parse(hydra.compose(config_name, spelled(config_name, overrides)), schema)
-        except (HydraException, OmegaConfBaseException) as error:
+        except (HydraException, OmegaConfBaseException, AssertionError) as error:
+            if isinstance(error, AssertionError) and not is_set_below_null(error):
+                raise
             raise explain(error) from None

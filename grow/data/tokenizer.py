@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from grow.common.contained import contained_file
 from grow.common.errors import DataError
+from grow.common.hub import TOKENIZER_FILES, local_or_hub
 from grow.common.provenance import digest_json
 from grow.data.tokenizer_config import make_portable
 
@@ -50,7 +51,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     try:
         if Path(name).is_dir():
             _refuse_links_elsewhere(Path(name))
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        directory = local_or_hub(name, TOKENIZER_FILES)
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises plain Exception for a damaged file
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise DataError(f"tokenizer={name}: expected a tokenizer directory or hub id, found: {reason}") from None

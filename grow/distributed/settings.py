@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from grow.common.checks import one_of, positive
+from grow.common.checks import at_least_one, from_to, one_of, positive
 
 STRATEGIES = ("single", "ddp", "zero1", "zero2", "zero3", "fsdp2")
+_LONGEST_TIMEOUT_S = 1e8  # three years; timedelta and NCCL overflow at far more
 SHARDED = ("zero1", "zero2", "zero3", "fsdp2")
 
 
@@ -25,5 +26,5 @@ class StrategySettings:
     def __post_init__(self) -> None:
         one_of("strategy.kind", self.kind, STRATEGIES)
         positive("strategy.timeout_s", self.timeout_s)
-        if self.devices is not None:
-            positive("strategy.devices", self.devices)
+        from_to("strategy.timeout_s", self.timeout_s, 0, _LONGEST_TIMEOUT_S)
+        at_least_one("strategy.devices", self.devices)

@@ -4,7 +4,7 @@ import difflib
 from dataclasses import dataclass, field
 from typing import Any
 
-from grow.common.checks import at_least_one, one_of
+from grow.common.checks import MOST_THREADS, at_least_one, not_negative, one_of
 from grow.common.errors import ConfigError
 from grow.evaluation.catalogue import TASKS
 
@@ -41,8 +41,7 @@ class EvaluationSettings:
         if len(set(self.tasks)) < len(self.tasks):
             raise ConfigError(f"evaluation.tasks={self.tasks}: a task is named more than once.")
         for name in ("num_fewshot", "heldout_tokens"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"evaluation.{name}={getattr(self, name)}: expected 0 or more.")
+            not_negative(f"evaluation.{name}", getattr(self, name))
         for name in ("limit", "batch_tokens", "every_tokens"):
             at_least_one(f"evaluation.{name}", getattr(self, name))
         if self.every_tokens is not None and not (self.tasks or self.heldout_tokens):
@@ -83,6 +82,7 @@ class EvalConfig:
         self.checkpoints = listed
         one_of("accelerator", self.accelerator, ACCELERATORS)
         one_of("precision", self.precision, PRECISIONS)
+        at_least_one("threads", self.threads, MOST_THREADS)
 
 
 @dataclass(kw_only=True, slots=True)

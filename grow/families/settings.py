@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from grow.common.checks import at_least_one
+from grow.common.checks import LARGEST_SIZE, at_least_one, from_to, not_negative, positive
 from grow.common.errors import ConfigError
 
 
@@ -34,12 +34,24 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "max_positions", "layers", "embed", "heads", "head_dim", "ffn"):
-            at_least_one(f"model.{name}", getattr(self, name))
+            at_least_one(f"model.{name}", getattr(self, name), LARGEST_SIZE)
+        positive("model.init_std", self.init_std)
+        for name in ("bos_id", "eos_id", "pad_id"):
+            not_negative(f"model.{name}", getattr(self, name))
+        if self.pad_id is not None and self.pad_id >= self.vocab_size:  # the embedding has a row for it
+            raise ConfigError(
+                f"model.pad_id={self.pad_id}: expected null, or an id below model.vocab_size={self.vocab_size}."
+            )
         if self.family not in ("llama", "mixtral") and self.embed != self.heads * self.head_dim:
             raise ConfigError(
                 f"model.embed={self.embed}: a {self.family} model needs heads x head_dim = "
                 f"{self.heads} x {self.head_dim} = {self.heads * self.head_dim}. Change one of the three."
             )
+
+
+def _check_positive(model: ModelSettings, *names: str) -> None:
+    for name in names:
+        positive(f"model.{name}", getattr(model, name))
 
 
 def _check_groups(model: "OlmoSettings | Olmo2Settings | LlamaSettings") -> None:
@@ -59,6 +71,11 @@ class OptSettings(ModelSettings):
     """Width of the embedding table where it differs from `embed` (hub opt-350m: 512, with projections in and out)."""
     dropout: float = 0.1
 
+    def __post_init__(self) -> None:
+        ModelSettings.__post_init__(self)
+        at_least_one("model.word_embed", self.word_embed, LARGEST_SIZE)
+        from_to("model.dropout", self.dropout, 0, 1)
+
 
 @dataclass(kw_only=True, slots=True)
 class GptNeoxSettings(ModelSettings):
@@ -69,6 +86,11 @@ class GptNeoxSettings(ModelSettings):
     rotary_fraction: float = 0.25
     """Fraction of head_dim that is rotated."""
     rope_theta: float = 10_000.0
+
+    def __post_init__(self) -> None:
+        ModelSettings.__post_init__(self)
+        _check_positive(self, "rotary_fraction", "rope_theta")
+        from_to("model.rotary_fraction", self.rotary_fraction, 0, 1)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -84,6 +106,7 @@ class OlmoSettings(ModelSettings):
     def __post_init__(self) -> None:
         ModelSettings.__post_init__(self)
         _check_groups(self)
+        _check_positive(self, "rope_theta", *(["clip_qkv"] if self.clip_qkv is not None else []))
 
 
 @dataclass(kw_only=True, slots=True)
@@ -99,6 +122,7 @@ class Olmo2Settings(ModelSettings):
     def __post_init__(self) -> None:
         ModelSettings.__post_init__(self)
         _check_groups(self)
+        _check_positive(self, "norm_eps", "rope_theta")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -114,9 +138,12 @@ class LlamaSettings(ModelSettings):
     def __post_init__(self) -> None:
         ModelSettings.__post_init__(self)
         _check_groups(self)
+        _check_positive(self, "norm_eps", "rope_theta")
 
 
 def _check_experts(model: "MixtralSettings | FlexOlmoSettings") -> None:
+    not_negative("model.balance_loss", model.balance_loss)
+    at_least_one("model.experts", model.experts, LARGEST_SIZE)
     if not 1 <= model.active_experts <= model.experts:
         raise ConfigError(
             f"model.active_experts={model.active_experts}: expected a number from 1 to model.experts={model.experts}."

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from grow.common.checks import one_of, positive
+from grow.common.checks import from_to, not_negative, one_of, positive, seed_of_generators
 from grow.common.errors import ConfigError
 
 CHOICES = {
@@ -13,6 +13,9 @@ CHOICES = {
     "join": ("beside", "above"),
     "optimizer_state": ("exact", "asymmetric", "reset"),
 }
+
+_MOST_DB = 300.0  # beyond it the noise is nothing, or all there is, in float32
+_LARGEST_FACTOR = 65_536
 
 
 @dataclass(kw_only=True, slots=True)
@@ -71,11 +74,14 @@ class GrowthSettings:
                 f"growth.largest_share={self.largest_share}: expected more than 0 and less than 1; "
                 "growth.share=diagonal gives one copy all of it."
             )
-        if not 0 <= self.redrawn <= 1 or self.expert_noise < 0 or self.router_std <= 0:
-            raise ConfigError(
-                f"growth.redrawn={self.redrawn}, expert_noise={self.expert_noise}, router_std={self.router_std}: "
-                "expected a share from 0 to 1, at least 0, and more than 0."
-            )
+        from_to("growth.redrawn", self.redrawn, 0, 1)
+        not_negative("growth.expert_noise", self.expert_noise)
+        positive("growth.router_std", self.router_std)
+        seed_of_generators("growth.seed", self.seed)
+        if self.snr_db is not None:
+            from_to("growth.snr_db", self.snr_db, -_MOST_DB, _MOST_DB)
+        for weight in self.weights or ():
+            positive("growth.weights", weight)
         if self.sources is not None:
             self._check_sources(self.sources)
 
@@ -115,8 +121,10 @@ class ScaleSettings:
     def __post_init__(self) -> None:
         for name in ("embed", "heads", "kv_heads", "head_dim", "ffn", "layers"):
             factor = getattr(self, name)
-            if factor is not None and factor < 1:
-                raise ConfigError(f"scale.{name}={factor:g}: expected a factor of at least 1.")
+            if factor is not None and not 1 <= factor <= _LARGEST_FACTOR:
+                raise ConfigError(
+                    f"scale.{name}={factor:g}: expected a factor of at least 1, and of at most {_LARGEST_FACTOR}."
+                )
 
 
 @dataclass(kw_only=True, slots=True)

@@ -69,6 +69,7 @@ class ReportPresetsConfig:
     """Print this many of the best presets by seed 0 instead, each after its shape."""
 
     def __post_init__(self) -> None:
+        at_least_one("best", self.best)
         if (self.output is None) == (self.best is None):
             raise ConfigError(
                 "expected either output=DIRECTORY for the table and the figure, or best=N to print N presets, found "

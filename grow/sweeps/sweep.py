@@ -3,20 +3,25 @@
 Hydra's launcher calls `Sweep.run` once for every run, in the user's process or in a job's. It starts the same program
 with one run's overrides, passes signals on to it, and writes the outcome to a file. When the launcher is done, the
 user's process reads those files: `Sweep.close` prints them and returns the exit code.
+
+A sweeper that chooses the next runs by the last ones, such as hydra/sweeper=optuna, gets each run's final loss.
 """
 
 import collections
+import math
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from grow.common.child_process import INTERRUPTED, run_process
-from grow.common.errors import ConfigError, GrowError, PreemptedError
+from grow.common.errors import ConfigError, DivergedError, GrowError, PreemptedError
+from grow.common.metric_names import VAL_LOSS
 from grow.common.provenance import write_json
 from grow.common.records import read_record
+from grow.common.rows import read_rows
 from grow.distributed.ranks import Ranks
 from grow.sweeps.requeue import in_submitit, requeue
 from grow.training.run_directory import RunDirectory
@@ -31,10 +36,20 @@ class RunOutcome:
     number: int
     overrides: list[str]
     state: str
-    """finished, skipped (it was before), failed, preempted, interrupted, or waiting (the sweep stopped before it)."""
+    """finished, skipped (it was before), failed, preempted, interrupted, or waiting (the sweep ended before it)."""
     exit_code: int = 0
     note: str = ""
     """The run's directory, or the line that says why there is none."""
+
+    @property
+    def loss(self) -> float | None:
+        """The run's final validation loss: infinite where it diverged, None where it has none."""
+        if self.exit_code == DivergedError.exit_code:
+            return math.inf
+        if self.state not in ("finished", "skipped") or not self.note:
+            return None
+        losses = [row[VAL_LOSS] for row in read_rows(RunDirectory(Path(self.note)).metrics) if VAL_LOSS in row]
+        return float(losses[-1]) if losses else None
 
 
 class Sweep:
@@ -49,27 +64,33 @@ class Sweep:
         self._folder = (_FOLDER / f"{time.strftime('%Y%m%d-%H%M%S')}-{time.monotonic_ns()}").resolve()
         self._stopped = 0
 
-    def run(self, number: int, overrides: list[str], configure: Callable[[], Path | None]) -> None:
+    def run(
+        self,
+        number: int,
+        overrides: list[str],
+        configure: Callable[[], Path | None],
+        flags: Sequence[str] = (),
+    ) -> float | None:
         """Do one run; the first of a job's ranks records its outcome. Hydra's launcher calls this once for every run.
 
         Args:
             number: Position of the run in its sweep.
             overrides: What the program is started with.
             configure: Checks the run's configuration and returns its directory, if it has one.
+            flags: Arguments of every run of the sweep: where its configuration is found.
+
+        Returns:
+            The run's final validation loss, as `RunOutcome.loss`.
 
         Raises:
             ConfigError: several processes were started for the sweep itself.
         """
-        ranks = Ranks.found()
-        if ranks.world_size > 1 and not in_submitit():
-            raise ConfigError(
-                f"-m: expected one process, which starts one run after another, found {ranks.world_size}. For runs of "
-                "several ranks add hydra/launcher=slurm hydra.launcher.tasks_per_node=N, or submit slurm/sweep.sbatch."
-            )
-        outcome = self._outcome(number, overrides, configure)
-        if ranks.is_first:
+        refuse_ranks()
+        outcome = self._outcome(number, overrides, configure, flags)
+        if Ranks.found().is_first:
             self._folder.mkdir(parents=True, exist_ok=True)
             write_json(self._folder / f"{number}.json", asdict(outcome))
+        return outcome.loss
 
     def close(self) -> int:
         """Print a table of the runs, if there were any, and return the exit code of the worst."""
@@ -80,7 +101,9 @@ class Sweep:
         shutil.rmtree(self._folder)
         return worst([outcome.exit_code for outcome in outcomes])
 
-    def _outcome(self, number: int, overrides: list[str], configure: Callable[[], Path | None]) -> RunOutcome:
+    def _outcome(
+        self, number: int, overrides: list[str], configure: Callable[[], Path | None], flags: Sequence[str]
+    ) -> RunOutcome:
         def outcome(state: str, exit_code: int = 0, note: str = "") -> RunOutcome:
             return RunOutcome(number=number, overrides=overrides, state=state, exit_code=exit_code, note=note)
 
@@ -93,7 +116,7 @@ class Sweep:
         if directory is not None and RunDirectory(directory).is_finished:
             return outcome("skipped", 0, str(directory))
         print(f"\n# {directory or ' '.join(overrides)}", flush=True)
-        ended = run_process([*self._command, *overrides, "hydra.mode=RUN"])
+        ended = run_process([*self._command, *flags, *overrides, "hydra.mode=RUN"])
         note = requeue() if ended.state == "preempted" else ""  # leaves where it can, and pickles this object
         if ended.signals or ended.state == "preempted":  # no other run is started, however this one ended
             self._stopped = PreemptedError.exit_code
@@ -105,6 +128,20 @@ class Sweep:
             self._stopped = INTERRUPTED
             return outcome("interrupted", INTERRUPTED)
         return outcome("failed", ended.code, ended.error)
+
+
+def refuse_ranks() -> None:
+    """Refuse a sweep that was itself started as several processes.
+
+    Raises:
+        ConfigError: it was.
+    """
+    ranks = Ranks.found()
+    if ranks.world_size > 1 and not in_submitit():
+        raise ConfigError(
+            f"-m: expected one process, which starts one run after another, found {ranks.world_size}. For runs of "
+            "several ranks add hydra/launcher=slurm hydra.launcher.tasks_per_node=N, or submit slurm/sweep.sbatch."
+        )
 
 
 def worst(exit_codes: list[int]) -> int:

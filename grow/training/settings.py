@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
-from grow.common.checks import one_of, positive
+from grow.common.checks import MOST_THREADS, at_least_one, not_negative, one_of, positive
 from grow.common.errors import ConfigError
 
 SCHEDULES = ("paper", "cosine", "wsd")
@@ -32,8 +32,9 @@ class OptimizerSettings:
         positive("optimizer.lr", self.lr)
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"optimizer.betas={self.betas}: expected two numbers in [0, 1).")
-        if self.max_grad_norm < 0 or self.weight_decay < 0:
-            raise ConfigError("optimizer.max_grad_norm and optimizer.weight_decay: expected 0 or more.")
+        positive("optimizer.eps", self.eps)
+        for name in ("max_grad_norm", "weight_decay"):
+            not_negative(f"optimizer.{name}", getattr(self, name))
 
 
 @dataclass(kw_only=True, slots=True)
@@ -151,6 +152,7 @@ class TrainerSettings:
             "val_tokens",
         ):
             positive(f"trainer.{name}", getattr(self, name))
+        at_least_one("trainer.threads", self.threads, MOST_THREADS)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -159,3 +159,9 @@ def test_a_chain_whose_links_all_end_well_ends_well(links, started):
     started.ends = [Ended(code=0, error="", signals=frozenset())] * 2
     assert walk(links) == 0
     assert len(started) == 2
+
+
+def test_a_chains_directory_may_have_any_character():
+    links = chain("chain=stackbert", "model=tiny_2x", "run_dir=a=b (1), it's")
+    assert [link.run.directory for link in links] == [Path("a=b (1), it's") / link.name for link in links]
+    assert links[1].run.growth_source == str(links[0].directory.path)

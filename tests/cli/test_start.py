@@ -39,6 +39,11 @@ def _run(*arguments, script="train.py"):
         (["trainer.micro_batch=7"], 2, "ConfigError: trainer.tokens_per_step=4096: expected a multiple"),
         (["data=shards"], 2, "ConfigError: data.path has no value"),
         (["trainer.max_tokens=["], 2, "ConfigError:"),
+        (["data=shards", "data.path=nowhere"], 77, "DataError: nowhere: expected a directory of token shards"),
+        (["data=shards", "data.path=data", "model.vocab_size=auto"], 77, "DataError: data: expected"),
+        (["growth=hyperclone", "model=tiny_2x", "growth.source=./sorce"], 77, "CheckpointError: ./sorce: no such"),
+        (["growth=hyperclone", "model=tiny_2x", "growth.source=sorce"], 77, "CheckpointError: sorce: no such"),
+        (["run_dir=train.py"], 2, "ConfigError: run_dir=train.py: expected a directory or nothing yet, found a file"),
     ],
 )
 def test_train_answers_without_heavy_imports_in_one_paragraph_with_its_exit_code(arguments, code, says):

@@ -188,6 +188,103 @@ def test_a_sweep_skips_what_is_finished_reports_what_is_wrong_and_goes_on(tmp_pa
     assert "Traceback" not in answer.stdout + answer.stderr
 
 
+TASK = """
+from pathlib import Path
+from grow.cli.command import entry_point
+from grow.cli.run_config import RunConfig
+
+@entry_point("train", RunConfig)
+def main(run: RunConfig) -> None:
+    print("trained", run.model.name, run.model.vocab_size, flush=True)
+    directory = run.directory
+    directory.mkdir(parents=True)
+    rows = [f'{{"val/loss": {loss}}}\\n' for loss in (9, run.seed + 0.5)]
+    (directory / "metrics.jsonl").write_text("".join(rows))
+    if run.seed == 3:
+        raise SystemExit(76)
+
+main()
+"""
+SEEN = """
+from hydra.experimental.callback import Callback
+
+class Seen(Callback):
+    def on_job_end(self, config, job_return, **_):
+        print("returned", job_return.return_value, flush=True)
+"""
+
+
+def command(*arguments, cwd):
+    """Run a command whose runs end at once, from a file of its own."""
+    (cwd / "shards").mkdir()
+    make_shards(cwd / "shards")
+    (cwd / "task.py").write_text(TASK)
+    (cwd / "seen.py").write_text(SEEN)
+    return subprocess.run(
+        [warm_python(), str(cwd / "task.py"), "data=shards", "data.path=shards", *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{cwd}", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_the_runs_of_a_sweep_find_the_folders_and_the_file_that_the_sweep_was_given(tmp_path):
+    choices, searched = tmp_path / "choices", tmp_path / "searched"
+    for folder, size in ((choices, 4097), (searched, 4098)):
+        (folder / "model").mkdir(parents=True)
+        model = f"defaults: [tiny, _self_]\nname: {folder.name}\nvocab_size: {size}\n"
+        (folder / "model" / f"{folder.name}.yaml").write_text(model)
+    (choices / "mine.yaml").write_text("defaults: [train, _self_]\nseed: 7\n")
+    where = ["--config-dir", "choices", "--config-name", "mine", f"hydra.searchpath=[file://{searched}]"]
+    answer = command("-m", *where, "model=choices,searched", cwd=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    assert "trained choices 4097" in answer.stdout and "trained searched 4098" in answer.stdout
+    assert "-seed7-" in answer.stdout
+
+
+def test_a_sweeper_is_told_the_final_validation_loss_of_every_run_and_infinity_where_it_diverged(tmp_path):
+    answer = command("-m", "seed=1,2,3", "+hydra.callbacks.seen._target_=seen.Seen", cwd=tmp_path)
+    told = [line.split()[1] for line in answer.stdout.splitlines() if line.startswith("returned")]
+    assert told == ["1.5", "2.5", "inf"], answer.stderr
+
+
+@pytest.mark.parametrize(
+    "last", ["seed=0,1,x", "trainer.micro_batch=1,7", "trainer.max_tokens=4096,1", "data.path=shards,no"]
+)
+def test_a_sweep_with_one_mistake_starts_nothing_and_names_the_run(last, tmp_path):
+    answer = command("-m", last, cwd=tmp_path)
+    assert answer.returncode == (77 if last.startswith("data") else 2), answer.stderr
+    assert "trained" not in answer.stdout and "Traceback" not in answer.stderr
+    key, value = last.split("=")
+    assert re.search(rf"Run \d \(.*{re.escape(key)}={value.split(',')[-1]}\b.*\): \w+Error: ", answer.stderr)
+
+
+def test_a_killed_sweep_leaves_no_run_behind(tmp_path):
+    child = f"import os, pathlib, time; pathlib.Path('{tmp_path}/pid').write_text(str(os.getpid())); time.sleep(60)"
+    parent = (
+        f"import sys; from grow.common.child_process import run_process; run_process([sys.executable, '-c', {child!r}])"
+    )
+    process = subprocess.Popen(python(parent), env={**os.environ, "PYTHONPATH": str(ROOT)})
+    pid = tmp_path / "pid"
+    _wait_until(lambda: pid.exists() and pid.read_text())
+    process.kill()
+    process.wait()
+    _wait_until(lambda: not Path(f"/proc/{pid.read_text()}").exists() or _is_zombie(pid.read_text()))
+
+
+def _is_zombie(pid):
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def _wait_until(holds):
+    deadline = time.monotonic() + 50
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def test_the_ablation_file_is_a_sweep(tmp_path):
     answer = train("-m", "experiment=ablation_variants", "trainer.max_tokens=100", cwd=tmp_path)
     assert answer.returncode == 2
