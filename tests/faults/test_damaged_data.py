@@ -1,7 +1,6 @@
 """Shards that change on disk: a run, an evaluation and every reader name the file and end with 77, and save nothing."""
 
 import threading
-import time
 
 import pytest
 
@@ -105,8 +104,10 @@ def test_damage_that_is_found_while_the_run_trains_ends_it_and_no_later_checkpoi
 
 def test_a_run_that_ends_before_its_shards_were_compared_says_so(train, monkeypatch, capfd):
     monkeypatch.setattr(digest_check, "WAITED_FOR_BYTES", 0)
-    monkeypatch.setattr(TokenShards, "check", lambda self, shard: time.sleep(3))
+    trained = threading.Event()
+    monkeypatch.setattr(TokenShards, "check", lambda self, shard: trained.wait(60))
     train("trainer.max_tokens=256", "checkpoint.every_tokens=null")
+    trained.set()
     assert "2 shards were not yet compared with their digests" in capfd.readouterr().out
 
 
