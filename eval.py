@@ -10,6 +10,7 @@ python eval.py checkpoint='[RUN/checkpoints/step-00000100,RUN]' a trend over che
 from grow.cli.command import entry_point
 from grow.cli.config import EvalConfig
 from grow.common.extras import require
+from grow.common.printed import say
 
 
 @entry_point("eval", EvalConfig)
@@ -37,7 +38,7 @@ def main(config: EvalConfig) -> None:
             rows.append((plan.checkpoint.name, plan.checkpoint.clock, scores))
             if is_first():
                 console.print(score_table(str(plan.checkpoint.model), scores))
-                print(f"Wrote {plan.output / RESULTS_FILE}", flush=True)
+                say(f"Wrote {plan.output / RESULTS_FILE}")
         if is_first() and len(rows) > 1:
             console.print(trend_table(rows))
 

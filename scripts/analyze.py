@@ -11,6 +11,7 @@ from pathlib import Path
 
 from grow.cli.command import entry_point
 from grow.cli.config import AnalyzeConfig
+from grow.common.printed import say
 
 
 @entry_point("analyze", AnalyzeConfig)
@@ -24,8 +25,8 @@ def main(config: AnalyzeConfig) -> None:
     table_console().print(summary_table(rows))
     for name, dip in dips.items():
         back = "not recovered" if dip.recovered_at_tokens is None else f"back at {dip.recovered_at_tokens:,.0f} tokens"
-        print(f"{name}: source {dip.own:.4f}, worst {dip.worst:.4f} at {dip.worst_at_tokens:,.0f} tokens, {back}")
-    print(f"Wrote {Path(config.run) / 'analysis'}")
+        say(f"{name}: source {dip.own:.4f}, worst {dip.worst:.4f} at {dip.worst_at_tokens:,.0f} tokens, {back}")
+    say(f"Wrote {Path(config.run) / 'analysis'}")
 
 
 if __name__ == "__main__":

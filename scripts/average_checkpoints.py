@@ -10,6 +10,7 @@ from pathlib import Path
 
 from grow.averaging.settings import AverageCheckpointsConfig
 from grow.cli.command import entry_point
+from grow.common.printed import say
 
 
 @entry_point("average_checkpoints", AverageCheckpointsConfig)
@@ -21,12 +22,10 @@ def main(config: AverageCheckpointsConfig) -> None:
     output = Path(config.output)
     record = average_checkpoints(config.checkpoints, config.averaging, output)
     for source in record.sources:
-        print(f"{source['share']:>8.4f}   {source['source']}")
+        say(f"{source['share']:>8.4f}   {source['source']}")
     copied = f", {len(record.copied)} of whole numbers copied from the newest" if record.copied else ""
-    print(
-        f"averaged   {record.averaged} tensors of {len(record.sources)} checkpoints by {config.averaging.name}{copied}"
-    )
-    print(f"written    {output}; details in {output / AVERAGE_FILE}")
+    say(f"averaged   {record.averaged} tensors of {len(record.sources)} checkpoints by {config.averaging.name}{copied}")
+    say(f"written    {output}; details in {output / AVERAGE_FILE}")
 
 
 if __name__ == "__main__":

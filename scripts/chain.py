@@ -10,6 +10,7 @@ from grow.chains.links import check, links_of
 from grow.chains.walk import walk
 from grow.cli.command import entry_point, given_overrides
 from grow.cli.config import ChainConfig, ReportConfig, compose
+from grow.common.printed import say
 from grow.distributed.ranks import Ranks
 
 
@@ -30,8 +31,8 @@ def main(config: ChainConfig) -> None:
         from grow.report.chain_report import report_chain  # here, so that configuration errors answer at once
 
         paths = report_chain(config.chain.name, report)
-        print("\n" + Path(report.output, "chain.md").read_text().partition("![]")[0].strip())
-        print("\nWrote", ", ".join(str(path) for path in paths))
+        say("\n" + Path(report.output, "chain.md").read_text().partition("![]")[0].strip())
+        say("\nWrote", ", ".join(str(path) for path in paths))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ python scripts/export.py source=RUN/checkpoints/step-00000500 output=DIR
 from pathlib import Path
 
 from grow.cli.command import entry_point
+from grow.common.printed import say
 from grow.training.settings import ExportConfig
 
 
@@ -16,7 +17,7 @@ def main(config: ExportConfig) -> None:
     from grow.training.checkpoints.engine_export import export_checkpoint
 
     checked = export_checkpoint(Path(config.source), Path(config.output))
-    print(
+    say(
         f"exported  {config.source} -> {config.output}\n"
         f"same      worst logit difference {checked.max_abs_logit_diff:.2e} of {checked.max_abs_logit:.3g} over "
         f"{checked.tokens} tokens"

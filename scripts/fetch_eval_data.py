@@ -8,6 +8,7 @@ from pathlib import Path
 
 from grow.cli.command import entry_point
 from grow.cli.config import FetchEvalDataConfig
+from grow.common.printed import say
 
 
 @entry_point("fetch_eval_data", FetchEvalDataConfig)
@@ -18,8 +19,8 @@ def main(config: FetchEvalDataConfig) -> None:
     data = fetch(Path(config.output), config.origin, config.tasks)
     for task, entry in data.tasks.items():
         splits = ", ".join(f"{split} {facts['items']:,}" for split, facts in entry["splits"].items())
-        print(f"{task:<16}{splits:<44}{entry['origin']}")
-    print(f"{data.path}: use it with evaluation.data_dir={data.path}")
+        say(f"{task:<16}{splits:<44}{entry['origin']}")
+    say(f"{data.path}: use it with evaluation.data_dir={data.path}")
 
 
 if __name__ == "__main__":

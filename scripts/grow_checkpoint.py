@@ -11,10 +11,12 @@ import sys
 from pathlib import Path
 
 from grow.api import grow_configured
+from grow.cli.closed_pipe import ends_with_its_reader
 from grow.cli.command import entry_point
 from grow.cli.config import GrowCheckpointConfig
 from grow.common.places import CONFIG_DIR, MEASURED_FILE
-from grow.growth.gallery import table
+from grow.common.printed import say
+from grow.growth.gallery import show
 
 
 @entry_point("grow_checkpoint", GrowCheckpointConfig)
@@ -23,20 +25,21 @@ def main(config: GrowCheckpointConfig) -> None:
     record = grow_configured(config)
     checked = record.verification
     if record.continued is not None:
-        print(record.continued)
-    print(f"grown      {record.lineage.source} -> {config.output} by {config.growth.name}: {record.plan.summary}")
-    print(
+        say(record.continued)
+    say(f"grown      {record.lineage.source} -> {config.output} by {config.growth.name}: {record.plan.summary}")
+    say(
         f"preserved  {'yes' if checked.preserved else 'no'}: worst logit difference {checked.max_abs_logit_diff:.2e} "
         f"of {checked.max_abs_logit:.3g}, best-fit scale {checked.logit_scale:.6f}, KL {checked.kl:.1e} "
         f"over {checked.tokens} tokens"
     )
     if record.notice is not None:
-        print(record.notice)
-    print(f"details    {Path(config.output) / 'growth.json'}")
+        say(record.notice)
+    say(f"details    {Path(config.output) / 'growth.json'}")
 
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["--list"]:
-        print(table(CONFIG_DIR / "growth", MEASURED_FILE))
+        with ends_with_its_reader():
+            show(CONFIG_DIR / "growth", MEASURED_FILE)
     else:
         main()

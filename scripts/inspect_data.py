@@ -8,6 +8,7 @@ from pathlib import Path
 
 from grow.cli.command import entry_point
 from grow.cli.config import InspectDataConfig
+from grow.common.printed import say
 
 
 @entry_point("inspect_data", InspectDataConfig)
@@ -23,12 +24,12 @@ def main(config: InspectDataConfig) -> None:
     data.check(data.tasks)
     overlaps = find_overlaps(data, training_documents(shards), config.ngram)
     for task, overlap in overlaps.items():
-        print(f"{task:<16}{len(overlap.found):>7,} of {overlap.items:,} items; {overlap.too_short:,} cannot be told")
+        say(f"{task:<16}{len(overlap.found):>7,} of {overlap.items:,} items; {overlap.too_short:,} cannot be told")
     if config.output is not None:
         facts = {"corpus": str(shards.path), "corpus_digest": shards.digest, "ngram": config.ngram}
         tasks = {task: asdict(overlap) for task, overlap in overlaps.items()}
         write_json(Path(config.output), {**facts, "items": str(data.path), "tasks": tasks})
-        print(f"Wrote {config.output}")
+        say(f"Wrote {config.output}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grow.cli.command import entry_point
+from grow.common.printed import say
 from grow.data.settings import PrepareDataConfig
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ def main(config: PrepareDataConfig) -> None:
     shards = prepare_texts(config) if config.adopt is None else adopt_shards(config)
     for split in ("train", "validation"):
         for source in shards.sources:
-            print(f"{split:<12}{source:<24}{shards.tokens(split, source):>16,} tokens")
-    print(f"{shards.path}: {shards.dtype}, vocabulary {shards.vocab_size}, eos {shards.eos_id}")
+            say(f"{split:<12}{source:<24}{shards.tokens(split, source):>16,} tokens")
+    say(f"{shards.path}: {shards.dtype}, vocabulary {shards.vocab_size}, eos {shards.eos_id}")
 
 
 def prepare_texts(config: PrepareDataConfig) -> "TokenShards":

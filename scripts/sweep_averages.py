@@ -6,6 +6,7 @@ python scripts/sweep_averages.py run=RUN output=DIR k='[3,5,10]' every_steps='[2
 
 from grow.averaging.settings import SweepAveragesConfig
 from grow.cli.command import entry_point
+from grow.common.printed import say
 
 
 @entry_point("sweep_averages", SweepAveragesConfig)
@@ -24,7 +25,7 @@ def main(config: SweepAveragesConfig) -> None:
     for row in rows:
         table.add_row(*row)
     table_console().print(table)
-    print("Wrote", ", ".join(str(path) for path in paths))
+    say("Wrote", ", ".join(str(path) for path in paths))
 
 
 if __name__ == "__main__":

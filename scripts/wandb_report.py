@@ -8,7 +8,8 @@ from pathlib import Path
 
 from grow.cli.command import entry_point
 from grow.cli.config import WandbReportConfig
-from grow.common.provenance import write_json
+from grow.common.printed import say
+from grow.common.provenance import write_record
 
 
 @entry_point("wandb_report", WandbReportConfig)
@@ -22,14 +23,14 @@ def main(config: WandbReportConfig) -> None:
         config.runs, baseline=config.baseline, continued=config.continued, amortised_over=config.amortised_over
     )
     for name in not_logged(verdict):
-        print(f"Note: {name} was not logged to W&B (logger=wandb): the report finds a run by that name, or no curve.")
+        say(f"Note: {name} was not logged to W&B (logger=wandb): the report finds a run by that name, or no curve.")
     if config.output is not None:
         report = build_report(verdict, project=config.project, entity="", title=config.title)
         Path(config.output).parent.mkdir(parents=True, exist_ok=True)
-        write_json(Path(config.output), as_spec(report))
-        print(f"Wrote {config.output}")
+        write_record(Path(config.output), as_spec(report))
+        say(f"Wrote {config.output}")
     if config.publish:
-        print("Published", upload(verdict, project=config.project, entity=config.entity, title=config.title))
+        say("Published", upload(verdict, project=config.project, entity=config.entity, title=config.title))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from grow.averaging.sources import Source, files_of, find_sources
 from grow.averaging.weighting import Weighting, weighting
 from grow.common.errors import CheckpointError, ConfigError
 from grow.common.files import new_directory
-from grow.common.provenance import digest_files, spent_on, write_json, write_lineage
+from grow.common.provenance import digest_files, spent_on, write_lineage, write_record
 from grow.families.tensor_file import TensorInfo
 from grow.families.weights import SINGLE_FILE, write_weights
 
@@ -66,7 +66,7 @@ def average_checkpoints(checkpoints: Sequence[str], settings: AveragingSettings,
         blocks = (block for info in tensors for block in average_tensor(info, sources, weights))
         _write(partial, sources[-1], tensors, blocks)
         record = _record(settings, sources, weights, tensors, list(digests))
-        write_json(partial / AVERAGE_FILE, asdict(record))
+        write_record(partial / AVERAGE_FILE, asdict(record))
     return record
 
 

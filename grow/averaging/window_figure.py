@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from grow.common.figure_style import COLOURS, STYLE
+from grow.common.figure_style import COLOURS, STYLE, figure_label
 
 _LINES = ("-", "--", ":", "-.")
 
@@ -25,7 +25,7 @@ def draw_curves(
         for index, (label, (steps, values)) in enumerate(curves.items()):
             colour, line = COLOURS[(index - 1) % len(COLOURS)], _LINES[(index - 1) // len(COLOURS) % len(_LINES)]
             style: Any = {"color": "black", "linewidth": 2.4} if index == 0 else {"color": colour, "linestyle": line}
-            panel.plot(steps, values, label=label, marker="o", markersize=3, **style)
+            panel.plot(steps, values, label=figure_label(label), marker="o", markersize=3, **style)
         last = max(steps[-1] for steps, _ in curves.values())
         points = [point for steps, values in curves.values() for point in zip(steps, values, strict=True)]
         shown = [value for step, value in points if step >= last / 10]
@@ -33,6 +33,6 @@ def draw_curves(
         panel.set_ylim(min(shown) - 0.05 * height, max(shown) + 0.05 * height)
         panel.set_xlabel("optimizer steps")
         panel.set_ylabel(y_label)
-        panel.set_title(title)
+        panel.set_title(figure_label(title))
         panel.legend(frameon=False, fontsize=10)
         figure.savefig(path, dpi=120)

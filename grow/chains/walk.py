@@ -13,6 +13,7 @@ from grow.chains.links import Link
 from grow.common.child_process import INTERRUPTED, run_process
 from grow.common.errors import PreemptedError
 from grow.common.places import command_file
+from grow.common.printed import say
 from grow.distributed.ranks import Ranks
 
 _AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"  # set by torchrun, whose ranks meet in a store that it holds
@@ -27,7 +28,7 @@ def walk(links: Sequence[Link]) -> int:
     for number, link in enumerate(links):
         done = link.directory.is_finished
         if Ranks.found().is_first:
-            print(f"\n# {progress(links, number)}" + "; this link is finished" * done, flush=True)
+            say(f"\n# {progress(links, number)}" + "; this link is finished" * done)
         if done:
             continue
         ended = run_process([sys.executable, str(command_file("train")), *link.overrides], _meeting_place(link.name))

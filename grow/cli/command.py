@@ -4,7 +4,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,15 +15,20 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from grow.cli.closed_pipe import ends_with_its_reader
 from grow.cli.config import Config, parse, register
 from grow.cli.explain import explain, is_full_disk, is_set_below_null, raised_in
 from grow.cli.help_page import help_page
+from grow.cli.interrupts import SWEEP, what_is_kept
 from grow.cli.loading import say_what_is_loaded
 from grow.cli.run_config import RunConfig
 from grow.cli.spelling import spelled
 from grow.cli.sweep_check import handed_on
-from grow.common.errors import CheckpointError, GrowError
+from grow.common.child_process import INTERRUPTED
+from grow.common.errors import CheckpointError, ConfigError, GrowError
 from grow.common.places import CONFIG_DIR
+from grow.common.printed import say
+from grow.distributed.ranks import Ranks
 from grow.sweeps.sweep import Sweep
 
 
@@ -39,6 +44,7 @@ def entry_point(config_name: str, schema: type[Config]) -> Callable[[Callable[[C
     """
 
     def decorate(task: Callable[[Config], None]) -> Callable[[], None]:
+        @ends_with_its_reader()
         def command() -> None:
             if {"--help", "-h"} & set(sys.argv[1:]):
                 description = sys.modules[task.__module__].__doc__ or ""
@@ -54,6 +60,8 @@ def entry_point(config_name: str, schema: type[Config]) -> Callable[[Callable[[C
             with _mistakes_explained(sweep):
                 launch(lambda cfg: _attempt(task, cfg, schema, sweep))()
                 if code := sweep.close():
+                    if code == INTERRUPTED:
+                        _say_interrupted(SWEEP)
                     sys.exit(code)
 
         return functools.wraps(task)(command)
@@ -69,8 +77,10 @@ def _mistakes_explained(sweep: Sweep) -> Iterator[None]:
     except (HydraException, OmegaConfBaseException) as error:
         _fail(explain(error))
     except KeyboardInterrupt:
-        print("\nInterrupted. The same command continues from the last checkpoint.", file=sys.stderr)
-        sys.exit(130)
+        sentence = SWEEP if sweep.has_runs else "Nothing was started."
+        sweep.close()
+        _say_interrupted(sentence)
+        sys.exit(INTERRUPTED)
     except Exception as error:
         if raised_in(error, "submitit"):
             sweep.close()
@@ -94,7 +104,7 @@ def _attempt(task: Callable[[Config], None], cfg: DictConfig, schema: type[Confi
             return sweep.run(number, given_overrides(), lambda: _directory(parse(cfg, schema)), flags)
         config = parse(cfg, schema)
         say_what_is_loaded(Path(sys.argv[0]).stem)
-        task(config)
+        _do(task, config)
         return None
     except GrowError as error:  # caught inside Hydra, which would print a line of its own above ours
         _fail(error)
@@ -104,10 +114,27 @@ def _attempt(task: Callable[[Config], None], cfg: DictConfig, schema: type[Confi
         _fail(CheckpointError(f"the disk is full: {error}. Free some space and give the same command again."))
 
 
+def _do(task: Callable[[Config], None], config: Config) -> None:
+    """Do a task; where it is interrupted, or the last process that it started, say what is kept."""
+    try:
+        task(config)
+    except (KeyboardInterrupt, SystemExit) as end:
+        if isinstance(end, KeyboardInterrupt) or end.code == INTERRUPTED:
+            _say_interrupted(what_is_kept(config))
+            sys.exit(INTERRUPTED)
+        raise
+
+
+def _say_interrupted(sentence: str) -> None:
+    with suppress(ConfigError):  # contradictory variables of ranks are not the matter now
+        if Ranks.found().is_first:
+            say(f"\nInterrupted. {sentence}", file=sys.stderr)
+
+
 def _directory(config: Any) -> Path | None:
     return config.directory if isinstance(config, RunConfig) else None
 
 
 def _fail(error: GrowError) -> NoReturn:
-    print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    say(f"{type(error).__name__}: {error}", file=sys.stderr)
     sys.exit(error.exit_code)

@@ -7,10 +7,13 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from grow.cli.closed_pipe import ends_with_its_reader
 from grow.common.errors import ConfigError
 from grow.common.places import command_files
+from grow.common.printed import say
 
 
+@ends_with_its_reader()
 def main() -> None:
     """Run the command that the first argument names; without one, list all commands."""
     commands = command_files()
@@ -21,7 +24,7 @@ def main() -> None:
         sys.argv = [str(commands[name]), *sys.argv[2:]]  # sweeps and chains start this file again
         runpy.run_path(sys.argv[0], run_name="__main__")
     else:
-        print(_unknown(name, list(commands)), file=sys.stderr)
+        say(_unknown(name, list(commands)), file=sys.stderr)
         sys.exit(ConfigError.exit_code)
 
 

@@ -7,6 +7,8 @@ directory a run gets by default (grow/cli/run_config.py), and which runs are the
 from enum import Enum
 from typing import Any
 
+from grow.common.redact import same_but_for_secrets
+
 
 class Meaning(Enum):
     """What another value of a key does to a run."""
@@ -79,7 +81,7 @@ def may_change(key: str, resume: str) -> bool:
 
 def asks_for(key: str, now: Any, before: Any) -> bool:
     """Return whether a configuration's value of a key is met by what a run has: the same one, or one left open."""
-    return bool(now == before) or (key in LEFT_OPEN and now == LEFT_OPEN[key])
+    return same_but_for_secrets(before, now) or (key in LEFT_OPEN and now == LEFT_OPEN[key])
 
 
 def is_watching(key: str) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 from grow.common.contained import read_errors_named
 from grow.common.records import read_json as read_json
 from grow.common.records import read_record
+from grow.common.redact import redacted
 from grow.common.temporary import replaced_file
 
 LINEAGE_FILE = "lineage.json"
@@ -77,6 +78,11 @@ def write_json(path: Path, content: Any) -> None:
     """Write JSON so that a reader sees the old file or the new one, never half of one."""
     with replaced_file(path) as file:
         file.write(json.dumps(content, indent=2) + "\n")
+
+
+def write_record(path: Path, content: Any) -> None:
+    """Write a record of what was done, as `write_json` does, without the secrets that its texts may hold."""
+    write_json(path, redacted(content))
 
 
 def sha256(path: Path) -> str:
@@ -162,7 +168,7 @@ def clock_of(checkpoint: Path) -> dict[str, Any]:
 
 def write_lineage(model_dir: Path, lineage: Lineage) -> None:
     """Write what was spent on a model into its directory."""
-    write_json(model_dir / LINEAGE_FILE, asdict(lineage))
+    write_record(model_dir / LINEAGE_FILE, asdict(lineage))
 
 
 def versions() -> dict[str, str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from grow.common.errors import CheckpointError
+from grow.common.printed import say
 from grow.common.provenance import METRICS_FILE
 from grow.common.records import check, read_object
 from grow.common.temporary import replaced_file
@@ -62,7 +63,7 @@ def cut_torn_line(path: Path) -> None:
 @functools.cache  # once for each file: a report reads the same rows many times
 def say_torn(path: Path) -> None:
     """Print that a file's last line is torn and is left out."""
-    print(f"notice: {path} ends in a torn line, which is left out.", file=sys.stderr, flush=True)
+    say(f"notice: {path} ends in a torn line, which is left out.", file=sys.stderr)
 
 
 def _parsed(line: bytes, where: str) -> Row:

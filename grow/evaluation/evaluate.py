@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from grow.common.errors import ConfigError, DataError
 from grow.common.files import check_writable
-from grow.common.provenance import digest_files, digest_json, git_commit, versions, write_json
+from grow.common.provenance import digest_files, digest_json, git_commit, versions, write_record
 from grow.data.shards import TokenShards
 from grow.distributed.processes import from_first, is_first
 from grow.evaluation.data import EvaluationData
@@ -222,6 +222,6 @@ def _write_results(
         "git_commit": git_commit(),
         "evaluation_seconds": round(seconds, 1),
     }
-    write_json(plan.output / RESULTS_FILE, content)
+    write_record(plan.output / RESULTS_FILE, content)
     if "tokens" in checkpoint.clock:
         append_row(plan.output.parent, checkpoint.clock, scores.row(settings, averaged=checkpoint.averaged))

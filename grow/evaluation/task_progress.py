@@ -6,6 +6,7 @@ from types import TracebackType
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from grow.common.printed import printable, say
 from grow.distributed.processes import is_first
 
 SECONDS_BETWEEN_LINES = 15.0
@@ -21,7 +22,12 @@ class EvaluationProgress:
 
     def __enter__(self) -> "EvaluationProgress":
         if is_first() and sys.stdout.isatty():
-            columns = TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+            columns = (
+                TextColumn("{task.description:<16}", markup=False),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+            )
             self._bar = Progress(*columns, transient=True)
             self._bar.start()
         return self
@@ -36,8 +42,8 @@ class EvaluationProgress:
         """Show that `done` of `total` requests of a task or held-out source are answered."""
         if self._bar is not None:
             if what not in self._bars:
-                self._bars[what] = self._bar.add_task(what, total=total)
+                self._bars[what] = self._bar.add_task(printable(what), total=total)
             self._bar.update(self._bars[what], completed=done)
         elif is_first() and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            print(f"{what}: {done:,}/{total:,} requests", flush=True)
+            say(f"{what}: {done:,}/{total:,} requests")

@@ -20,8 +20,8 @@ from grow.common.provenance import (
     git_commit,
     spent_on,
     versions,
-    write_json,
     write_lineage,
+    write_record,
 )
 from grow.families.build import load_config, model_on_meta
 from grow.families.registry import family_of
@@ -211,4 +211,4 @@ def _prove(
 def _record(record: GrowthRecord, directory: Path) -> None:
     """Write lineage.json and growth.json."""
     write_lineage(directory, record.lineage)
-    write_json(directory / GROWTH_FILE, record.as_json())
+    write_record(directory / GROWTH_FILE, record.as_json())

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from grow.common import metric_names as names
+from grow.common.printed import say
 from grow.common.provenance import METRICS_FILE, RUN_FILE
 from grow.common.records import read_object
 from grow.common.rows import Row
@@ -72,10 +73,9 @@ class Views:
             except Exception as error:  # no error of a view's library is a reason to stop training
                 del self._views[name]
                 reason = " ".join(str(error).split()) or type(error).__name__
-                print(
+                say(
                     f"warning: the {name} view stopped working and gets no more rows ({reason}). "
-                    f"{self._run / METRICS_FILE} has every row; the same command shows them all again.",
-                    flush=True,
+                    f"{self._run / METRICS_FILE} has every row; the same command shows them all again."
                 )
 
 

@@ -18,7 +18,7 @@ from grow.common.extras import require
 from grow.common.metric_names import TRAIN_TOKENS
 from grow.common.provenance import WANDB_FILE, write_json
 from grow.common.records import read_record
-from grow.common.redact import redacted, redacted_config
+from grow.common.redact import redacted
 from grow.common.rows import Row
 from grow.loggers.settings import LoggerSettings
 
@@ -86,7 +86,7 @@ class WandbView:
     def start(self, record: dict[str, Any]) -> None:
         """Send the run's configuration, without secrets; `Views` calls this at every start of the run."""
         facts = {key: value for key, value in record.items() if key != "config"}
-        self._run.config.update(redacted_config({**record["config"], "run": facts}), allow_val_change=True)
+        self._run.config.update(redacted({**record["config"], "run": facts}), allow_val_change=True)
         self._run.define_metric(TRAIN_TOKENS)
         self._run.define_metric("*", step_metric=TRAIN_TOKENS, step_sync=True)
 
@@ -115,13 +115,11 @@ def _connect(settings: LoggerSettings, run: Path, run_id: str) -> Any:
             return wandb.init(
                 id=run_id,
                 resume="allow",
-                name=run.name,
                 dir=run,
                 mode=settings.mode,  # type: ignore[arg-type]  # one of MODES
                 project=settings.project,
                 entity=settings.entity,
-                group=settings.group,
-                tags=settings.tags,
+                **redacted({"name": run.name, "group": settings.group, "tags": settings.tags}),
                 settings=wandb.Settings(
                     console="off",
                     quiet=True,
@@ -142,7 +140,7 @@ def _connect(settings: LoggerSettings, run: Path, run_id: str) -> Any:
 def _redacted_argv() -> Iterator[None]:
     """Hide secrets in sys.argv for the length of a block: W&B copies it into the metadata of a run."""
     original = sys.argv
-    sys.argv = [redacted(argument) for argument in original]
+    sys.argv = redacted(original)
     try:
         yield
     finally:

@@ -14,8 +14,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from grow.common.errors import CheckpointError
-from grow.common.markdown import markdown_table
-from grow.common.provenance import write_json
+from grow.common.figure_style import figure_label
+from grow.common.markdown import markdown_table, markdown_text
+from grow.common.provenance import write_record
 from grow.report.curves import AXES, CostAxis, Curve
 from grow.report.publish import publish
 from grow.report.runs import Run, read_run
@@ -60,9 +61,10 @@ def report_chain(name: str, config: ReportConfig) -> list[Path]:
     output = Path(config.output)
     paths = publish(judged, output)
     added = [output / f"chain.{kind}" for kind in ("json", "md", "png")]
-    write_json(added[0], [_as_json(curve) for curve in curves])
+    write_record(added[0], [_as_json(curve) for curve in curves])
     added[1].write_text(_as_markdown(name, curves))
-    _draw(curves, judged, added[2])
+    with matplotlib.rc_context({"text.parse_math": False}):  # a $ in a name is a $
+        _draw(curves, judged, added[2])
     return [*paths, *added]
 
 
@@ -99,7 +101,8 @@ def _as_json(curve: LinkCurve) -> dict[str, Any]:
 def _as_markdown(name: str, curves: Sequence[LinkCurve]) -> str:
     header, *rows = table(curves)
     listed = markdown_table(header, rows)
-    return f"# Chain {name}\n\nCosts are those of the chain up to the end of each link.\n\n{listed}\n\n![](chain.png)\n"
+    title = f"# Chain {markdown_text(name)}"
+    return f"{title}\n\nCosts are those of the chain up to the end of each link.\n\n{listed}\n\n![](chain.png)\n"
 
 
 def _draw(curves: Sequence[LinkCurve], verdict: Verdict, path: Path) -> None:
@@ -112,8 +115,8 @@ def _draw(curves: Sequence[LinkCurve], verdict: Verdict, path: Path) -> None:
             noise = verdict.baseline.curve
             panel.plot(noise.along(axis) / divisor, noise.loss, color="black", label="target from noise")
         for curve, colour in zip(curves, colours, strict=True):
-            costs = curve.total.along(axis) / divisor
-            panel.plot(costs, curve.total.loss, color=colour, marker=".", linewidth=2, label=curve.run.name)
+            costs, label = curve.total.along(axis) / divisor, figure_label(curve.run.name)
+            panel.plot(costs, curve.total.loss, color=colour, marker=".", linewidth=2, label=label)
             panel.axvline(costs[-1], color="#CCCCCC", linewidth=0.8, zorder=0)
         panel.set_xlabel(f"all links, {unit}" if axis == "tokens" else f"all links, 1{unit}")
         panel.set_xlim(left=0)

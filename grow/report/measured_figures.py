@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from grow.common.figure_style import STYLE
+from grow.common.figure_style import STYLE, figure_label
 from grow.report.measured import SCORES, Measured, Points, protocols
 
 _MOST_RUNS = 4  # panels in a row
@@ -77,7 +77,7 @@ def _by_run(runs: Sequence[Measured], lines: Callable[[Measured], Mapping[str, P
         for panel, one in zip(panels, runs, strict=True):
             for number, (label, points) in enumerate(lines(one).items()):
                 _line(panel, points, label, color=f"C{number % 10}")
-            panel.set_title(one.label)
+            panel.set_title(figure_label(one.label))
             panel.set_ylabel(name)
         _finish(figure, panels)
         return _png(figure)
@@ -93,7 +93,7 @@ def _spectra(one: Measured) -> Picture:
             for row, style in ((one.analyses[0], "--"), (one.analyses[-1], "-")):
                 values = row["spectra"].get(matrix, [])
                 panel.plot(range(1, len(values) + 1), values, style, label=f"{row['tokens']:,} tokens")
-            panel.set_title(matrix, fontsize=10)
+            panel.set_title(figure_label(matrix), fontsize=10)
             panel.set_xlabel("index")
             panel.set_ylim(bottom=0)
         panels[0].set_ylabel("singular value")
@@ -109,7 +109,9 @@ def _line(panel: Any, points: Points, label: str, **style: Any) -> None:
     if points:
         tokens, values, errors = zip(*points, strict=True)
         known = None if None in errors else errors
-        panel.errorbar(tokens, values, yerr=known, label=label, marker="o", markersize=4, capsize=2, **style)
+        panel.errorbar(
+            tokens, values, yerr=known, label=figure_label(label), marker="o", markersize=4, capsize=2, **style
+        )
 
 
 def _finish(figure: Figure, panels: Sequence[Any]) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from grow.common.errors import DataError
-from grow.common.markdown import markdown_table
+from grow.common.markdown import markdown_code, markdown_table
 from grow.report.arms import Arm
 from grow.report.runs import FROM_NOISE
 from grow.report.verdict import ArmVerdict, Verdict, judge
@@ -168,7 +168,7 @@ def _cells(row: PresetRow) -> list[str]:
         spent = f"{cost('tokens', row.tokens_to_target)}, {cost('flops', row.flops_to_target)}"
     interval = "" if row.low is None else f" [{_ratio(row.low)}, {_ratio(row.high)}]"
     return [
-        row.preset if row.preset == FROM_NOISE else f"`{row.preset}`",
+        row.preset if row.preset == FROM_NOISE else markdown_code(row.preset),
         row.shape,
         f"{row.parameters:,}",
         str(row.seeds),

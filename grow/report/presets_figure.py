@@ -6,7 +6,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from grow.common.figure_style import STYLE
+from grow.common.figure_style import STYLE, figure_label
 from grow.report.speedup_figure import draw_arm, loss_range, styled
 from grow.report.verdict import Verdict
 
@@ -41,7 +41,7 @@ def _draw_shape(panel: Any, shape: str, verdict: Verdict) -> None:
         draw_arm(panel, "tokens", arm, thousand, {"color": colour, "marker": marker})
     per_token = verdict.arms[0].arm.runs[0].model["flops_per_token"]
     above = panel.secondary_xaxis("top", functions=(lambda k: k * per_token / 1e9, lambda t: t * 1e9 / per_token))
-    above.set_xlabel(f"{shape}: TFLOPs, then thousands of tokens")
+    above.set_xlabel(f"{figure_label(shape)}: TFLOPs, then thousands of tokens")
     panel.set_ylim(*loss_range(verdict))
     panel.legend(frameon=False, fontsize=8)
 
@@ -52,7 +52,7 @@ def _draw_ends(panel: Any, shapes: dict[str, Verdict]) -> None:
         arms = [judged.arm for judged in verdict.arms]
         spent = [arm.curve.flops[-1] + (arm.source_cost("flops") or 0.0) for arm in arms]
         losses = [arm.curve.final_loss for arm in arms]
-        panel.plot([each / 1e12 for each in spent], losses, "o", color=f"C{number}", label=shape)
+        panel.plot([each / 1e12 for each in spent], losses, "o", color=f"C{number}", label=figure_label(shape))
         if verdict.baseline is not None:
             end = verdict.baseline.curve
             panel.plot(end.flops[-1] / 1e12, end.final_loss, "x", color=f"C{number}", markersize=9)

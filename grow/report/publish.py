@@ -1,7 +1,6 @@
 """The files of a verdict: speedup.json, speedup.md, speedup.png and one self-contained report.html."""
 
 import base64
-import html
 import json
 import math
 from dataclasses import asdict
@@ -11,12 +10,12 @@ from typing import Any
 
 from jinja2 import ChainableUndefined, Environment
 from rich.table import Table
-from rich.text import Text
 
 from grow.common.errors import ConfigError
-from grow.common.markdown import markdown_table
+from grow.common.markdown import markdown_table, markdown_text
 from grow.common.metric_names import TOKENS_TO_TARGET
-from grow.common.provenance import write_json
+from grow.common.printed import printable
+from grow.common.provenance import write_record
 from grow.report import wording
 from grow.report.arms import Arm
 from grow.report.measured import read_measured
@@ -37,7 +36,7 @@ def publish(verdict: Verdict, output: Path) -> list[Path]:
     paths = [output / name for name in ("speedup.json", "speedup.md", "speedup.png", "report.html")]
     try:
         output.mkdir(parents=True, exist_ok=True)
-        write_json(paths[0], as_json(verdict))
+        write_record(paths[0], as_json(verdict))
         paths[1].write_text(as_markdown(verdict))
         draw(verdict, paths[2])
         paths[3].write_text(as_html(verdict, paths[2].read_bytes()))
@@ -100,18 +99,11 @@ def _ends(interval: tuple[float, float] | None) -> list[float | str] | None:
 
 def as_markdown(verdict: Verdict) -> str:
     """Return speedup.md: both tables, each under a sentence on its baseline, and the notes."""
-    parts = ["# Speed-up", wording.target_sentence(verdict), _markdown_table(*wording.speedup_table(verdict))]
-    parts += [wording.continued_sentence(verdict), _markdown_table(*wording.continued_table(verdict))]
-    notes = [f"- {_markdown(judged.arm.label)}: {_markdown(note)}" for judged in verdict.arms for note in judged.notes]
-    return "\n\n".join([*parts, "\n".join(notes)]).rstrip() + "\n"
-
-
-def _markdown_table(header: list[str], rows: list[list[str]]) -> str:
-    return markdown_table(header, [[_markdown(cell) for cell in row] for row in rows])
-
-
-def _markdown(text: str) -> str:
-    return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|")
+    parts = ["# Speed-up", wording.target_sentence(verdict), markdown_table(*wording.speedup_table(verdict))]
+    parts += [wording.continued_sentence(verdict), markdown_table(*wording.continued_table(verdict))]
+    notes = [(judged.arm.label, note) for judged in verdict.arms for note in judged.notes]
+    listed = [f"- {markdown_text(label)}: {markdown_text(note)}" for label, note in notes]
+    return "\n\n".join([*parts, "\n".join(listed)]).rstrip() + "\n"
 
 
 def as_tables(verdict: Verdict) -> list[Table]:
@@ -121,9 +113,9 @@ def as_tables(verdict: Verdict) -> list[Table]:
         (wording.target_sentence(verdict), wording.speedup_table(verdict)),
         (wording.continued_sentence(verdict), wording.continued_table(verdict)),
     ):
-        table = Table(*header, title=Text(title), title_justify="left", show_lines=False)
+        table = Table(*header, title=title, title_justify="left", show_lines=False)
         for row in rows:
-            table.add_row(*(Text(cell) for cell in row), end_section=row is rows[-1])
+            table.add_row(*row, end_section=row is rows[-1])
         tables.append(table)
     return tables
 
@@ -136,7 +128,9 @@ def as_html(verdict: Verdict, figure_png: bytes) -> str:
         figure_png: content of speedup.png.
     """
     template = resources.files("grow.report").joinpath("report.html.j2").read_text()
-    environment = Environment(autoescape=True, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, finalize=_shown, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     arms = [arm for arm in (verdict.baseline, verdict.continued) if arm] + [judged.arm for judged in verdict.arms]
     measured = [read_measured(f"{arm.label}, {run.name}", run.directory) for arm in arms for run in arm.runs]
     return environment.from_string(template).render(
@@ -148,3 +142,8 @@ def as_html(verdict: Verdict, figure_png: bytes) -> str:
         arms=arms,
         pretty=lambda value: json.dumps(value, indent=1),
     )
+
+
+def _shown(value: Any) -> Any:
+    """Spell out control characters in a text; jinja calls this for every value of the page, and then escapes it."""
+    return printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value

@@ -11,7 +11,8 @@ import numpy as np
 from grow.common.errors import CheckpointError, DataError
 from grow.common.metric_names import VAL_AVG_LOSS, VAL_LOSS
 from grow.common.provenance import GROWTH_FILE, METRICS_FILE, RUN_FILE, Lineage
-from grow.common.records import check, read_object, read_record
+from grow.common.records import check, read_object
+from grow.common.redact import redacted
 from grow.common.rows import numbered_rows
 from grow.report.curves import AXES, Curve
 
@@ -54,7 +55,7 @@ def read_run(directory: Path) -> Run:
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: expected a run directory, found none. Check the path.")
     path = directory / RUN_FILE
-    found = read_record(path, _RunRecord)
+    found = check(redacted(read_object(path)), _RunRecord, str(path))  # earlier versions wrote some secrets into it
     return Run(
         directory=directory,
         name=found.name,
@@ -106,7 +107,7 @@ def _label(run: _RunRecord, path: str) -> str:
 
 
 def _growth(path: Path) -> dict[str, Any] | None:
-    return read_object(path) if path.exists() else None
+    return redacted(read_object(path)) if path.exists() else None
 
 
 def _curve(path: Path) -> Curve:

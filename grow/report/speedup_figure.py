@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
-from grow.common.figure_style import COLOURS, STYLE
+from grow.common.figure_style import COLOURS, STYLE, figure_label
 from grow.report.arms import Arm
 from grow.report.curves import CostAxis
 from grow.report.verdict import Verdict
@@ -82,7 +82,15 @@ def draw_arm(panel: Any, axis: CostAxis, arm: Arm, divisor: float, style: dict[s
     for curve in arm.curves if len(arm.curves) > 1 else ():
         panel.plot(curve.along(axis) / divisor, curve.loss, color=style["color"], linewidth=0.8, alpha=0.5)
     costs, loss = arm.curve.along(axis) / divisor, arm.curve.loss
-    panel.plot(costs, loss, **style, linewidth=2.4, markersize=5, markevery=max(1, len(loss) // 10), label=arm.label)
+    panel.plot(
+        costs,
+        loss,
+        **style,
+        linewidth=2.4,
+        markersize=5,
+        markevery=max(1, len(loss) // 10),
+        label=figure_label(arm.label),
+    )
     if _has_average(arm):
         panel.plot(costs, arm.curve.averaged, color=style["color"], linestyle="--", linewidth=1.8)
     source = arm.source_cost(axis) if axis == "flops" else None

@@ -10,6 +10,7 @@ from typing import Any
 from grow.common import metric_names as names
 from grow.common.errors import ConfigError
 from grow.common.extras import require
+from grow.common.printed import printable
 from grow.common.provenance import WANDB_FILE
 from grow.common.records import read_record
 from grow.report import wording
@@ -129,7 +130,7 @@ def _runset(wr: Any, arm: Arm, colour: str, project: str, entity: str) -> Any:
     return wr.Runset(
         project=project,
         entity=entity,
-        name=arm.label,
+        name=printable(arm.label),
         filters=[expr.Metric("ID").isin(known) if complete else expr.Metric("Name").isin(list(ids))],
         groupby=["group"] if len(arm.runs) > 1 else [],
         run_settings={run_id: wr.RunSettings(color=colour) for run_id in known},

@@ -19,8 +19,10 @@ from pathlib import Path
 from grow.common.child_process import INTERRUPTED, run_process
 from grow.common.errors import ConfigError, DivergedError, GrowError, PreemptedError
 from grow.common.metric_names import VAL_LOSS
+from grow.common.printed import say
 from grow.common.provenance import write_json
 from grow.common.records import read_record
+from grow.common.redact import redacted
 from grow.common.rows import read_rows
 from grow.distributed.ranks import Ranks
 from grow.sweeps.requeue import in_submitit, requeue
@@ -92,12 +94,17 @@ class Sweep:
             write_json(self._folder / f"{number}.json", asdict(outcome))
         return outcome.loss
 
+    @property
+    def has_runs(self) -> bool:
+        """Whether the outcome of a run has been recorded."""
+        return any(self._folder.glob("*.json"))
+
     def close(self) -> int:
         """Print a table of the runs, if there were any, and return the exit code of the worst."""
         outcomes = [read_record(path, RunOutcome) for path in self._folder.glob("*.json")]
         if not outcomes:
             return 0
-        print("\n" + as_table(sorted(outcomes, key=lambda outcome: outcome.number)), flush=True)
+        say("\n" + as_table(sorted(outcomes, key=lambda outcome: outcome.number)))
         shutil.rmtree(self._folder)
         return worst([outcome.exit_code for outcome in outcomes])
 
@@ -115,7 +122,7 @@ class Sweep:
             return outcome("failed", error.exit_code, f"{type(error).__name__}: {error}")
         if directory is not None and RunDirectory(directory).is_finished:
             return outcome("skipped", 0, str(directory))
-        print(f"\n# {directory or ' '.join(overrides)}", flush=True)
+        say(f"\n# {directory or ' '.join(redacted(overrides))}")
         ended = run_process([*self._command, *flags, *overrides, "hydra.mode=RUN"])
         note = requeue() if ended.state == "preempted" else ""  # leaves where it can, and pickles this object
         if ended.signals or ended.state == "preempted":  # no other run is started, however this one ended
@@ -154,7 +161,7 @@ def as_table(outcomes: list[RunOutcome]) -> str:
     """Return a line for each run: the overrides in which it differs from others, its state, its directory or error."""
     shared = set.intersection(*(set(outcome.overrides) for outcome in outcomes))
     names = [
-        " ".join(override for override in outcome.overrides if override not in shared) or " ".join(outcome.overrides)
+        " ".join(redacted([each for each in outcome.overrides if each not in shared] or outcome.overrides))
         for outcome in outcomes
     ]
     width = max(map(len, names))

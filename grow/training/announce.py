@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from grow.common.printed import say
 from grow.data.shards import TokenShards
 from grow.distributed.processes import is_first
 from grow.families.build import parameter_count, training_flops_per_token
@@ -54,10 +55,10 @@ def announce(
     lines = _summary(start, plan, device, run, shards, flops)
     if changes:
         lines["changed"] = "; ".join(changes)
-    print("\n".join(f"{name:<8} {value}" for name, value in lines.items()), flush=True)
+    say("\n".join(f"{name:<8} {value}" for name, value in lines.items()))
     for warning in (start.grown and start.grown.warning, _toy_settings(plan, parameter_count(model))):
         if warning:
-            print(warning, flush=True)
+            say(warning)
 
 
 def _toy_settings(plan: Plan, parameters: int) -> str | None:

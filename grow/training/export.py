@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from grow.common.clock import Clock
 from grow.common.files import new_directory
+from grow.common.printed import say
 from grow.common.provenance import Lineage, digest_files, write_lineage
 from grow.common.temporary import discard
 from grow.data.shards import TokenShards
@@ -40,7 +41,7 @@ def export_run(start: Start, trained: Trained, run: RunDirectory, shards: TokenS
         _export(run.average, trained.averaged, start, trained.clock, run, shards)
     _export(run.model, trained.weights, start, trained.clock, run, shards)
     run.finish()
-    print(f"Finished {trained.clock.tokens:,} tokens in {trained.clock.seconds:,.1f} s: {run.model}", flush=True)
+    say(f"Finished {trained.clock.tokens:,} tokens in {trained.clock.seconds:,.1f} s: {run.model}")
 
 
 def _export(

@@ -15,13 +15,15 @@ from grow.common.errors import ConfigError
 from grow.common.files import disk_errors_named
 from grow.common.identity import asks_for, flat, is_watching, may_change
 from grow.common.locks import LockHeldError, lock
+from grow.common.printed import say
 from grow.common.provenance import (
+    COMPLETE_FILE,
     GROWTH_FILE,
     METRICS_FILE,
     RUN_FILE,
     git_commit,
     versions,
-    write_json,
+    write_record,
 )
 from grow.common.records import read_object
 from grow.common.redact import redacted
@@ -92,14 +94,19 @@ class RunDirectory:
         return self.read()["config"]["trainer"]["precision"] if begun else None
 
     @property
+    def newest_step(self) -> int | None:
+        """Step of the newest complete checkpoint; None where there is none."""
+        complete = self.checkpoints.glob(f"step-*/{COMPLETE_FILE}")
+        steps = [path.parent.name.removeprefix("step-") for path in complete]
+        return max((int(step) for step in steps if step.isdecimal()), default=None)
+
+    @property
     def _holds_a_run(self) -> bool:
         return self.record.exists() or self.metrics.exists() or self.checkpoints.exists()
 
     def say_finished(self) -> None:
         """Print that there is nothing left to train here."""
-        print(
-            f"{self.path} is finished: its model is {self.model}. To train again, choose another run_dir.", flush=True
-        )
+        say(f"{self.path} is finished: its model is {self.model}. To train again, choose another run_dir.")
 
     @contextmanager
     def entered(self, config: dict[str, Any], resume: str) -> Iterator[list[str] | None]:
@@ -119,7 +126,7 @@ class RunDirectory:
         with ExitStack() as locks:
             locks.enter_context(self._locked())
             if resume == FRESH and restarted():
-                print(f"notice: resume={FRESH} holds for a job's first start; this one continues it.", flush=True)
+                say(f"notice: resume={FRESH} holds for a job's first start; this one continues it.")
                 resume = EXACT
             if resume == FRESH and self._holds_a_run:
                 self._move_aside()
@@ -128,7 +135,7 @@ class RunDirectory:
 
     def _move_aside(self) -> None:
         directory = self.path.resolve()  # a link stays where it is
-        print(f"notice: the run of {self.path} is now {move_aside(directory)}.", flush=True)
+        say(f"notice: the run of {self.path} is now {move_aside(directory)}.")
         directory.mkdir()
 
     @contextmanager
@@ -170,7 +177,7 @@ class RunDirectory:
         """
         if resume == FRESH or not self.record.exists():
             return []
-        before, now = flat(self.read()["config"]), flat(config)
+        before, now = flat(redacted(self.read()["config"])), flat(redacted(config))
         differing = {
             key: f"{key}: {before.get(key)!r} there, {now.get(key)!r} here"
             for key in sorted(before.keys() | now.keys())
@@ -209,7 +216,7 @@ class RunDirectory:
         content = {
             "name": self.path.name,
             "config": config,
-            "argv": [redacted(argument) for argument in sys.argv],
+            "argv": sys.argv,
             "versions": versions(),
             "git_commit": git_commit(),
             **facts,
@@ -217,8 +224,8 @@ class RunDirectory:
             **({"changes": history} if history else {}),
             "status": "running",
         }
-        write_json(self.record, content)
+        write_record(self.record, content)
 
     def finish(self) -> None:
         """Record in run.json that the run is finished."""
-        write_json(self.record, {**self.read(), "status": "finished"})
+        write_record(self.record, {**self.read(), "status": "finished"})

@@ -10,7 +10,8 @@ import lightning.pytorch as L
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from grow.common.errors import CheckpointError
-from grow.common.provenance import Lineage, lineage_of, read_lineage, write_json
+from grow.common.printed import say
+from grow.common.provenance import Lineage, lineage_of, read_lineage, write_record
 from grow.common.records import read_record
 from grow.common.temporary import discard
 from grow.distributed.processes import barrier, from_first, is_first
@@ -163,7 +164,8 @@ def _own_checkpoint(run: RunDirectory) -> Checkpoint | CheckpointError | None:
     foreign = [] if checkpoint is None else foreign_files(checkpoint.path)
     if checkpoint is not None and foreign:
         skipped.append(f"notice: {checkpoint.path} holds files that are not its own, left alone: {', '.join(foreign)}.")
-    print("".join(f"{line}\n" for line in skipped), end="", flush=True)
+    for line in skipped:
+        say(line)
     return checkpoint
 
 
@@ -183,7 +185,7 @@ def _from_growth(
             tokens = next(iter(data().val_dataloader()))[:_VERIFIED_SEQUENCES]
             record = grow(source, directory, growth, config, tokens)
             grown = _grow_state(record, config, source, directory, state, plan)
-            write_json(run.growth, record.as_json())
+            write_record(run.growth, record.as_json())
             result = grown, _describe(record, grown)
         result = from_first(result)
         assert result is not None  # rank 0 has it

@@ -8,7 +8,7 @@ import pytest
 from grow.cli.config import compose
 from grow.common.clock import Clock
 from grow.common.errors import ConfigError
-from grow.common.redact import redacted, redacted_config
+from grow.common.redact import redacted
 from grow.loggers.settings import LoggerSettings
 from grow.loggers.views import Views, open_views
 from grow.loggers.wandb_run import SentRows
@@ -192,7 +192,7 @@ def test_secrets_are_hidden_at_any_depth_of_a_configuration():
         "max_tokens": 5,
         "url": "s3://id:abc@host",
     }
-    assert redacted_config(config) == {
+    assert redacted(config) == {
         "a": {"api_key": "***", "eos_token": 3},
         "b": ["x", "hub.token=***", {"password": "***"}],
         "max_tokens": 5,

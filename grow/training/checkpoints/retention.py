@@ -5,6 +5,7 @@ from pathlib import Path
 from grow.common.aside import move_aside
 from grow.common.checkpoint_names import checkpoint_directories, checkpoint_name
 from grow.common.errors import CheckpointError
+from grow.common.printed import say
 from grow.common.provenance import COMPLETE_FILE
 from grow.common.temporary import remove
 from grow.training.checkpoints.integrity import difference, digests, holds_the_same
@@ -69,7 +70,7 @@ def put_in_place(partial: Path, final: Path) -> None:
         if _is_whole(final) and holds_the_same(final, partial):
             remove(partial)
             return
-        print(f"notice: {final} was in the way of the new checkpoint, and is now {move_aside(final)}.", flush=True)
+        say(f"notice: {final} was in the way of the new checkpoint, and is now {move_aside(final)}.")
     partial.replace(final)
 
 

@@ -111,6 +111,7 @@ class LoopCallback(L.Callback):
         if before == now:
             return  # in the middle of accumulation
         self._seen_tokens = now
+        self._recorder.display.advance(step)
         last = self._plan.steps_from(now) == 0
         if self._average is not None:
             self._checkpoints.wait()  # it may still be writing the snapshots that the next one pushes out

@@ -8,6 +8,7 @@ from typing import IO, Any
 
 from grow.common.aside import move_aside
 from grow.common.clock import Clock
+from grow.common.printed import say
 from grow.common.rows import cut_torn_line, numbered_rows
 from grow.loggers.views import Views
 
@@ -58,9 +59,9 @@ def _keep(path: Path, length: int) -> None:
     """Cut a file of rows to the length that a checkpoint says, or a little less where a row would be torn."""
     found = path.stat().st_size if path.exists() else 0
     if found and not length:
-        print(f"notice: no checkpoint has the rows of {path}, which is now {move_aside(path)}.", flush=True)
+        say(f"notice: no checkpoint has the rows of {path}, which is now {move_aside(path)}.")
     if found < length:
-        print(f"notice: {path} has {found:,} bytes, expected {length:,}: its last rows were lost.", flush=True)
+        say(f"notice: {path} has {found:,} bytes, expected {length:,}: its last rows were lost.")
     path.touch()
     os.truncate(path, min(length, path.stat().st_size))
     cut_torn_line(path)

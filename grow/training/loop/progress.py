@@ -5,7 +5,11 @@ import time
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from grow.common.console import TableConsole
+from grow.common.printed import say
+
 _SECONDS_BETWEEN_LINES = 15.0
+_SECONDS_BETWEEN_DRAWINGS = 0.1
 
 
 class ProgressDisplay:
@@ -19,6 +23,7 @@ class ProgressDisplay:
     def __init__(self, total_steps: int, *, shown: bool) -> None:
         self._total, self._shown = total_steps, shown
         self._last_line = -_SECONDS_BETWEEN_LINES
+        self._last_drawing = 0.0
         self._bar: Progress | None = None
         self._task = TaskID(0)
 
@@ -29,13 +34,21 @@ class ProgressDisplay:
         self._bar = Progress(
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             TimeRemainingColumn(),
             TextColumn("left"),
             auto_refresh=False,
+            console=TableConsole(),
         )
         self._bar.start()
         self._task = self._bar.add_task("", total=self._total, completed=step)
+
+    def advance(self, step: int) -> None:
+        """Move the bar to a step; called after every step, it draws ten times a second at most."""
+        if self._bar is not None:
+            due = time.monotonic() - self._last_drawing >= _SECONDS_BETWEEN_DRAWINGS
+            self._last_drawing = time.monotonic() if due else self._last_drawing
+            self._bar.update(self._task, completed=step, refresh=due)
 
     def update(self, step: int, loss: float, tokens_per_second: float) -> None:
         """Show the figures of a step."""
@@ -49,9 +62,9 @@ class ProgressDisplay:
     def note(self, line: str) -> None:
         """Print a line that stays above the bar."""
         if self._bar is not None:
-            self._bar.console.print(line, highlight=False)
+            self._bar.console.print(line)
         elif self._shown:
-            print(line, flush=True)
+            say(line)
 
     def stop(self) -> None:
         """Remove the bar from the terminal."""
