@@ -81,7 +81,9 @@ class GrowthSettings:
         if self.snr_db is not None:
             from_to("growth.snr_db", self.snr_db, -_MOST_DB, _MOST_DB)
         for weight in self.weights or ():
-            positive("growth.weights", weight)
+            not_negative("growth.weights", weight)
+        if self.weights is not None and not any(self.weights):
+            raise ConfigError(f"growth.weights={self.weights}: expected at least one above 0.")
         if self.sources is not None:
             self._check_sources(self.sources)
 
