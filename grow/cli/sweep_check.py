@@ -18,6 +18,8 @@ from grow.cli.config import compose
 from grow.cli.run_config import RunConfig
 from grow.common.errors import GrowError
 from grow.common.places import CONFIG_DIR
+from grow.common.printed import say
+from grow.common.redact import redacted
 from grow.sweeps.sweep import RunOutcome, as_table, refuse_ranks, worst
 from grow.training.run_directory import RunDirectory
 
@@ -32,14 +34,14 @@ class SweepCheck(Callback):
             refuse_ranks()
             outcomes = [_checked(number, job, config, str(config_name)) for number, job in enumerate(jobs)]
         except GrowError as error:  # Hydra turns what a callback raises into a warning, except for SystemExit
-            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            say(f"{type(error).__name__}: {error}", file=sys.stderr)
             sys.exit(error.exit_code)
         failed = [outcome for outcome in outcomes if outcome.state == "failed"]
         if not failed:
             return
-        print(f"\n# No run was started: {len(failed)} of {len(outcomes)} cannot be\n\n{as_table(outcomes)}", flush=True)
+        say(f"\n# No run was started: {len(failed)} of {len(outcomes)} cannot be\n\n{as_table(outcomes)}")
         first = failed[0]
-        print(f"Run {first.number + 1} ({' '.join(first.overrides)}): {first.note}", file=sys.stderr, flush=True)
+        say(f"Run {first.number + 1} ({' '.join(redacted(first.overrides))}): {first.note}", file=sys.stderr)
         sys.exit(worst([outcome.exit_code for outcome in failed]))
 
 

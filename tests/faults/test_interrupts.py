@@ -20,7 +20,7 @@ from grow.cli.config import COMMANDS
 from grow.cli.interrupts import NOTHING
 from grow.training.loop import progress
 from grow.training.loop.progress import ProgressDisplay
-from tests.training.tiny import command_line, make_shards
+from tests.training.tiny import TINY, command_line, make_shards
 from tests.warm_python import warm_python
 
 ROOT = Path(__file__).parents[2]
@@ -95,6 +95,11 @@ CASES = [  # command, its overrides, what has been written, what is said
 ]
 
 
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return make_shards(tmp_path_factory.mktemp("shards"))
+
+
 @pytest.mark.parametrize("how", [KeyboardInterrupt(), SystemExit(130)], ids=["here", "in a process it started"])
 @pytest.mark.parametrize(("name", "overrides", "write", "says"), CASES)
 def test_an_interrupt_says_what_is_kept_at_that_moment(
@@ -125,7 +130,7 @@ def test_an_interrupt_before_anything_started_says_so(monkeypatch, capsys):
     assert "Interrupted. Nothing was started." in capsys.readouterr().err
 
 
-def test_an_interrupt_between_two_runs_of_a_sweep_shows_what_is_done(monkeypatch, tmp_path, capsys):
+def test_an_interrupt_between_two_runs_of_a_sweep_shows_what_is_done(shards, monkeypatch, tmp_path, capsys):
     def run(sweep, number, *_):
         if number == 1:
             raise KeyboardInterrupt
@@ -135,7 +140,7 @@ def test_an_interrupt_between_two_runs_of_a_sweep_shows_what_is_done(monkeypatch
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("grow.sweeps.sweep.Sweep.run", run)
-    monkeypatch.setattr(sys, "argv", ["train.py", "-m", "seed=0,1"])
+    monkeypatch.setattr(sys, "argv", ["train.py", *TINY, f"data.path={shards}", "-m", "seed=0,1"])
     with pytest.raises(SystemExit) as ended:
         entry_point("train", COMMANDS["run"])(lambda config: None)()
     assert ended.value.code == 130
@@ -206,11 +211,6 @@ class Terminal:
 
     def interrupt(self):
         os.write(self.ours, b"\x03")
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    return make_shards(tmp_path_factory.mktemp("shards"))
 
 
 def steps_shown(shown):
