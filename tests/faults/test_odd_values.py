@@ -132,7 +132,9 @@ def test_every_key_takes_an_odd_value_or_refuses_it_by_name(name, key, tmp_path,
         if is_number(name, key) and (value is True or (isinstance(value, float) and not math.isfinite(value))):
             assert error is not None, f"{key}={value} was taken"
         if error is not None:
-            assert key.rpartition(".")[2] in str(error) or key.partition(".")[0] in str(error), (value, error)
+            inside = isinstance(value, dict) and str(error).startswith(tuple(f"{name}: " for name in value))
+            names_it = key.rpartition(".")[2] in str(error) or key.partition(".")[0] in str(error)
+            assert names_it or inside, (value, error)
             assert error.exit_code in (2, 77), (value, error)
 
 
@@ -222,6 +224,7 @@ REFUSED = [
     ("grown", "growth.expert_noise", -1, "growth.expert_noise=-1"),
     ("grown", "growth.router_std", 0, "growth.router_std=0"),
     ("grown", "growth.weights", [-1], "growth.weights=-1"),
+    ("grown", "growth.weights", [0, 0], "growth.weights=[0.0, 0.0]: expected at least one above 0"),
     ("grown", "growth.sources", ["x"], "growth.sources"),
     ("lawa", "averaging.k", 0, "averaging.k=0"),
     ("lawa", "averaging.horizon", math.nan, "averaging.horizon=nan"),

@@ -2,8 +2,8 @@
 
 import errno
 import json
-import shutil
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
