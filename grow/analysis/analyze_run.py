@@ -27,6 +27,7 @@ from grow.common.rows import (
     ANALYSIS_FOLDER,
     FORGETTING_FILE,
     Row,
+    analyses_after,
     last_clock,
     protocol_of,
     read_analyses,
@@ -98,9 +99,8 @@ def summarize(run: Path, source: str | None = None) -> tuple[list[Row], dict[str
 
 def forget_after(run: Path, tokens: int) -> None:
     """Remove the analyses made after `tokens`: a run that starts again from there will make them anew."""
-    for content in read_analyses(run):
-        if content["tokens"] > tokens:
-            (run / ANALYSIS_FOLDER / f"{content['name']}.json").unlink()
+    for path in analyses_after(run, tokens):
+        path.unlink()
 
 
 @dataclass(kw_only=True, slots=True)

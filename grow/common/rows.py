@@ -12,7 +12,7 @@ from typing import Any
 from grow.common.errors import CheckpointError
 from grow.common.printed import say
 from grow.common.provenance import METRICS_FILE
-from grow.common.records import check, read_object
+from grow.common.records import check, read_object, read_record
 from grow.common.temporary import replaced_file
 
 ANALYSIS_FOLDER = "analysis"
@@ -113,11 +113,17 @@ def last_clock(run: Path) -> dict[str, int | float]:
 
 
 @dataclass(kw_only=True, slots=True)
-class _Analysis:
-    """What is in every file of analyses."""
+class _AnalyzedAt:
+    """Which checkpoint a file of analyses is about."""
 
     name: str
     tokens: int
+
+
+@dataclass(kw_only=True, slots=True)
+class _Analysis(_AnalyzedAt):
+    """What is in every file of analyses."""
+
     symmetry: dict[str, float]
     effective_rank: dict[str, float]
     spectra: dict[str, list[float]]
@@ -126,9 +132,17 @@ class _Analysis:
 
 def read_analyses(run: Path) -> list[Row]:
     """Read the analyses of a run's weights, oldest first; of those at the same tokens, the final model's comes last."""
-    paths = [path for path in (run / ANALYSIS_FOLDER).glob("*.json") if path.name != FORGETTING_FILE]
-    records = [read_object(path, _Analysis) for path in paths]
+    records = [read_object(path, _Analysis) for path in _analysis_files(run)]
     return sorted(records, key=lambda record: (record["tokens"], record["name"] == "model"))
+
+
+def analyses_after(run: Path, tokens: int) -> list[Path]:
+    """Return the files of the analyses that a run made after `tokens`."""
+    return [path for path in _analysis_files(run) if read_record(path, _AnalyzedAt).tokens > tokens]
+
+
+def _analysis_files(run: Path) -> list[Path]:
+    return [path for path in (run / ANALYSIS_FOLDER).glob("*.json") if path.name != FORGETTING_FILE]
 
 
 def read_scores(run: Path) -> list[Row]:
