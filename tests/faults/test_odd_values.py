@@ -124,6 +124,7 @@ def used(name, key, value):
     return None
 
 
+@pytest.mark.slow  # eleven thousand configurations
 @pytest.mark.parametrize(("name", "key"), cases())
 def test_every_key_takes_an_odd_value_or_refuses_it_by_name(name, key, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
