@@ -228,6 +228,8 @@ def command(*arguments, cwd):
         text=True,
         timeout=300,
     )
+
+
 @pytest.mark.slow
 def test_the_runs_of_a_sweep_find_the_folders_and_the_file_that_the_sweep_was_given(tmp_path):
     choices, searched = tmp_path / "choices", tmp_path / "searched"
@@ -241,6 +243,8 @@ def test_the_runs_of_a_sweep_find_the_folders_and_the_file_that_the_sweep_was_gi
     assert answer.returncode == 0, answer.stderr
     assert "trained choices 4097" in answer.stdout and "trained searched 4098" in answer.stdout
     assert "-seed7-" in answer.stdout
+
+
 @pytest.mark.slow
 def test_a_sweeper_is_told_the_final_validation_loss_of_every_run_and_infinity_where_it_diverged(tmp_path):
     answer = command("-m", "seed=1,2,3", "+hydra.callbacks.seen._target_=seen.Seen", cwd=tmp_path)
