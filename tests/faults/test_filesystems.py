@@ -8,9 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
-from grow.cli.config import compose
 from grow.common.errors import CheckpointError, ConfigError
 from grow.common.files import continued_directory
 from grow.common.locks import LockHeldError, lock
@@ -19,7 +17,7 @@ from grow.data import corpus
 from grow.loggers.views import Views
 from grow.training.loop.metrics import MetricsFile
 from grow.training.run_directory import RunDirectory
-from tests.training.tiny import command_line, make_shards
+from tests.training.tiny import in_process, make_shards
 
 ROW = '{"step": 1, "tokens": 10, "flops": 60, "seconds": 1.0, "val/loss": 2.0}\n'
 NEXT = ROW.replace('"step": 1', '"step": 2')
@@ -198,16 +196,7 @@ def test_a_file_of_rows_shorter_than_its_checkpoint_says_is_named(tmp_path, caps
 @pytest.fixture(scope="module")
 def train(tmp_path_factory):
     """(run_dir, *more) -> the run directory, after train.py's task ran in this process."""
-    import train as entry
-
-    torch.set_num_threads(1)
-    shards_dir = make_shards(tmp_path_factory.mktemp("shards"))
-
-    def run(run_dir: Path, *more: str) -> Path:
-        entry.main.__wrapped__(compose(command_line(shards_dir, run_dir, *more)))
-        return run_dir
-
-    return run
+    return in_process(make_shards(tmp_path_factory.mktemp("shards")))
 
 
 def test_rows_are_on_disk_before_the_checkpoint_that_counts_them_is_complete(train, tmp_path, monkeypatch):

@@ -10,29 +10,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
 
-from grow.cli.config import compose
 from grow.common.errors import CheckpointError, ConfigError
 from grow.common.files import continued_directory
 from grow.common.locks import LockHeldError, lock
 from grow.training.run_directory import RunDirectory
-from tests.training.tiny import command_line, make_shards
+from tests.training.tiny import in_process, make_shards
 
 
 @pytest.fixture(scope="module")
 def train(tmp_path_factory):
     """(run_dir, *more) -> the run directory, after train.py's task ran in this process."""
-    import train as entry
-
-    torch.set_num_threads(1)
-    shards_dir = make_shards(tmp_path_factory.mktemp("shards"))
-
-    def run(run_dir: Path, *more: str) -> Path:
-        entry.main.__wrapped__(compose(command_line(shards_dir, run_dir, *more)))
-        return run_dir
-
-    return run
+    return in_process(make_shards(tmp_path_factory.mktemp("shards")))
 
 
 @pytest.fixture(scope="module")

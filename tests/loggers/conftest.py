@@ -6,26 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-from grow.cli.config import compose
 from grow.training.step.module import PretrainModule
-from tests.training.tiny import command_line, make_shards
+from tests.training.tiny import in_process, make_shards
 
 
 @pytest.fixture(scope="session")
 def train(tmp_path_factory):
     """Return a function (run_dir, *more) that runs train.py's task in this process and returns the run directory."""
-    import train as entry
-
-    torch.set_num_threads(1)
-    shards_dir = make_shards(tmp_path_factory.mktemp("shards"))
-
-    def run(run_dir: Path, *more: str) -> Path:
-        entry.main.__wrapped__(compose(command_line(shards_dir, run_dir, *more)))
-        return run_dir
-
-    return run
+    return in_process(make_shards(tmp_path_factory.mktemp("shards")))
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,17 @@
 """Tiny training runs for tests: a language that a tiny model learns in seconds, and the command line to train it."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
+from grow.cli.config import compose
 from grow.common.provenance import sha256
 from grow.data.shards import Shard, write_manifest
 from grow.training.checkpoints.checkpoint_reader import STARTS
@@ -68,3 +71,16 @@ def cut_in_two(checkpoint: Path, files: str) -> None:
         save_file(parts, path, metadata={STARTS: json.dumps(begin)})
     digests = {file.name: sha256(file) for file in checkpoint.iterdir() if file.name != "COMPLETE.json"}
     (checkpoint / "COMPLETE.json").write_text(json.dumps(digests))
+
+
+def in_process(shards_dir: Path) -> Callable[..., Path]:
+    """Return a function (run_dir, *more) that runs train.py's task in this process and returns the run directory."""
+    import train as entry
+
+    torch.set_num_threads(1)
+
+    def run(run_dir: Path, *more: str) -> Path:
+        entry.main.__wrapped__(compose(command_line(shards_dir, run_dir, *more)))
+        return run_dir
+
+    return run
