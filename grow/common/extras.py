@@ -7,7 +7,9 @@ from grow.common.errors import ConfigError
 EXTRAS = {  # package: the extra that installs it
     "datasets": "eval",
     "deepspeed": "deepspeed",
+    "gguf": "gguf",
     "lm_eval": "eval",
+    "peft": "plugins",
     "pyarrow": "eval",
     "tensorboard": "tensorboard",
     "wandb": "wandb",
