@@ -1,7 +1,7 @@
 """Digests of files: BLAKE3 for what is written now, SHA-256 for what older versions wrote; the text says which.
 
-A BLAKE3 digest is written "blake3:" and 64 hexadecimal digits, a SHA-256 digest is the 64 digits alone. BLAKE3 takes about
-half the time of SHA-256 on one thread, and several threads can share one file.
+A BLAKE3 digest is written "blake3:" and 64 hexadecimal digits, a SHA-256 digest is the 64 digits alone. BLAKE3 takes
+about half the time of SHA-256 on one thread, and several threads can share one file.
 """
 
 import hashlib
