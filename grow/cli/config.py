@@ -5,6 +5,7 @@ imported.
 """
 
 from contextlib import nullcontext
+from functools import cache
 from typing import Any, TypeVar, overload
 
 import hydra
@@ -81,8 +82,9 @@ GROUPS: dict[str, type] = {
 """What each group's choices are parsed into; a model has the settings of its family."""
 
 
+@cache
 def register() -> None:
-    """Give Hydra the schema of every command and group; calling it again changes nothing."""
+    """Give Hydra the schema of every command and group, once in a process."""
     store = ConfigStore.instance()
     for name, schema in COMMANDS.items():
         store.store(name=f"{name}_schema", node=schema)

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ PUBLISHED = {
 }
 
 
+@cache
 def _model(name, *overrides):
     return compose([f"model={name}", "data.sequence_length=64", *overrides]).model
 
@@ -103,8 +105,9 @@ def test_the_experiments_on_lawa_differ_only_in_what_they_claim_something_about(
 @pytest.mark.parametrize("name", MODELS)
 def test_a_models_header_states_its_parameter_count(name):
     header = re.search(r"Parameters: ([\d,]+)", (CONFIG_DIR / "model" / f"{name}.yaml").read_text())
-    assert _count(_model(name)) == int(header[1].replace(",", ""))
-    assert PUBLISHED.get(name, _count(_model(name))) == _count(_model(name))
+    count = _count(_model(name))
+    assert count == int(header[1].replace(",", ""))
+    assert PUBLISHED.get(name, count) == count
 
 
 def test_the_papers_own_counts_of_tied_and_untied_targets():

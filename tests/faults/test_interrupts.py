@@ -150,7 +150,7 @@ def test_an_interrupt_between_two_runs_of_a_sweep_shows_what_is_done(shards, mon
 
 
 @pytest.mark.parametrize("command", LONG, ids=" ".join)
-@pytest.mark.parametrize("read", [0, 1], ids=["not read", "one byte read"])
+@pytest.mark.parametrize("read", [0, pytest.param(1, marks=pytest.mark.slow)], ids=["not read", "one byte read"])
 def test_a_command_whose_output_nobody_reads_ends_quietly(command, read):
     ours, theirs = os.pipe()
     if not read:

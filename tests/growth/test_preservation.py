@@ -15,7 +15,7 @@ ROTARY = [name for name in CONFIGS if not name.startswith("opt")]
 
 
 @pytest.mark.parametrize("ffn", [1, 2])
-@pytest.mark.parametrize("factor", [2, 3, 4])
+@pytest.mark.parametrize("factor", [2, *(pytest.param(factor, marks=pytest.mark.slow) for factor in (3, 4))])
 @pytest.mark.parametrize("growth", PRESETS)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_cloning_heads_and_width_preserves_logits(sources, name, growth, factor, ffn):
@@ -24,7 +24,7 @@ def test_cloning_heads_and_width_preserves_logits(sources, name, growth, factor,
     assert relative_difference(source.model, grown) < EXACT
 
 
-@pytest.mark.parametrize("factor", [2, 3])
+@pytest.mark.parametrize("factor", [2, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("growth", ["hyperclone", "hyperclone_diagonal_noisy"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_growing_head_dim_preserves_logits_also_under_rotary_positions(sources, name, growth, factor):

@@ -93,7 +93,10 @@ def grow_randomly(family, rule, shape, directory):
     return made, relative_difference(source.model, grown_model(source, growth, target))
 
 
-@pytest.mark.parametrize("rule", ["dealt", "drawn", "isometric", "filled", "padded"])
+@pytest.mark.parametrize(
+    "rule",
+    ["dealt", "padded", *(pytest.param(rule, marks=pytest.mark.slow) for rule in ("drawn", "isometric", "filled"))],
+)
 @pytest.mark.parametrize("family", CLASSES)
 def test_whatever_the_sizes_a_growth_that_claims_to_preserve_does(family, rule, tmp_path_factory):
     claimed = []

@@ -253,7 +253,14 @@ def test_a_sweeper_is_told_the_final_validation_loss_of_every_run_and_infinity_w
 
 
 @pytest.mark.parametrize(
-    "last", ["seed=0,1,x", "trainer.micro_batch=1,7", "trainer.max_tokens=4096,1", "data.path=shards,no"]
+    "last",
+    [
+        "trainer.micro_batch=1,7",
+        *(
+            pytest.param(last, marks=pytest.mark.slow)
+            for last in ("seed=0,1,x", "trainer.max_tokens=4096,1", "data.path=shards,no")
+        ),
+    ],
 )
 def test_a_sweep_with_one_mistake_starts_nothing_and_names_the_run(last, tmp_path):
     answer = command("-m", last, cwd=tmp_path)
