@@ -17,11 +17,17 @@ from grow.training.plan import Plan
 from grow.training.step.module import PretrainModule
 from grow.training.step.objective import NextTokenLoss
 from grow.training.step.schedule import multiplier
+from grow.training.step.teacher import Teaching
 from grow.training.step.trainable import TrainableSet
 
 
 def build_module(
-    model: PreTrainedModel, plan: Plan, clock: Clock, input_copies: Mapping[str, float], trainable: TrainableSet
+    model: PreTrainedModel,
+    plan: Plan,
+    clock: Clock,
+    input_copies: Mapping[str, float],
+    trainable: TrainableSet,
+    teaching: Teaching | None = None,
 ) -> PretrainModule:
     """Build the module of a model with its loss, optimizer and schedule.
 
@@ -37,6 +43,7 @@ def build_module(
         input_copies=input_copies,
         trainable=trainable,
         autocast=plan.autocasts,
+        teaching=teaching,
         shard=shard_fully if plan.is_distributed and plan.strategy.kind == "fsdp2" else None,
     )
 

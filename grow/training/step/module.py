@@ -20,6 +20,7 @@ from grow.common.clock import Clock
 from grow.training.settings import OptimizerSettings
 from grow.training.step.objective import NextTokenLoss
 from grow.training.step.optimizer import build_optimizer, set_learning_rates
+from grow.training.step.teacher import Teaching
 from grow.training.step.trainable import TrainableSet
 
 Value = TypeVar("Value")
@@ -37,6 +38,7 @@ class PretrainModule(L.LightningModule):
         input_copies: Copies of each weight's inputs, as `build_optimizer` takes them.
         trainable: Layers that each step runs and trains.
         autocast: Whether matrix products are computed in bfloat16.
+        teaching: Teacher that the training loss is mixed with; None for next-token training.
         shard: Function that shards this module's parameters; None where the strategy does that by itself.
     """
 
@@ -51,6 +53,7 @@ class PretrainModule(L.LightningModule):
         input_copies: Mapping[str, float],
         trainable: TrainableSet,
         autocast: bool,
+        teaching: Teaching | None = None,
         shard: Callable[["PretrainModule"], None] | None = None,
     ) -> None:
         super().__init__()
@@ -58,10 +61,13 @@ class PretrainModule(L.LightningModule):
         self.clock = clock
         self.learning_rate = 0.0
         """Learning rate of the last step, for logging: of weights whose inputs no growth repeated."""
+        self.last_alpha: float | None = None
+        """Share of the teacher's term in the last step, for logging; None without a teacher."""
         self._objective, self._optimizer, self._multiplier = objective, optimizer, multiplier
         self._input_copies, self._autocast, self._shard = input_copies, autocast, shard
-        self._trainable = trainable
+        self._trainable, self._teaching = trainable, teaching
         self._losses: list[Tensor] = []
+        self._taught: list[Tensor] = []
         self._grad_norms: list[Tensor | float] = []
 
     @property
@@ -87,9 +93,28 @@ class PretrainModule(L.LightningModule):
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """Compute the loss of one micro-batch, and keep it for `mean_loss`. Lightning calls this."""
         with self._trainable.applied_at(self.clock.step):
+            if self.alpha:
+                return self._taught_loss(batch)
             loss = self.loss(batch)
         self._losses.append(loss.detach())
         return loss
+
+    @property
+    def alpha(self) -> float | None:
+        """Share of the teacher's term in the step under way; None without a teacher."""
+        return None if self._teaching is None else self._teaching.alpha(self.clock.tokens)
+
+    def _taught_loss(self, batch: Tensor) -> Tensor:
+        """Compute the loss of one micro-batch with the teacher's part, and keep its terms for `mean_loss`."""
+        assert self._teaching is not None
+        tokens, targets = batch[:, :-1], batch[:, 1:]
+        with torch.autocast(batch.device.type, torch.bfloat16, enabled=self._autocast):
+            hidden = self.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+            head = self.model.get_output_embeddings().weight
+            found = self._teaching.of(tokens, hidden, head, targets, self.clock.tokens)
+        self._losses.append(found.cross_entropy)
+        self._taught.append(torch.stack((found.divergence, found.mixed.detach())))
+        return found.mixed
 
     def validation_step(self, compute: Callable[[], None]) -> None:
         """Run a computation on the model. Strategies that shard weights gather them around this call."""
@@ -114,12 +139,32 @@ class PretrainModule(L.LightningModule):
 
         Losses that are not finite are left out; where none is finite, return None.
         """
-        losses = torch.stack(self._losses).double()
+        losses = torch.stack(self._losses)
         self._losses.clear()
-        finite = losses.isfinite()
-        sums = torch.stack((losses.where(finite, 0).sum(), finite.sum().double()))
-        total, count = self.trainer.strategy.reduce(sums, reduce_op="sum").tolist()
-        return total / count if count else None
+        return self._finite_mean(losses[:, None])[0]
+
+    def mean_taught(self) -> tuple[float | None, float | None]:
+        """Return the mean divergence from the teacher and the mean mixed loss, as `mean_loss` does.
+
+        Both are None where no step since the last call was taught.
+        """
+        if not self._taught:  # on all ranks alike, as the clock decides it
+            return None, None
+        taught = torch.stack(self._taught)
+        self._taught.clear()
+        divergence, mixed = self._finite_mean(taught)
+        return divergence, mixed
+
+    def _finite_mean(self, values: Tensor) -> list[float | None]:
+        """Return the mean over all ranks of the finite values of each column, None where there is none.
+
+        Args:
+            values: Values of this rank's micro-batches, (micro-batches, columns).
+        """
+        finite = values.isfinite()
+        sums = torch.stack((values.double().where(finite, 0).sum(0), finite.sum(0).double()))
+        totals, counts = self.trainer.strategy.reduce(sums, reduce_op="sum").tolist()
+        return [total / count if count else None for total, count in zip(totals, counts, strict=True)]
 
     def grad_norms(self) -> list[float]:
         """Return the global gradient norm, before clipping, of every step since the last call; waits for the device."""
@@ -185,6 +230,9 @@ class PretrainModule(L.LightningModule):
         Lightning itself would free gradients only after the next forward pass, which costs their memory for longer.
         """
         self.clock.flops_per_token = self._trainable.flops_per_token(self.clock.step)
+        if self._teaching is not None:
+            self.last_alpha = self.alpha
+            self.clock.flops_per_token += self._teaching.flops_per_token(self.clock.tokens)
         multiplier = self._multiplier(self.clock.tokens + self.clock.tokens_per_step)
         self.learning_rate = self._optimizer.lr * multiplier
         set_learning_rates(optimizer, multiplier)
