@@ -27,6 +27,7 @@ from grow.training.run_directory import RESUME
 from grow.training.settings import (
     OWN_SOURCE,
     CheckpointSettings,
+    ExpertsSettings,
     ObjectiveSettings,
     OptimizerSettings,
     ScheduleSettings,
@@ -45,6 +46,7 @@ class RunConfig:
     optimizer: OptimizerSettings
     schedule: ScheduleSettings
     objective: ObjectiveSettings
+    experts: ExpertsSettings
     strategy: StrategySettings
     trainable: TrainableSettings
     trainer: TrainerSettings
@@ -171,6 +173,7 @@ class RunConfig:
             optimizer=self.optimizer,
             schedule=self.schedule,
             objective=self.objective,
+            experts=self.experts,
             checkpoint=self.checkpoint,
             strategy=self.strategy,
             averaging=self.averaging,

@@ -111,6 +111,28 @@ class ObjectiveSettings:
 
 
 @dataclass(kw_only=True, slots=True)
+class ExpertsSettings:
+    """What keeps the experts of a mixture in use while it trains; dense models ignore it.
+
+    Noisy gates with weights of their own and selection by a learned bias (DeepSeek-V3) are not offered: a stock
+    Mixtral, FlexOlmo or OLMoE cannot hold them and would route differently once exported.
+    """
+
+    name: str
+    balance: float = 0.01
+    """Weight of the balance loss (arXiv 2101.03961); 0 leaves it out. The exported model gets the same strength."""
+    z: float = 0.001
+    """Weight of the mean square of the routers' logsumexp (arXiv 2202.08906); 0 leaves it out."""
+    balance_over: str = "step"
+    """step: loads of all ranks and the step's micro-batches so far (arXiv 2501.11873); micro_batch: of each alone."""
+
+    def __post_init__(self) -> None:
+        for name in ("balance", "z"):
+            not_negative(f"experts.{name}", getattr(self, name))
+        one_of("experts.balance_over", self.balance_over, ("step", "micro_batch"))
+
+
+@dataclass(kw_only=True, slots=True)
 class TrainableSettings:
     """Which layers a step trains besides the final norm and the head. grow/training/step/trainable.py chooses them."""
 

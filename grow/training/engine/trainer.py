@@ -14,6 +14,7 @@ from grow.training.engine.compilation import compile_in_place
 from grow.training.engine.fsdp import shard_fully
 from grow.training.engine.strategy import build_strategy
 from grow.training.plan import Plan
+from grow.training.step.experts import prepare_experts, routing_of
 from grow.training.step.module import PretrainModule
 from grow.training.step.objective import NextTokenLoss
 from grow.training.step.schedule import multiplier
@@ -33,6 +34,7 @@ def build_module(
 
     The model is compiled in place, so that its parameters keep their names.
     """
+    prepare_experts(model, plan.experts)
     compile_in_place(model, plan.trainer.compile)
     return PretrainModule(
         model,
@@ -44,6 +46,7 @@ def build_module(
         trainable=trainable,
         autocast=plan.autocasts,
         teaching=teaching,
+        routing=routing_of(model, plan.experts),
         shard=shard_fully if plan.is_distributed and plan.strategy.kind == "fsdp2" else None,
     )
 

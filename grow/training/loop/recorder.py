@@ -67,6 +67,7 @@ class Recorder:
             names.TRAIN_LOSS: loss,
             names.TRAIN_TOKENS: clock.tokens,
             **self._taught(),
+            **self.module.routing_row(),
             names.LEARNING_RATE: self.module.learning_rate,
             names.GRAD_NORM: norms[-1] if math.isfinite(norms[-1]) else None,
             names.SKIPPED_STEPS: self.skipped.total or None,

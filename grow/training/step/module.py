@@ -17,7 +17,10 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from grow.common.clock import Clock
+from grow.families.experts import by_parameter
+from grow.families.registry import family_of
 from grow.training.settings import OptimizerSettings
+from grow.training.step.experts import Routing
 from grow.training.step.objective import NextTokenLoss
 from grow.training.step.optimizer import build_optimizer, set_learning_rates
 from grow.training.step.teacher import Teaching
@@ -39,6 +42,7 @@ class PretrainModule(L.LightningModule):
         trainable: Layers that each step runs and trains.
         autocast: Whether matrix products are computed in bfloat16.
         teaching: Teacher that the training loss is mixed with; None for next-token training.
+        routing: Losses of a mixture's routers, which are added to the training loss; None for a dense model.
         shard: Function that shards this module's parameters; None where the strategy does that by itself.
     """
 
@@ -54,6 +58,7 @@ class PretrainModule(L.LightningModule):
         trainable: TrainableSet,
         autocast: bool,
         teaching: Teaching | None = None,
+        routing: Routing | None = None,
         shard: Callable[["PretrainModule"], None] | None = None,
     ) -> None:
         super().__init__()
@@ -65,7 +70,7 @@ class PretrainModule(L.LightningModule):
         """Share of the teacher's term in the last step, for logging; None without a teacher."""
         self._objective, self._optimizer, self._multiplier = objective, optimizer, multiplier
         self._input_copies, self._autocast, self._shard = input_copies, autocast, shard
-        self._trainable, self._teaching = trainable, teaching
+        self._trainable, self._teaching, self._routing = trainable, teaching, routing
         self._losses: list[Tensor] = []
         self._taught: list[Tensor] = []
         self._grad_norms: list[Tensor | float] = []
@@ -93,28 +98,35 @@ class PretrainModule(L.LightningModule):
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """Compute the loss of one micro-batch, and keep it for `mean_loss`. Lightning calls this."""
         with self._trainable.applied_at(self.clock.step):
-            if self.alpha:
-                return self._taught_loss(batch)
-            loss = self.loss(batch)
-        self._losses.append(loss.detach())
-        return loss
+            return self._training_loss(batch)
 
     @property
     def alpha(self) -> float | None:
         """Share of the teacher's term in the step under way; None without a teacher."""
         return None if self._teaching is None else self._teaching.alpha(self.clock.tokens)
 
-    def _taught_loss(self, batch: Tensor) -> Tensor:
-        """Compute the loss of one micro-batch with the teacher's part, and keep its terms for `mean_loss`."""
-        assert self._teaching is not None
+    def _training_loss(self, batch: Tensor) -> Tensor:
+        """Compute what one micro-batch is trained on, and keep its terms for the rows."""
         tokens, targets = batch[:, :-1], batch[:, 1:]
+        asked = {} if self._routing is None else {"output_router_logits": True}
         with torch.autocast(batch.device.type, torch.bfloat16, enabled=self._autocast):
-            hidden = self.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
-            head = self.model.get_output_embeddings().weight
-            found = self._teaching.of(tokens, hidden, head, targets, self.clock.tokens)
-        self._losses.append(found.cross_entropy)
-        self._taught.append(torch.stack((found.divergence, found.mixed.detach())))
-        return found.mixed
+            trunk = self.model.base_model(input_ids=tokens, use_cache=False, **asked)
+            hidden, head = trunk.last_hidden_state, self.model.get_output_embeddings().weight
+            if self._teaching is not None and self.alpha:
+                taught = self._teaching.of(tokens, hidden, head, targets, self.clock.tokens)
+                loss, cross_entropy = taught.mixed, taught.cross_entropy
+                self._taught.append(torch.stack((taught.divergence, loss.detach())))
+            else:
+                loss = self._objective(hidden, head, targets)
+                cross_entropy = loss.detach()
+        self._losses.append(cross_entropy)
+        if self._routing is None:
+            return loss
+        return loss + self._routing.loss(trunk.router_logits, self.clock.step).weighted
+
+    def routing_row(self) -> dict[str, float]:
+        """Return the columns about a mixture's routing since the last call; none of a dense model."""
+        return {} if self._routing is None else self._routing.row()
 
     def validation_step(self, compute: Callable[[], None]) -> None:
         """Run a computation on the model. Strategies that shard weights gather them around this call."""
@@ -199,7 +211,9 @@ class PretrainModule(L.LightningModule):
     def configure_optimizers(self) -> Optimizer:
         """Build the optimizer. Lightning calls this once, before training."""
         blocks = self._trainable.blocks(self.model)
-        optimizer = build_optimizer(self.model, self._optimizer, self._input_copies, blocks)
+        family = family_of(self.model.config.model_type)
+        copies = by_parameter(family, self.model, self._input_copies)
+        optimizer = build_optimizer(self.model, self._optimizer, copies, blocks)
         self._trainable.attach_to(optimizer)
         return optimizer
 
