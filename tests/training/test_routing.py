@@ -12,7 +12,7 @@ from grow.families.build import model_from_noise
 from grow.families.experts import by_parameter
 from grow.families.registry import family_of
 from grow.training.settings import ExpertsSettings, OptimizerSettings
-from grow.training.step.experts import Routing, assignments, prepare_experts, routers_of, routing_losses
+from grow.training.step.routing import Routing, assignments, prepare_experts, routers_of, routing_losses
 from grow.training.step.optimizer import parameter_groups
 
 LAYERS, TOKENS, EXPERTS = 2, 48, 8
