@@ -33,6 +33,7 @@ def main(run: RunConfig) -> None:
     from grow.training.loop.weight_probe import plan_analysis
     from grow.training.session import data_of, device_of, session
     from grow.training.start import choose_start
+    from grow.training.step.teacher import open_teaching
 
     device = device_of(plan)
     plan = plan.on(device.type, begun_with=None if run.resume == FRESH else directory.precision)
@@ -44,13 +45,14 @@ def main(run: RunConfig) -> None:
         shards = open_data(run.data, find_source(run.growth_source) if run.growth_source else None)
         shards.check_vocabulary(run.model.vocab_size)
         data = data_of(run.data, shards, plan)
+        teaching = open_teaching(run.teacher, plan, device, shards, run.model.vocab_size) if run.teacher else None
         probes = [
             *plan_evaluation(run.evaluation, shards, run.data.sequence_length),
             *plan_analysis(run.analysis, directory.path, plan.ranks),
         ]
         with choose_start(stock_config(run.model), run.growth, run.growth_source, data, directory, plan) as start:
-            announce(start, plan, device, directory, shards, run.resolved(), opened.changes)
-            trained = fit(start, plan, device, directory, data, views=opened.views, probes=probes)
+            announce(start, plan, device, directory, shards, run.resolved(), opened.changes, teaching)
+            trained = fit(start, plan, device, directory, data, views=opened.views, probes=probes, teaching=teaching)
         export_run(start, trained, directory, shards)
 
 

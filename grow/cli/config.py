@@ -33,6 +33,7 @@ from grow.loggers.settings import LoggerSettings
 from grow.report.settings import ReportConfig, ReportPresetsConfig, WandbReportConfig
 from grow.training.settings import (
     CheckpointSettings,
+    ExpertsSettings,
     ExportConfig,
     ObjectiveSettings,
     OptimizerSettings,
@@ -70,6 +71,7 @@ GROUPS: dict[str, type] = {
     "optimizer": OptimizerSettings,
     "schedule": ScheduleSettings,
     "objective": ObjectiveSettings,
+    "experts": ExpertsSettings,
     "averaging": AveragingSettings,
     "strategy": StrategySettings,
     "trainable": TrainableSettings,

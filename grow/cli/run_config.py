@@ -25,7 +25,9 @@ from grow.loggers.settings import LoggerSettings
 from grow.training.plan import Plan, plan_run
 from grow.training.run_directory import RESUME
 from grow.training.settings import (
+    OWN_SOURCE,
     CheckpointSettings,
+    ExpertsSettings,
     ObjectiveSettings,
     OptimizerSettings,
     ScheduleSettings,
@@ -44,6 +46,7 @@ class RunConfig:
     optimizer: OptimizerSettings
     schedule: ScheduleSettings
     objective: ObjectiveSettings
+    experts: ExpertsSettings
     strategy: StrategySettings
     trainable: TrainableSettings
     trainer: TrainerSettings
@@ -81,6 +84,11 @@ class RunConfig:
                 f"growth={self.growth.name} needs a model to grow from, and model={self.model.name} names none. "
                 "Add growth.source=DIRECTORY_OR_HUB_ID, or use growth=none to start from noise."
             )
+        if self.objective.teacher == OWN_SOURCE and self.growth is None:
+            raise ConfigError(
+                f"objective.teacher={OWN_SOURCE}: growth=none grows from no model. Name the teacher: "
+                "objective.teacher=RUN_OR_DIRECTORY_OR_HUB_ID."
+            )
         self._check_trainable()
 
     def _check_trainable(self) -> None:
@@ -117,6 +125,11 @@ class RunConfig:
             return []
         source = self.growth.source or self.model.grown_from
         return self.growth.sources or ([] if source is None else [source])
+
+    @property
+    def teacher(self) -> str | None:
+        """The model that the run learns from, if any."""
+        return self.growth_source if self.objective.teacher == OWN_SOURCE else self.objective.teacher
 
     @property
     def group(self) -> str:
@@ -160,6 +173,7 @@ class RunConfig:
             optimizer=self.optimizer,
             schedule=self.schedule,
             objective=self.objective,
+            experts=self.experts,
             checkpoint=self.checkpoint,
             strategy=self.strategy,
             averaging=self.averaging,
@@ -177,7 +191,7 @@ class RunConfig:
             CheckpointError: a source is a path, and there is no such directory.
             DataError: the run would stop at its data.
         """
-        for source in self.growth_sources:
+        for source in [*self.growth_sources, *([self.teacher] if self.teacher else [])]:
             check_source(source)
         refuse_unwritable("run_dir", str(self.directory))
         check_data(self.data, self.model.vocab_size, grown=self.growth is not None)

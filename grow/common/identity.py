@@ -32,6 +32,7 @@ MEANINGS = {
     "optimizer": Meaning.ON_REQUEST,
     "schedule": Meaning.ON_REQUEST,
     "objective": Meaning.ON_REQUEST,
+    "experts": Meaning.ON_REQUEST,
     "averaging": Meaning.ON_REQUEST,
     "trainer": Meaning.ON_REQUEST,
     "trainer.micro_batch": Meaning.FREE,

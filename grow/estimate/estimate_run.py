@@ -42,6 +42,8 @@ class ConfiguredRun:
             notes.append("the peak is bfloat16's: at trainer.precision=fp32 expect a much lower estimate.mfu.")
         if self.trainable.kind != "all":
             notes.append(f"trainable={self.trainable.name} needs less: all numbers are of the whole model, trained.")
+        if self.objective.teacher is not None:
+            notes.append("the teacher's memory and FLOPs are not counted: add those of its forward pass.")
         if self.gpus == 1 and self.strategy.kind != "single":
             notes.append(
                 f"strategy={self.strategy.name} on one GPU is the plain strategy; strategy.devices=N for more."

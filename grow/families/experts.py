@@ -4,7 +4,7 @@ The stock module packs `gate_up_proj` (experts, 2 ffn, embed) and `down_proj` (e
 a gate and an up projection (ffn, embed) and a down projection (embed, ffn) for each expert.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -56,6 +56,15 @@ def module_places(family: Family, model: nn.Module) -> dict[str, Place]:
             places[stored] = Place(parameter=name, elements=slice(start, start + prod(shape)))
             start += prod(shape)
     return places
+
+
+def by_parameter(family: Family, model: nn.Module, values: Mapping[str, float]) -> dict[str, float]:
+    """Return values that are given by the names of stored tensors, by the names of the stock module's parameters.
+
+    The experts that are packed into one parameter share one value: a growth treats them alike.
+    """
+    places = module_places(family, model)
+    return {places[stored].parameter: value for stored, value in values.items() if stored in places}
 
 
 def stored_tensors(family: Family, model: nn.Module) -> Shapes:

@@ -34,7 +34,6 @@ def specifics(model: FlexOlmoSettings) -> dict[str, Any]:
     """Return the stock attributes of a FlexOlmo besides its sizes."""
     return {
         **OLMO2.specifics(model),
-        "router_aux_loss_coef": model.balance_loss,
         "norm_topk_prob": True,
     }
 

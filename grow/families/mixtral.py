@@ -33,7 +33,6 @@ def specifics(model: MixtralSettings) -> dict[str, Any]:
     """Return the stock attributes of a Mixtral besides its sizes."""
     return {
         **LLAMA.specifics(model),
-        "router_aux_loss_coef": model.balance_loss,
     }
 
 

@@ -142,7 +142,6 @@ class LlamaSettings(ModelSettings):
 
 
 def _check_experts(model: "MixtralSettings | FlexOlmoSettings") -> None:
-    not_negative("model.balance_loss", model.balance_loss)
     at_least_one("model.experts", model.experts, LARGEST_SIZE)
     if not 1 <= model.active_experts <= model.experts:
         raise ConfigError(
@@ -159,8 +158,6 @@ class MixtralSettings(LlamaSettings):
     experts: int
     active_experts: int
     """Experts that each token goes through."""
-    balance_loss: float = 0.01
-    """router_aux_loss_coef of the exported model, for other trainers; train.py trains on cross-entropy alone."""
 
     def __post_init__(self) -> None:
         LlamaSettings.__post_init__(self)
@@ -176,8 +173,6 @@ class FlexOlmoSettings(Olmo2Settings):
     experts: int
     active_experts: int
     """Experts that each token goes through."""
-    balance_loss: float = 0.01
-    """router_aux_loss_coef of the exported model, for other trainers; train.py trains on cross-entropy alone."""
 
     def __post_init__(self) -> None:
         Olmo2Settings.__post_init__(self)

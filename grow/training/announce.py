@@ -12,6 +12,7 @@ from grow.families.build import parameter_count, training_flops_per_token
 from grow.training.plan import Plan
 from grow.training.run_directory import RunDirectory
 from grow.training.start import Start
+from grow.training.step.teacher import Teaching
 
 _LARGE = 100_000_000  # parameters
 _TOY_TOKENS_PER_STEP, _TOY_LR = 16_384, 1e-3  # trainer=default has 4,096 tokens, optimizer=adamw has this rate
@@ -25,6 +26,7 @@ def announce(
     shards: TokenShards,
     config: dict[str, Any],
     changes: list[str],
+    teaching: Teaching | None = None,
 ) -> None:
     """Write run.json, and print what is about to happen and what has changed since the run was first started.
 
@@ -36,6 +38,7 @@ def announce(
         shards: Token shards that it trains on.
         config: Configuration of the command line; run.json gets it with the plan's precision in place of auto.
         changes: A line about each key that differs from the run's first start.
+        teaching: Teacher of the run, if it has one.
     """
     if not is_first():
         return
@@ -53,6 +56,8 @@ def announce(
         data={"path": str(shards.path), "digest": shards.digest, "train_tokens": shards.tokens("train")},
     )
     lines = _summary(start, plan, device, run, shards, flops)
+    if teaching is not None:
+        lines["teacher"] = teaching.described
     if changes:
         lines["changed"] = "; ".join(changes)
     say("\n".join(f"{name:<8} {value}" for name, value in lines.items()))

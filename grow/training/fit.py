@@ -32,6 +32,7 @@ from grow.training.plan import Plan
 from grow.training.run_directory import RunDirectory
 from grow.training.start import Start
 from grow.training.step.module import PretrainModule
+from grow.training.step.teacher import Teaching
 from grow.training.step.trainable import TrainableSet
 
 
@@ -55,6 +56,7 @@ def fit(
     callbacks: Sequence[L.Callback] = (),
     views: Views | None = None,
     probes: Sequence[Probe] = (),
+    teaching: Teaching | None = None,
 ) -> Trained:
     """Train a model to the end of its run.
 
@@ -67,6 +69,7 @@ def fit(
         callbacks: Further callbacks of Lightning's, called after Grow's own.
         views: Views of the rows of metrics.jsonl.
         probes: Further measurements, in this order.
+        teaching: Teacher that the training loss is mixed with; None for next-token training.
 
     Raises:
         GrowthError: trainable=new_layers, but the growth added no layer.
@@ -91,7 +94,7 @@ def fit(
     if plan.ranks.is_first:
         forget_after(run.path, clock.tokens)
     torch.manual_seed(plan.seed * 1_000_003 + plan.ranks.rank)  # for dropout; weights and data order have their own
-    module = build_module(start.model, plan, clock, start.input_copies, trainable)
+    module = build_module(start.model, plan, clock, start.input_copies, trainable, teaching)
     batches = data(start_sequence=clock.tokens // plan.batch.sequence_length)
     loop = _loop_callback(start, plan, module, batches, device, run, views, probes)
     parameters = parameter_count(start.model)

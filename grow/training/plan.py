@@ -11,6 +11,7 @@ from grow.distributed.ranks import Ranks
 from grow.distributed.settings import SHARDED, StrategySettings
 from grow.training.settings import (
     CheckpointSettings,
+    ExpertsSettings,
     ObjectiveSettings,
     OptimizerSettings,
     ScheduleSettings,
@@ -78,6 +79,7 @@ class Plan:
     optimizer: OptimizerSettings
     schedule: ScheduleSettings
     objective: ObjectiveSettings
+    experts: ExpertsSettings
     checkpoint: CheckpointSettings
     strategy: StrategySettings
     averaging: AveragingPlan | None
@@ -135,6 +137,7 @@ def plan_run(
     optimizer: OptimizerSettings,
     schedule: ScheduleSettings,
     objective: ObjectiveSettings,
+    experts: ExpertsSettings,
     checkpoint: CheckpointSettings,
     strategy: StrategySettings,
     averaging: AveragingSettings,
@@ -158,6 +161,7 @@ def plan_run(
         optimizer=optimizer,
         schedule=schedule,
         objective=objective,
+        experts=experts,
         checkpoint=checkpoint.in_tokens(trainer),
         strategy=strategy,
         averaging=resolve(

@@ -8,6 +8,8 @@ from grow.common.errors import ConfigError
 SCHEDULES = ("paper", "cosine", "wsd")
 PRECISIONS = ("fp32", "bf16", "bf16_weights")
 TRAINABLE = ("all", "new_layers", "submodel")
+OBJECTIVES = ("next_token", "knowledge_inheritance")
+OWN_SOURCE = "growth.source"  # objective.teacher: the model that the run grows from
 COMPILE_MODES = ("none", "block", "model")
 ZERO_BUCKET_ELEMENTS = 200_000_000  # reduced or gathered at a time: large enough to fill a network
 
@@ -75,15 +77,59 @@ class ScheduleSettings:
 
 @dataclass(kw_only=True, slots=True)
 class ObjectiveSettings:
-    """The loss: next-token cross-entropy over chunks of rows, so that full logits never exist."""
+    """The loss, over chunks of rows, so that full logits never exist."""
 
     name: str
+    kind: str = "next_token"
+    """next_token: cross-entropy. knowledge_inheritance: the same, mixed with the divergence from a teacher (Qin et al.
+    2022, arXiv 2105.13880)."""
     chunk_rows: int | None = None
     """Token rows whose logits exist at the same time; null fits them to the device, 0 computes all logits at once."""
+    teacher: str | None = None
+    """knowledge_inheritance: run, directory or hub id of the teacher; growth.source means the model that is grown."""
+    alpha: float = 1.0
+    """Share of the teacher's term at the start; 1 - alpha is the share of the cross-entropy."""
+    alpha_decay: float = 0.0
+    """What alpha loses, in proportion to tokens, over the whole run; it does not fall below 0."""
+    temperature: float = 1.0
+    """Number that the logits of teacher and student are divided by for the divergence, tau."""
 
     def __post_init__(self) -> None:
+        one_of("objective.kind", self.kind, OBJECTIVES)
+        if (self.kind == "knowledge_inheritance") != (self.teacher is not None):
+            raise ConfigError(
+                "objective.teacher is the model that objective=knowledge_inheritance learns from, and the other "
+                f"objectives have none; found objective={self.name} and objective.teacher={self.teacher}. Give "
+                "objective.teacher=RUN_OR_DIRECTORY_OR_HUB_ID, or objective.teacher=growth.source."
+            )
+        if not 0 < self.alpha <= 1:
+            raise ConfigError(f"objective.alpha={self.alpha}: expected a share above 0 and up to 1.")
+        not_negative("objective.alpha_decay", self.alpha_decay)
+        positive("objective.temperature", self.temperature)
         if (self.chunk_rows or 0) < 0:
             raise ConfigError(f"objective.chunk_rows={self.chunk_rows}: expected 0 or more rows, or null.")
+
+
+@dataclass(kw_only=True, slots=True)
+class ExpertsSettings:
+    """What keeps the experts of a mixture in use while it trains; dense models ignore it.
+
+    Noisy gates with weights of their own and selection by a learned bias (DeepSeek-V3) are not offered: a stock
+    Mixtral, FlexOlmo or OLMoE cannot hold them and would route differently once exported.
+    """
+
+    name: str
+    balance: float = 0.01
+    """Weight of the balance loss (arXiv 2101.03961); 0 leaves it out. The exported model gets the same strength."""
+    z: float = 0.001
+    """Weight of the mean square of the routers' logsumexp (arXiv 2202.08906); 0 leaves it out."""
+    balance_over: str = "step"
+    """step: loads of all ranks and the step's micro-batches so far (arXiv 2501.11873); micro_batch: of each alone."""
+
+    def __post_init__(self) -> None:
+        for name in ("balance", "z"):
+            not_negative(f"experts.{name}", getattr(self, name))
+        one_of("experts.balance_over", self.balance_over, ("step", "micro_batch"))
 
 
 @dataclass(kw_only=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 import lightning.pytorch as L
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from grow.common.errors import CheckpointError
+from grow.common.errors import CheckpointError, ConfigError
 from grow.common.printed import say
 from grow.common.provenance import Lineage, lineage_of, read_lineage, write_record
 from grow.common.records import read_record
@@ -27,6 +27,7 @@ from grow.training.checkpoints.grown_window import grow_window
 from grow.training.checkpoints.integrity import foreign_files
 from grow.training.plan import Plan
 from grow.training.run_directory import RunDirectory
+from grow.training.settings import OWN_SOURCE, ObjectiveSettings
 
 _VERIFIED_SEQUENCES = 4
 
@@ -184,6 +185,7 @@ def _from_growth(
         if is_first():
             tokens = next(iter(data().val_dataloader()))[:_VERIFIED_SEQUENCES]
             record = grow(source, directory, growth, config, tokens)
+            _refuse_own_lesson(plan.objective, source, record)
             grown = _grow_state(record, config, source, directory, state, plan)
             write_record(run.growth, record.as_json())
             result = grown, _describe(record, grown)
@@ -193,6 +195,22 @@ def _from_growth(
         start = Start(model=load_model(directory), described=described, lineage=read_lineage(directory), grown=grown)
         barrier()  # every rank has read the directory
     return start
+
+
+def _refuse_own_lesson(objective: ObjectiveSettings, source: str, record: GrowthRecord) -> None:
+    """Refuse to learn nothing but what the student computes already.
+
+    Raises:
+        ConfigError: the student computes its teacher's function, and the loss has no other term.
+    """
+    is_own = objective.teacher in (OWN_SOURCE, source)
+    if is_own and objective.alpha == 1 and record.verification.preserved:
+        raise ConfigError(
+            f"objective.alpha=1 with objective.teacher={objective.teacher}: the grown model computes what its teacher "
+            "computes, so the loss and its gradient are rounding errors, and Adam would take full-sized steps along "
+            "them. Set objective.alpha=0.5 objective.alpha_decay=0, as experiment=inherit/hold does, or choose another "
+            "teacher."
+        )
 
 
 def _grow_state(

@@ -66,6 +66,7 @@ def test_no_configuration_computes(path):
 def test_every_choice_composes_into_a_run(choice):
     needed = ["growth.source=somewhere"] if choice.startswith("growth=") and choice != "growth=none" else []
     needed += ["growth=mslt", "growth.source=somewhere"] if choice == "trainable=new_layers" else []
+    needed += ["objective.teacher=somewhere"] if choice == "objective=knowledge_inheritance" else []
     needed += ["data.path=somewhere"] if choice == "data=shards" else []
     needed += ["model=olmo_1b", "trainer=paper"] if choice.startswith("data=dolma") else []
     assert isinstance(compose([choice, *needed]), RunConfig)

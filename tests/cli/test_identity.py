@@ -58,9 +58,9 @@ def test_the_three_readers_agree_on_every_key(key, tmp_path):
     another_recipe = bool(differences(first, second))
     assert another_recipe == (another_run and key not in ("seed", "growth.seed", "growth.source"))
     on_request = another_run and not refused(tmp_path, other, "changed")
-    assert on_request == (key.partition(".")[0] in ("optimizer", "schedule", "objective", "averaging", "trainer")) - (
-        key in [f"trainer.{name}" for name in FREE]
-    )
+    assert on_request == (
+        key.partition(".")[0] in ("optimizer", "schedule", "objective", "experts", "averaging", "trainer")
+    ) - (key in [f"trainer.{name}" for name in FREE])
 
 
 def test_every_key_has_a_line_in_the_table_and_every_line_a_key():

@@ -215,7 +215,6 @@ REFUSED = [
     ("olmo", "model.rope_theta", 0, "model.rope_theta=0"),
     ("mixtral", "model.experts", 0, "model.experts=0"),
     ("mixtral", "model.active_experts", 99, "model.active_experts=99"),
-    ("mixtral", "model.balance_loss", -1, "model.balance_loss=-1"),
     ("grown", "growth.source", "", "growth.source=''"),
     ("grown", "growth.seed", -1, "growth.seed=-1"),
     ("grown", "growth.snr_db", 1000, "growth.snr_db=1000"),

@@ -31,5 +31,7 @@ def warm_up(trainer: L.Trainer, module: PretrainModule, data: TokenDataModule, s
         loss.backward()
     trainer.optimizers[0].zero_grad()
     module.mean_loss()
+    module.mean_taught()
+    module.routing_row()
     shapes = {len(batch): batch for batch in data.val_dataloader()}
     module.validation_losses(shapes.values(), passes=2)  # whole batches, and the smaller last one

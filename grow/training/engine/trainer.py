@@ -14,19 +14,27 @@ from grow.training.engine.compilation import compile_in_place
 from grow.training.engine.fsdp import shard_fully
 from grow.training.engine.strategy import build_strategy
 from grow.training.plan import Plan
+from grow.training.step.routing import prepare_experts, routing_of
 from grow.training.step.module import PretrainModule
 from grow.training.step.objective import NextTokenLoss
 from grow.training.step.schedule import multiplier
+from grow.training.step.teacher import Teaching
 from grow.training.step.trainable import TrainableSet
 
 
 def build_module(
-    model: PreTrainedModel, plan: Plan, clock: Clock, input_copies: Mapping[str, float], trainable: TrainableSet
+    model: PreTrainedModel,
+    plan: Plan,
+    clock: Clock,
+    input_copies: Mapping[str, float],
+    trainable: TrainableSet,
+    teaching: Teaching | None = None,
 ) -> PretrainModule:
     """Build the module of a model with its loss, optimizer and schedule.
 
     The model is compiled in place, so that its parameters keep their names.
     """
+    prepare_experts(model, plan.experts)
     compile_in_place(model, plan.trainer.compile)
     return PretrainModule(
         model,
@@ -37,6 +45,8 @@ def build_module(
         input_copies=input_copies,
         trainable=trainable,
         autocast=plan.autocasts,
+        teaching=teaching,
+        routing=routing_of(model, plan.experts),
         shard=shard_fully if plan.is_distributed and plan.strategy.kind == "fsdp2" else None,
     )
 

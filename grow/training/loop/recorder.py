@@ -66,6 +66,8 @@ class Recorder:
         row = {
             names.TRAIN_LOSS: loss,
             names.TRAIN_TOKENS: clock.tokens,
+            **self._taught(),
+            **self.module.routing_row(),
             names.LEARNING_RATE: self.module.learning_rate,
             names.GRAD_NORM: norms[-1] if math.isfinite(norms[-1]) else None,
             names.SKIPPED_STEPS: self.skipped.total or None,
@@ -74,6 +76,14 @@ class Recorder:
         }
         self.rows.write(clock, {name: value for name, value in row.items() if value is not None})
         self.display.update(clock.step, math.nan if loss is None else loss, speed)
+
+    def _taught(self) -> dict[str, float | None]:
+        """Return the columns of a run that learns from a teacher; none where there is no teacher."""
+        if self.module.last_alpha is None:
+            return {}
+        divergence, mixed = self.module.mean_taught()
+        alpha = {names.INHERIT_ALPHA: self.module.last_alpha}
+        return {**alpha, names.INHERIT_KL: divergence, names.INHERIT_LOSS: mixed}
 
     def validate(self, columns: Mapping[str, Any] | None = None) -> None:
         """Write a row of the validation losses, and of further columns.

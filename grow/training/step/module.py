@@ -17,9 +17,13 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from grow.common.clock import Clock
+from grow.families.experts import by_parameter
+from grow.families.registry import family_of
 from grow.training.settings import OptimizerSettings
+from grow.training.step.routing import Routing
 from grow.training.step.objective import NextTokenLoss
 from grow.training.step.optimizer import build_optimizer, set_learning_rates
+from grow.training.step.teacher import Teaching
 from grow.training.step.trainable import TrainableSet
 
 Value = TypeVar("Value")
@@ -37,6 +41,8 @@ class PretrainModule(L.LightningModule):
         input_copies: Copies of each weight's inputs, as `build_optimizer` takes them.
         trainable: Layers that each step runs and trains.
         autocast: Whether matrix products are computed in bfloat16.
+        teaching: Teacher that the training loss is mixed with; None for next-token training.
+        routing: Losses of a mixture's routers, which are added to the training loss; None for a dense model.
         shard: Function that shards this module's parameters; None where the strategy does that by itself.
     """
 
@@ -51,6 +57,8 @@ class PretrainModule(L.LightningModule):
         input_copies: Mapping[str, float],
         trainable: TrainableSet,
         autocast: bool,
+        teaching: Teaching | None = None,
+        routing: Routing | None = None,
         shard: Callable[["PretrainModule"], None] | None = None,
     ) -> None:
         super().__init__()
@@ -58,10 +66,13 @@ class PretrainModule(L.LightningModule):
         self.clock = clock
         self.learning_rate = 0.0
         """Learning rate of the last step, for logging: of weights whose inputs no growth repeated."""
+        self.last_alpha: float | None = None
+        """Share of the teacher's term in the last step, for logging; None without a teacher."""
         self._objective, self._optimizer, self._multiplier = objective, optimizer, multiplier
         self._input_copies, self._autocast, self._shard = input_copies, autocast, shard
-        self._trainable = trainable
+        self._trainable, self._teaching, self._routing = trainable, teaching, routing
         self._losses: list[Tensor] = []
+        self._taught: list[Tensor] = []
         self._grad_norms: list[Tensor | float] = []
 
     @property
@@ -87,9 +98,35 @@ class PretrainModule(L.LightningModule):
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """Compute the loss of one micro-batch, and keep it for `mean_loss`. Lightning calls this."""
         with self._trainable.applied_at(self.clock.step):
-            loss = self.loss(batch)
-        self._losses.append(loss.detach())
-        return loss
+            return self._training_loss(batch)
+
+    @property
+    def alpha(self) -> float | None:
+        """Share of the teacher's term in the step under way; None without a teacher."""
+        return None if self._teaching is None else self._teaching.alpha(self.clock.tokens)
+
+    def _training_loss(self, batch: Tensor) -> Tensor:
+        """Compute what one micro-batch is trained on, and keep its terms for the rows."""
+        tokens, targets = batch[:, :-1], batch[:, 1:]
+        asked = {} if self._routing is None else {"output_router_logits": True}
+        with torch.autocast(batch.device.type, torch.bfloat16, enabled=self._autocast):
+            trunk = self.model.base_model(input_ids=tokens, use_cache=False, **asked)
+            hidden, head = trunk.last_hidden_state, self.model.get_output_embeddings().weight
+            if self._teaching is not None and self.alpha:
+                taught = self._teaching.of(tokens, hidden, head, targets, self.clock.tokens)
+                loss, cross_entropy = taught.mixed, taught.cross_entropy
+                self._taught.append(torch.stack((taught.divergence, loss.detach())))
+            else:
+                loss = self._objective(hidden, head, targets)
+                cross_entropy = loss.detach()
+        self._losses.append(cross_entropy)
+        if self._routing is None:
+            return loss
+        return loss + self._routing.loss(trunk.router_logits, self.clock.step).weighted
+
+    def routing_row(self) -> dict[str, float]:
+        """Return the columns about a mixture's routing since the last call; none of a dense model."""
+        return {} if self._routing is None else self._routing.row()
 
     def validation_step(self, compute: Callable[[], None]) -> None:
         """Run a computation on the model. Strategies that shard weights gather them around this call."""
@@ -114,12 +151,32 @@ class PretrainModule(L.LightningModule):
 
         Losses that are not finite are left out; where none is finite, return None.
         """
-        losses = torch.stack(self._losses).double()
+        losses = torch.stack(self._losses)
         self._losses.clear()
-        finite = losses.isfinite()
-        sums = torch.stack((losses.where(finite, 0).sum(), finite.sum().double()))
-        total, count = self.trainer.strategy.reduce(sums, reduce_op="sum").tolist()
-        return total / count if count else None
+        return self._finite_mean(losses[:, None])[0]
+
+    def mean_taught(self) -> tuple[float | None, float | None]:
+        """Return the mean divergence from the teacher and the mean mixed loss, as `mean_loss` does.
+
+        Both are None where no step since the last call was taught.
+        """
+        if not self._taught:  # on all ranks alike, as the clock decides it
+            return None, None
+        taught = torch.stack(self._taught)
+        self._taught.clear()
+        divergence, mixed = self._finite_mean(taught)
+        return divergence, mixed
+
+    def _finite_mean(self, values: Tensor) -> list[float | None]:
+        """Return the mean over all ranks of the finite values of each column, None where there is none.
+
+        Args:
+            values: Values of this rank's micro-batches, (micro-batches, columns).
+        """
+        finite = values.isfinite()
+        sums = torch.stack((values.double().where(finite, 0).sum(0), finite.sum(0).double()))
+        totals, counts = self.trainer.strategy.reduce(sums, reduce_op="sum").tolist()
+        return [total / count if count else None for total, count in zip(totals, counts, strict=True)]
 
     def grad_norms(self) -> list[float]:
         """Return the global gradient norm, before clipping, of every step since the last call; waits for the device."""
@@ -154,7 +211,9 @@ class PretrainModule(L.LightningModule):
     def configure_optimizers(self) -> Optimizer:
         """Build the optimizer. Lightning calls this once, before training."""
         blocks = self._trainable.blocks(self.model)
-        optimizer = build_optimizer(self.model, self._optimizer, self._input_copies, blocks)
+        family = family_of(self.model.config.model_type)
+        copies = by_parameter(family, self.model, self._input_copies)
+        optimizer = build_optimizer(self.model, self._optimizer, copies, blocks)
         self._trainable.attach_to(optimizer)
         return optimizer
 
@@ -185,6 +244,9 @@ class PretrainModule(L.LightningModule):
         Lightning itself would free gradients only after the next forward pass, which costs their memory for longer.
         """
         self.clock.flops_per_token = self._trainable.flops_per_token(self.clock.step)
+        if self._teaching is not None:
+            self.last_alpha = self.alpha
+            self.clock.flops_per_token += self._teaching.flops_per_token(self.clock.tokens)
         multiplier = self._multiplier(self.clock.tokens + self.clock.tokens_per_step)
         self.learning_rate = self._optimizer.lr * multiplier
         set_learning_rates(optimizer, multiplier)

@@ -38,7 +38,7 @@ class NextTokenLoss:
 
     def __post_init__(self) -> None:
         wrap = partial(torch.compile, dynamic=False) if self.compiled else lambda kernel: kernel
-        self._kernels = Kernels(softmax_=wrap(_softmax_), add=wrap(_add))
+        self._kernels = Kernels(softmax_=wrap(_softmax_), add=wrap(add_))
 
     def __call__(self, hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
         """Compute the loss, a scalar of shape ().
@@ -50,9 +50,9 @@ class NextTokenLoss:
         """
         hidden, targets = hidden.flatten(0, -2), targets.flatten()  # (N, D), (N,)
         if self.chunk_rows == 0:
-            return functional.cross_entropy(_wide(functional.linear(hidden, head)), targets)
+            return functional.cross_entropy(wide(functional.linear(hidden, head)), targets)
         rows = self.chunk_rows or rows_per_chunk(len(hidden), len(head), hidden.device.type)
-        dtype = _product_dtype(hidden)
+        dtype = product_dtype(hidden)
         if torch.is_grad_enabled():
             return _ChunkedCrossEntropy.apply(hidden, head, targets, rows, dtype, self._kernels)
         return _loss_only(hidden, head, targets, rows, dtype)
@@ -94,7 +94,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         weight, share = head.to(dtype), 1 / len(hidden)
         lines = torch.arange(rows, device=hidden.device)
-        loss = torch.zeros((), dtype=_wide_dtype(dtype), device=hidden.device)
+        loss = torch.zeros((), dtype=wide_dtype(dtype), device=hidden.device)
         grad_hidden, grad_head = torch.empty_like(hidden), None
         trains_head = ctx.needs_input_grad[1]
         with torch.autocast(hidden.device.type, enabled=False):
@@ -108,7 +108,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 torch.mul(grad_logits @ weight, share, out=grad_hidden[start : start + rows])
                 if trains_head:
                     narrow = (chunk * share).to(dtype)
-                    grad_head = _add_product(grad_head, grad_logits.T, narrow, head.dtype, kernels)
+                    grad_head = add_product(grad_head, grad_logits.T, narrow, head.dtype, kernels.add)
         ctx.gradients = (grad_hidden, grad_head)
         return loss * share
 
@@ -127,40 +127,46 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 def _softmax_(logits: Tensor, target: Tensor) -> Tensor:
     """Return the log-likelihood of the targets, (R,), and turn the logits, (R, V), into their softmax in place."""
-    log_probabilities = torch.log_softmax(logits, -1, dtype=_wide_dtype(logits.dtype))
+    log_probabilities = torch.log_softmax(logits, -1, dtype=wide_dtype(logits.dtype))
     log_likelihood = log_probabilities.gather(1, target[:, None])[:, 0]
     logits.copy_(log_probabilities.exp_())
     return log_likelihood
 
 
-def _add_product(total: Tensor | None, left: Tensor, right: Tensor, dtype: torch.dtype, kernels: Kernels) -> Tensor:
+def add_product(
+    total: Tensor | None, left: Tensor, right: Tensor, dtype: torch.dtype, add: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
     """Return total + left @ right in the given dtype, added in place where there is a total."""
     if total is None:
         return (left @ right).to(dtype)
-    return total.addmm_(left, right) if left.dtype == dtype else kernels.add(total, left @ right)
+    return total.addmm_(left, right) if left.dtype == dtype else add(total, left @ right)
 
 
-def _add(total: Tensor, term: Tensor) -> Tensor:
+def add_(total: Tensor, term: Tensor) -> Tensor:
+    """Add a term to a total in place, and return it."""
     return total.add_(term)
 
 
 def _loss_only(hidden: Tensor, head: Tensor, targets: Tensor, rows: int, dtype: torch.dtype) -> Tensor:
     weight = head.to(dtype)
-    loss = torch.zeros((), dtype=_wide_dtype(dtype), device=hidden.device)
+    loss = torch.zeros((), dtype=wide_dtype(dtype), device=hidden.device)
     with torch.autocast(hidden.device.type, enabled=False):
         for chunk, target in zip(hidden.split(rows), targets.split(rows), strict=True):
-            loss += functional.cross_entropy(_wide(chunk.to(dtype) @ weight.T), target, reduction="sum")
+            loss += functional.cross_entropy(wide(chunk.to(dtype) @ weight.T), target, reduction="sum")
     return loss / len(hidden)
 
 
-def _product_dtype(hidden: Tensor) -> torch.dtype:
+def product_dtype(hidden: Tensor) -> torch.dtype:
+    """Return the dtype in which hidden states are multiplied: autocast's where that is on, else their own."""
     device = hidden.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
 
 
-def _wide(logits: Tensor) -> Tensor:
-    return logits.to(_wide_dtype(logits.dtype))
+def wide(logits: Tensor) -> Tensor:
+    """Return logits in float32, or in float64 where they are."""
+    return logits.to(wide_dtype(logits.dtype))
 
 
-def _wide_dtype(dtype: torch.dtype) -> torch.dtype:
+def wide_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype in which softmax and sums run: float32, or float64 for float64."""
     return torch.promote_types(dtype, torch.float32)

@@ -69,12 +69,9 @@ def set_learning_rates(optimizer: Optimizer, multiplier: float) -> None:
 
 
 def _decayed(model: nn.Module) -> set[int]:
-    """Return the identities of the matrices with weight decay: the weights of Linear layers.
+    """Return the identities of the matrices with weight decay: of Linear layers, packed experts and routers.
 
     Biases, norm gains, embeddings and position tables have none; a tied head counts as an embedding.
     """
-    return _weights_of(model, nn.Linear) - _weights_of(model, nn.Embedding)
-
-
-def _weights_of(model: nn.Module, kind: type[nn.Module]) -> set[int]:
-    return {id(module.weight) for module in model.modules() if isinstance(module, kind)}
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    return {id(parameter) for parameter in model.parameters() if parameter.dim() >= 2} - tables
