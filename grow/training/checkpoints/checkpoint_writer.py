@@ -114,6 +114,14 @@ class CheckpointWriter:
         if self._writing is not None:
             self._writing.join()
             self._writing = None
+        self.raise_failure()
+
+    def raise_failure(self) -> None:
+        """Raise why this rank's last checkpoint could not be written, as soon as that is known; waits for nothing.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure

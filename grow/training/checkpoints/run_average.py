@@ -32,10 +32,13 @@ class RunAverage:
         self._model = model
         self.fragments = owned_fragments(model, optimizer)
 
-    def push_if_due(self, step: int) -> None:
-        """Take a snapshot if the plan has one after this step; the live weights are only read."""
-        if self.average.plan.due(step):
-            self.average.push(step, {fragment.name: fragment.values for fragment in self.fragments})
+    def due(self, step: int) -> bool:
+        """Return whether a snapshot is taken after this step."""
+        return self.average.plan.due(step)
+
+    def push(self, step: int) -> None:
+        """Take a snapshot of the weights after this step; they are only read."""
+        self.average.push(step, {fragment.name: fragment.values for fragment in self.fragments})
 
     @property
     def ready(self) -> bool:
