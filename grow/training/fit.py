@@ -173,6 +173,7 @@ def _loop_callback(
             directory=run.checkpoints,
             ranks=plan.ranks,
             keep_last=plan.checkpoint.keep_last,
+            keep_windows=plan.checkpoint.permanent_windows,
             background=plan.checkpoint.background,
             timeout_s=timeout_s,
             sequence_length=plan.batch.sequence_length,

@@ -1,6 +1,7 @@
 """The average of the weights in a run: each rank averages its own fragments, which are assembled only to be used.
 
-A rank takes snapshots of its fragments without communication. Putting the average into the model, or into a file,
+A rank takes snapshots of its fragments without communication, but for `agree`, by which all ranks drop a snapshot that
+is not finite on one of them. Putting the average into the model, or into a file,
 assembles the ranks' fragments one parameter at a time.
 """
 

@@ -23,12 +23,19 @@ def compile_in_place(model: PreTrainedModel, mode: str) -> None:
 
 
 def warm_up(trainer: L.Trainer, module: PretrainModule, data: TokenDataModule, sizes: Batch) -> None:
-    """Compile what training and validation run, at every shape of theirs; the gradients are thrown away."""
+    """Compile what training and validation run, at every shape of theirs; the gradients are thrown away.
+
+    DeepSpeed's hooks would add gradients that are accumulated to those of the first step, so under ZeRO the gradient of
+    one parameter is computed without accumulating it: the lowest one, whose gradient comes through all blocks.
+    """
     batch = torch.zeros(sizes.micro_batch, sizes.sequence_length + 1, dtype=torch.int64, device=module.device)
     with torch.random.fork_rng([module.device] if module.device.type == "cuda" else []):
         loss = trainer.strategy.training_step(batch, 0)
         assert isinstance(loss, Tensor)
-        loss.backward()
+        if module.engine is None:
+            loss.backward()
+        else:
+            torch.autograd.grad(loss, next(each for each in module.parameters() if each.requires_grad))
     trainer.optimizers[0].zero_grad()
     module.mean_loss()
     shapes = {len(batch): batch for batch in data.val_dataloader()}

@@ -13,7 +13,7 @@ from grow.averaging.average import new_average
 from grow.common.errors import DataError, PreemptedError
 from grow.data.data_module import TokenDataModule
 from grow.data.digest_check import DigestCheck
-from grow.distributed.processes import gather
+from grow.distributed.processes import all_agree, gather
 from grow.training.checkpoints.checkpoint_writer import CheckpointWriter
 from grow.training.checkpoints.fragments import full_weights
 from grow.training.checkpoints.run_average import RunAverage
@@ -82,10 +82,10 @@ class LoopCallback(L.Callback):
         self._preemption.start()
         self._watchdog.start()
         self._digests.start()
-        if self._plan.trainer.compile != "none" and self._module.engine is None:
+        if self._plan.trainer.compile != "none":
             warm_up(trainer, self._module, self._data, self._plan.batch)
         if self._plan.averaging is not None:
-            average = new_average(self._plan.averaging, self._window)
+            average = new_average(self._plan.averaging, self._window, all_agree)
             self._average = RunAverage(average, self._module.model, trainer.optimizers[0])
         self._resume.restore(self._module.model, trainer.optimizers[0], self._average)
         validation = Validation(self._data, self._module)
