@@ -1,34 +1,34 @@
-"""What is compiled is compiled before the run's clock starts, under every strategy, and changes no number."""
+"""What is compiled under ZeRO is compiled before the run's clock starts, and the warm-up changes no number."""
 
+import os
 from types import SimpleNamespace
 
 import pytest
-from safetensors.torch import load_file
 from torch._dynamo.backends.debugging import aot_eager
-from torch.testing import assert_close
 
+from grow.common import metric_names as names
 from grow.training.engine import trainer
 from grow.training.loop import callback
 
 pytestmark = pytest.mark.slow
-SHORT = ("trainer.max_tokens=384", "trainer.compile=block")
+SHORT = ("trainer.max_tokens=384", "trainer.log_every_steps=1", "strategy=zero2")
 
 
 @pytest.fixture
 def compiled(monkeypatch, tmp_path):
-    """File with a line for each graph that any rank compiles, and one for the moment before its clock starts."""
+    """File with a line for each graph that a rank compiles, and for the moment before its clock starts."""
     notes = tmp_path / "notes"
 
     def note(word):
         with notes.open("a") as file:
-            file.write(f"{word}\n")
+            file.write(f"{os.environ['RANK']} {word}\n")
 
     def backend(graph, inputs):
         note("compiled")
         return aot_eager(graph, inputs)
 
     def compile_blocks(model, mode):
-        for block in model.get_decoder().layers:
+        for block in model.get_decoder().layers if mode == "block" else ():
             block.compile(dynamic=False, backend=backend)
 
     monkeypatch.setattr(trainer, "compile_in_place", compile_blocks)
@@ -37,15 +37,14 @@ def compiled(monkeypatch, tmp_path):
     return notes
 
 
-@pytest.mark.parametrize("strategy", ["zero2", "zero3"])
-def test_no_step_compiles_anything_and_the_warm_up_leaves_no_gradient(train, tmp_path, compiled, strategy):
+def test_no_step_compiles_anything_and_the_warm_up_leaves_no_gradient(train, rows, tmp_path, compiled):
     plain, warm = (
-        train(tmp_path / name, 2, *SHORT, f"strategy={kind}", "objective.chunk_rows=0")
-        for name, kind in (("plain", "ddp"), ("warm", strategy))
+        train(tmp_path / mode / "run", 2, *SHORT, f"trainer.compile={mode}", "objective.chunk_rows=0")
+        for mode in ("none", "block")
     )
-    words = compiled.read_text().split()
-    assert words.count("started") == 4 and words.count("compiled") >= 4
-    assert words[-1] == "started"
-    found, expected = (load_file(run / "model" / "model.safetensors") for run in (warm, plain))
-    for name in expected:
-        assert_close(found[name], expected[name], rtol=1e-3, atol=2e-5, msg=name)
+    for rank in "01":
+        words = [word for own, word in map(str.split, compiled.read_text().splitlines()) if own == rank]
+        assert words.count("started") == 2 and words.count("compiled") >= 2
+        assert words[-1] == "started"
+    norms = [[row[names.GRAD_NORM] for row in rows(run) if names.GRAD_NORM in row] for run in (plain, warm)]
+    assert norms[1] == pytest.approx(norms[0], rel=1e-4)

@@ -221,7 +221,7 @@ def test_the_grace_asked_of_slurm_follows_from_the_checkpoints_size(capsys):
     """A step may run on, a checkpoint may be under way, and another one is written."""
     assert grace_seconds(45 * 10**9, 10.0, 1e9) == 60 * 3  # 2 x 10 + 2 x 45 + 30 = 140 s
     line = ["model=olmo_2.9b", "averaging=lawa", "trainer=paper", "checkpoint=paper", "strategy.devices=8"]
-    for more, seconds in (((), 300), (("averaging=none",), 180), (("estimate.disk_gb_per_s=10",), 120)):
+    for more, seconds in (((), 300), (("averaging=none",), 120), (("estimate.disk_gb_per_s=10",), 120)):
         estimate.main.__wrapped__(compose([*line, "strategy=zero2", *more], "estimate", EstimateConfig))
         assert f"--signal=USR1@{seconds}" in capsys.readouterr().out
 
