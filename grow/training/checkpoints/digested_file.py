@@ -51,7 +51,7 @@ def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> memor
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy())
+    return tensor.contiguous().view(-1).view(torch.uint8).numpy().data
 
 
 def _write_all(handle: int, data: memoryview) -> None:

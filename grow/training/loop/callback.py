@@ -15,7 +15,7 @@ from grow.data.data_module import TokenDataModule
 from grow.data.digest_check import DigestCheck
 from grow.distributed.processes import all_agree, gather
 from grow.training.checkpoints.checkpoint_writer import CheckpointWriter
-from grow.training.checkpoints.fragments import full_weights
+from grow.training.checkpoints.fragments import full_weights, kept_in_shards
 from grow.training.checkpoints.run_average import RunAverage
 from grow.training.checkpoints.run_state import PREEMPTION, ROLLING
 from grow.training.engine.compilation import warm_up
@@ -82,7 +82,7 @@ class LoopCallback(L.Callback):
         self._preemption.start()
         self._watchdog.start()
         self._digests.start()
-        if self._plan.trainer.compile != "none":
+        if self._plan.trainer.compile != "none" and kept_in_shards(self._module.model) != "zero3":  # its engine gathers
             warm_up(trainer, self._module, self._data, self._plan.batch)
         if self._plan.averaging is not None:
             average = new_average(self._plan.averaging, self._window, all_agree)
