@@ -23,15 +23,13 @@ def main(run: RunConfig) -> None:
         return
     run.check_inputs()
     # Heavy imports wait until here, so that help and configuration errors answer at once.
-    from grow.data.corpus import open_data
     from grow.evaluation.in_run import plan_evaluation
     from grow.families.registry import stock_config
-    from grow.families.source_directory import find_source
     from grow.training.announce import announce
     from grow.training.export import export_run
     from grow.training.fit import fit
     from grow.training.loop.weight_probe import plan_analysis
-    from grow.training.session import data_of, device_of, session
+    from grow.training.session import data_of, device_of, open_shards, session
     from grow.training.start import choose_start
     from grow.training.step.teacher import open_teaching
 
@@ -42,7 +40,7 @@ def main(run: RunConfig) -> None:
             if plan.ranks.is_first:
                 directory.say_finished()
             return
-        shards = open_data(run.data, find_source(run.growth_source) if run.growth_source else None)
+        shards = open_shards(run.data, run.growth_source, directory)
         shards.check_vocabulary(run.model.vocab_size)
         data = data_of(run.data, shards, plan)
         teaching = open_teaching(run.teacher, plan, device, shards, run.model.vocab_size) if run.teacher else None

@@ -32,6 +32,8 @@ def main(config: EstimateConfig) -> None:
         strategy=config.strategy,
         trainable=config.trainable,
         checkpoint=checkpoint,
+        schedule=config.schedule,
+        averaging=config.averaging,
     )
     estimate = estimate_run(run, config.estimate)
     if config.output is not None:

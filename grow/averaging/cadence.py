@@ -45,9 +45,16 @@ class AveragingPlan:
         """Return the weighting of this many snapshots."""
         return weighting(self.settings, snapshots)
 
-    def held_bytes(self, elements: int) -> int:
-        """Return the bytes that a rank stores for its elements: float32 snapshots of a window, or one float64 total."""
-        return 8 * elements if self.k is None else 4 * self.k * elements
+    def held_bytes(self, elements: int, snapshots: int | None = None) -> int:
+        """Return the bytes that a rank stores for its elements: float32 snapshots of a window, or one float64 total.
+
+        Args:
+            elements: Elements of the weights that the rank owns.
+            snapshots: Snapshots taken so far; None reckons with a full window.
+        """
+        if self.k is None:
+            return 8 * elements
+        return 4 * elements * (self.k if snapshots is None else min(self.k, snapshots))
 
     def __str__(self) -> str:
         often = "every step" if self.every_steps == 1 else f"every {self.every_steps} steps"

@@ -23,7 +23,7 @@ from grow.families.source_directory import check_source
 from grow.growth.settings import ChainSettings, GrowthSettings, ScaleSettings
 from grow.loggers.settings import LoggerSettings
 from grow.training.plan import Plan, plan_run
-from grow.training.run_directory import RESUME
+from grow.training.run_directory import FRESH, RESUME, RunDirectory
 from grow.training.settings import (
     OWN_SOURCE,
     CheckpointSettings,
@@ -184,14 +184,16 @@ class RunConfig:
     def check_inputs(self) -> None:
         """Refuse a directory that cannot be written, missing sources, and data that do not fit the model.
 
-        Nothing heavy is imported for it.
+        A run that continues from a checkpoint needs its sources no more. Nothing heavy is imported for it.
 
         Raises:
             ConfigError: something else is where the run directory would be.
             CheckpointError: a source is a path, and there is no such directory.
             DataError: the run would stop at its data.
         """
-        for source in [*self.growth_sources, *([self.teacher] if self.teacher else [])]:
+        continues = self.resume != FRESH and RunDirectory(self.directory).newest_step is not None
+        sources = () if continues else self.growth_sources
+        for source in (*sources, *([self.teacher] if self.teacher else [])):
             check_source(source)
         refuse_unwritable("run_dir", str(self.directory))
         check_data(self.data, self.model.vocab_size, grown=self.growth is not None)

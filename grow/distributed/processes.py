@@ -3,14 +3,14 @@
 import datetime
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
-from grow.common.errors import ConfigError
+from grow.common.errors import ConfigError, GrowError
 
 Value = TypeVar("Value")
 
@@ -80,6 +80,38 @@ def from_first(value: Value) -> Value:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def on_first(job: Callable[[], Value]) -> Value:
+    """Do a job on rank 0 alone, and return its value on every rank.
+
+    Raises:
+        GrowError: the job's, on every rank.
+    """
+    result: Value | GrowError | None = None
+    if is_first():
+        try:
+            result = job()
+        except GrowError as error:
+            result = error
+    result = from_first(result)
+    if isinstance(result, GrowError):
+        raise result
+    return result  # type: ignore[return-value]
+
+
+def own_share(items: Sequence[Value]) -> list[Value]:
+    """Return this rank's share of a list that all ranks have: every n-th item on n ranks."""
+    return list(items[dist.get_rank() :: dist.get_world_size()]) if dist.is_initialized() else list(items)
+
+
+def all_agree(own: bool) -> bool:
+    """Return whether a condition holds on every rank; an all-reduce of one number."""
+    if not dist.is_initialized():
+        return own
+    verdict = torch.tensor(float(own), device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.all_reduce(verdict, dist.ReduceOp.MIN)
+    return bool(verdict)
 
 
 def gather(value: Value) -> list[Value]:

@@ -4,6 +4,8 @@ torchrun   RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE. Preferred where both 
 srun       SLURM_PROCID, SLURM_STEP_NUM_TASKS, SLURM_LOCALID, SLURM_STEP_TASKS_PER_NODE. Not SLURM_NTASKS: it is set in
            the whole allocation, where a script that calls python without srun is one process.
 
+srun --gpus-per-task gives each process its own GPUs and hides the others: such a process is alone on its machine.
+
 srun's values are exported under torchrun's names, which torch, Lightning and DeepSpeed all read.
 """
 
@@ -54,12 +56,11 @@ class Ranks:
         if "RANK" in os.environ or "WORLD_SIZE" in os.environ:
             return cls(**{field: _number(name, "torchrun") for field, name in _TORCHRUN.items()})
         if "SLURM_STEP_NUM_TASKS" in os.environ:
-            return cls(
-                rank=_number("SLURM_PROCID", "srun"),
-                world_size=_number("SLURM_STEP_NUM_TASKS", "srun"),
-                local_rank=_number("SLURM_LOCALID", "srun"),
-                local_world_size=_tasks_on_this_node(),
-            )
+            rank, world_size = _number("SLURM_PROCID", "srun"), _number("SLURM_STEP_NUM_TASKS", "srun")
+            local_rank, tasks = _number("SLURM_LOCALID", "srun"), _tasks_on_this_node()
+            if _has_own_gpus(tasks):
+                return cls(rank=rank, world_size=world_size)
+            return cls(rank=rank, world_size=world_size, local_rank=local_rank, local_world_size=tasks)
         return cls()
 
     @classmethod
@@ -99,7 +100,8 @@ class Ranks:
         variables["GROUP_RANK"] = str(self.rank // self.local_world_size)
         variables["TORCHELASTIC_RUN_ID"] = os.environ["SLURM_JOB_ID"]
         if "MASTER_ADDR" not in os.environ:
-            variables["MASTER_ADDR"] = _first_host() if self.world_size > self.local_world_size else "127.0.0.1"
+            one_node = self.world_size == self.local_world_size or os.environ.get("SLURM_STEP_NUM_NODES") == "1"
+            variables["MASTER_ADDR"] = "127.0.0.1" if one_node else _first_host()
         variables["MASTER_PORT"] = str(_port())
         for name, value in variables.items():
             os.environ.setdefault(name, value)
@@ -130,6 +132,13 @@ def _tasks_on_this_node() -> int:
     if node >= len(tasks):
         raise ConfigError(f"SLURM_STEP_TASKS_PER_NODE={listed}: expected the tasks of each node, also of node {node}.")
     return tasks[node]
+
+
+def _has_own_gpus(tasks: int) -> bool:
+    """Return whether Slurm bound GPUs to each task and shows this one fewer of them than its node has tasks."""
+    bound = "SLURM_GPUS_PER_TASK" in os.environ or "gres/gpu" in os.environ.get("SLURM_TRES_PER_TASK", "")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", os.environ.get("ROCR_VISIBLE_DEVICES"))
+    return bound and visible is not None and len(visible.split(",")) < tasks
 
 
 def _first_host() -> str:

@@ -15,12 +15,13 @@ P parameters, h width, b sequences of s tokens a micro-batch, a heads, V vocabul
 import math
 from dataclasses import asdict, dataclass
 
+from grow.averaging.cadence import AveragingPlan
 from grow.common.errors import ConfigError
 from grow.distributed.settings import STRATEGIES
+from grow.training.checkpoint_size import checkpoint_bytes
 from grow.training.settings import PRECISIONS, ZERO_BUCKET_ELEMENTS, CheckpointSettings
 
-CHECKPOINT_BYTES = 12
-"""Bytes of one parameter on disk: a float32 weight and two float32 moments."""
+_EXIT_SECONDS = 30  # to leave the process group and end the processes
 _LIVE_ELEMENTS_ZERO3 = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters: most that are gathered at one time
 
 # Bytes that autograd keeps for each token and layer without compilation (with it, fewer): for each element of the
@@ -232,9 +233,23 @@ def hours(flops: float, *, gpus: int, peak_flops: float, mfu: float) -> float:
     return flops / (gpus * peak_flops * mfu) / 3600
 
 
-def disk(parameters: int, settings: CheckpointSettings, max_tokens: int) -> dict[str, int]:
-    """Return the bytes of one checkpoint, of those kept at one time, of all that are written and of the final model."""
-    one = CHECKPOINT_BYTES * parameters
+def grace_seconds(checkpoint: int, step_seconds: float, bytes_per_second: float) -> int:
+    """Return the seconds that a preempted run needs from the signal to its exit, in whole minutes.
+
+    It ends its step and the next one, waits for a checkpoint that is being written, and writes another one.
+    """
+    return 60 * math.ceil((2 * step_seconds + 2 * checkpoint / bytes_per_second + _EXIT_SECONDS) / 60)
+
+
+def disk(
+    parameters: int, settings: CheckpointSettings, max_tokens: int, averaging: AveragingPlan | None = None
+) -> dict[str, int]:
+    """Return the bytes of one checkpoint, of those kept at one time, of all that are written and of the final model.
+
+    The window of an average counts in full. Of the permanent checkpoints only the newest one has it, unless asked for.
+    """
+    one = checkpoint_bytes(parameters, averaging)
+    window = one - checkpoint_bytes(parameters, None)
     if settings.every_tokens is None:
         return {"checkpoint": one, "at_most_kept": 0, "written": 0, "model": 4 * parameters}
     permanent = max_tokens // settings.permanent_every_tokens if settings.permanent_every_tokens else 0
@@ -242,4 +257,6 @@ def disk(parameters: int, settings: CheckpointSettings, max_tokens: int) -> dict
     if settings.permanent_every_tokens:  # those that do not fall together with another
         written += permanent - max_tokens // math.lcm(settings.permanent_every_tokens, settings.every_tokens)
     kept = min(written, permanent + settings.keep_last + 1)
-    return {"checkpoint": one, "at_most_kept": one * kept, "written": one * written, "model": 4 * parameters}
+    without = 0 if settings.permanent_windows else max(0, kept - settings.keep_last - 2)
+    at_most = one * kept - window * without
+    return {"checkpoint": one, "at_most_kept": at_most, "written": one * written, "model": 4 * parameters}

@@ -1,15 +1,32 @@
 """Estimates what a configured run will need: parameters, FLOPs, memory of a GPU by part, hours and disk."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from grow.averaging.cadence import AveragingPlan, resolve
+from grow.averaging.settings import AveragingSettings
 from grow.data.settings import DataSettings
 from grow.distributed.settings import StrategySettings
-from grow.estimate.closed_form import Counts, MemoryTable, disk, hours, memory_table, require_known_activations
+from grow.estimate.closed_form import (
+    Counts,
+    MemoryTable,
+    disk,
+    grace_seconds,
+    hours,
+    memory_table,
+    require_known_activations,
+)
 from grow.estimate.counts import count
 from grow.estimate.settings import EstimateSettings, GpuFigures
 from grow.families.settings import ModelSettings
-from grow.training.settings import CheckpointSettings, ObjectiveSettings, TrainableSettings, TrainerSettings
+from grow.training.settings import (
+    CheckpointSettings,
+    ObjectiveSettings,
+    ScheduleSettings,
+    TrainableSettings,
+    TrainerSettings,
+)
 from grow.training.step.objective import rows_per_chunk
 
 
@@ -24,6 +41,26 @@ class ConfiguredRun:
     strategy: StrategySettings
     trainable: TrainableSettings
     checkpoint: CheckpointSettings
+    schedule: ScheduleSettings
+    averaging: AveragingSettings
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the run."""
+        return math.ceil(self.trainer.max_tokens / self.trainer.tokens_per_step)
+
+    def averaging_plan(self) -> AveragingPlan | None:
+        """Return the steps of the run's average; None where nothing is averaged.
+
+        Raises:
+            ConfigError: the run is too short for its average.
+        """
+        return resolve(
+            self.averaging,
+            total_steps=self.steps,
+            tokens_per_step=self.trainer.tokens_per_step,
+            warmup_tokens=self.schedule.warmup(self.trainer.max_tokens),
+        )
 
     @property
     def gpus(self) -> int:
@@ -75,6 +112,8 @@ class RunEstimate:
     """Fraction of the peak that training reaches."""
     hours: float
     disk_bytes: dict[str, int]
+    grace_s: int
+    """Seconds that the run needs to save and exit when it is told to go."""
 
     @property
     def gpu_hours(self) -> float:
@@ -107,6 +146,7 @@ class RunEstimate:
             "fits": self.fits(),
             "time": {"flops": self.flops, "mfu": self.mfu, "hours": self.hours, "gpu_hours": self.gpu_hours},
             "disk_bytes": self.disk_bytes,
+            "grace_s": self.grace_s,
             "notes": self.run.notes(),
         }
 
@@ -123,6 +163,8 @@ def estimate_run(run: ConfiguredRun, machine: EstimateSettings) -> RunEstimate:
     rows = run.objective.chunk_rows
     rows = rows_per_chunk(run.tokens, counts.vocabulary, "cuda") if rows is None else min(rows, run.tokens)
     flops = counts.flops_per_token * run.trainer.max_tokens
+    duration = hours(flops, gpus=run.gpus, peak_flops=gpu.peak_flops, mfu=machine.mfu)
+    sizes = disk(counts.parameters, run.checkpoint, run.trainer.max_tokens, run.averaging_plan())
     return RunEstimate(
         run=run,
         counts=counts,
@@ -131,8 +173,9 @@ def estimate_run(run: ConfiguredRun, machine: EstimateSettings) -> RunEstimate:
         memory=memory_table(counts, gpus=run.gpus, tokens=run.tokens, rows=rows),
         flops=flops,
         mfu=machine.mfu,
-        hours=hours(flops, gpus=run.gpus, peak_flops=gpu.peak_flops, mfu=machine.mfu),
-        disk_bytes=disk(counts.parameters, run.checkpoint, run.trainer.max_tokens),
+        hours=duration,
+        disk_bytes=sizes,
+        grace_s=grace_seconds(sizes["checkpoint"], duration * 3600 / run.steps, machine.disk_gb_per_s * 1e9),
     )
 
 

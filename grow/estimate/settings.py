@@ -19,6 +19,8 @@ class EstimateSettings:
     """Memory of one GPU in GB (1e9 bytes); null takes the table's."""
     peak_tflops: float | None = None
     """Dense bfloat16 TFLOP/s of one GPU; null takes the table's."""
+    disk_gb_per_s: float = 1.0
+    """GB (1e9 bytes) a second that all ranks together write to the run directory."""
     reserve: float = 0.1
     """Fraction of the memory left to CUDA, NCCL and fragmentation."""
 
@@ -26,6 +28,7 @@ class EstimateSettings:
         for name in ("mfu", "reserve"):
             if not 0 < getattr(self, name) < 1:
                 raise ConfigError(f"estimate.{name}={getattr(self, name)}: expected a share between 0 and 1.")
+        positive("estimate.disk_gb_per_s", self.disk_gb_per_s)
         for name in ("memory_gb", "peak_tflops"):
             if getattr(self, name) is not None:
                 positive(f"estimate.{name}", getattr(self, name))

@@ -22,6 +22,7 @@ def summary_lines(estimate: RunEstimate) -> list[str]:
         f"{gpu.peak_flops / 1e12:,.0f} TFLOP/s ({estimate.gpu_hours:,.1f} GPU-hours)",
         "disk": f"{disk_gb['checkpoint']} GB a checkpoint, at most {disk_gb['at_most_kept']} GB of them at one time, "
         f"{disk_gb['written']} GB written in all; final model {disk_gb['model']} GB",
+        "grace": f"{estimate.grace_s} s to save and exit when told to go: sbatch --signal=USR1@{estimate.grace_s}",
         "batch": f"micro-batch {run.trainer.micro_batch} x {run.data.sequence_length} tokens, loss in chunks of "
         f"{estimate.loss_chunk_rows:,} rows",
     }

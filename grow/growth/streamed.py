@@ -20,12 +20,13 @@ from grow.families.weights import WeightReader
 from grow.growth.one_source import find_source_tensor
 
 
-def streamed_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
+def streamed_model(directory: Path, dtype: torch.dtype, device: str = "cpu") -> PreTrainedModel:
     """Open the model in a stock checkpoint directory, to compute with it without gradients.
 
     Args:
         directory: Directory of the model.
         dtype: Type that it computes in.
+        device: Device that it computes on.
 
     Raises:
         CheckpointError: weights are missing, or do not fit the configuration; the latter when they are first read.
@@ -41,9 +42,9 @@ def streamed_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
     for module in list(model.modules()):
         if own := dict(module.named_parameters(recurse=False)):
             stored.check(own)
-            module.register_forward_pre_hook(lambda module, _, own=own: stored.load(module, own, dtype))
+            module.register_forward_pre_hook(lambda module, _, own=own: stored.load(module, own, dtype, device))
             module.register_forward_hook(lambda module, *_, own=own: module._parameters.update(own))
-    _compute_buffers(model)
+    _compute_buffers(model, device)
     return model.eval()
 
 
@@ -64,10 +65,10 @@ class _Stored:
         for parameter in own.values():
             self.pieces(parameter)
 
-    def load(self, module: nn.Module, own: dict[str, nn.Parameter], dtype: torch.dtype) -> None:
+    def load(self, module: nn.Module, own: dict[str, nn.Parameter], dtype: torch.dtype, device: str) -> None:
         """Read a module's own parameters; called right before the module computes."""
         for key, parameter in own.items():
-            module._parameters[key] = nn.Parameter(self._read(parameter).to(dtype), requires_grad=False)
+            module._parameters[key] = nn.Parameter(self._read(parameter).to(device, dtype), requires_grad=False)
 
     def _read(self, parameter: nn.Parameter) -> Tensor:
         pieces = [self.reader.read(name) for name in self.pieces(parameter)]
@@ -80,8 +81,8 @@ class _Stored:
         return whole.view(parameter.shape)
 
 
-def _compute_buffers(model: PreTrainedModel) -> None:
+def _compute_buffers(model: PreTrainedModel, device: str) -> None:
     """Compute the buffers of a model on the meta device, such as rotary frequencies, from its configuration."""
     for name, module in list(model.named_modules()):
         if any(True for _ in module.buffers(recurse=False)):
-            model.set_submodule(name, type(module)(model.config))
+            model.set_submodule(name, type(module)(model.config).to(device))

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from grow.common.errors import DataError
+from grow.growth.proof_bar import proof_bar
 from grow.growth.streamed import streamed_model
 
 # Largest logit difference, as a share of the largest logit, that rounding explains. Stock RMSNorms and OLMo's LayerNorm
@@ -77,18 +78,22 @@ def verify_mean(sources: Sequence[tuple[Path, float]], grown: Path, tokens: Tens
 def logits_of(directory: Path, tokens: Tensor, dtype: torch.dtype) -> Tensor:
     """Compute a stored model's logits, (sequences, length, vocabulary); in float64 for float64 weights, else float32.
 
+    A GPU computes them where there is one, as a CPU takes minutes for billions of parameters.
+
     Raises:
         DataError: a token id is outside the vocabulary.
     """
-    model = streamed_model(directory, torch.float64 if dtype == torch.float64 else torch.float32)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = streamed_model(directory, torch.float64 if dtype == torch.float64 else torch.float32, device)
     vocabulary = model.config.vocab_size
     if tokens.max() >= vocabulary or tokens.min() < 0:
         raise DataError(
             f"token ids {int(tokens.min())} to {int(tokens.max())} do not fit the vocabulary of {vocabulary} in "
             f"{directory}. Were the data prepared with this model's tokenizer?"
         )
-    with torch.no_grad():
-        return model(tokens[:, :-1]).logits
+    with torch.no_grad(), proof_bar(directory, model):
+        logits: Tensor = model(tokens[:, :-1].to(device)).logits
+    return logits.cpu()
 
 
 def compare(before: Tensor, after: Tensor, targets: Tensor, tolerance: float) -> Verification:

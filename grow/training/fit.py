@@ -134,6 +134,14 @@ def start_clock(start: Start, plan: Plan, trainable: TrainableSet) -> Clock:
     )
 
 
+def peak_of_all(plan: Plan, device: torch.device) -> float | None:
+    """Return the bfloat16 peak of all ranks' devices together in FLOP/s; None where it is not known or not used."""
+    if device.type != "cuda" or plan.trainer.precision == "fp32":
+        return None
+    peak = peak_flops(torch.cuda.get_device_name(device))
+    return None if peak is None else peak * plan.ranks.world_size
+
+
 def _loop_callback(
     start: Start,
     plan: Plan,
@@ -145,7 +153,6 @@ def _loop_callback(
     probes: Sequence[Probe],
 ) -> LoopCallback:
     state = start.checkpoint.state if start.checkpoint else None
-    knows_peak = device.type == "cuda" and plan.trainer.precision != "fp32"
     rank, timeout_s, clock = plan.ranks.rank, plan.strategy.timeout_s, module.clock
     sequences = plan.steps_from(clock.tokens) * plan.batch.tokens // plan.batch.sequence_length
     watchdog = Watchdog(timeout_s=timeout_s, report=run.path / "hangs" / f"rank-{rank:05}.txt", rank=rank)
@@ -158,7 +165,7 @@ def _loop_callback(
         ),
         probes=probes,
         watchdog=watchdog,
-        peak_flops=peak_flops(torch.cuda.get_device_name(device)) if knows_peak else None,
+        peak_flops=peak_of_all(plan, device),
     )
     return LoopCallback(
         plan=plan,
@@ -169,6 +176,7 @@ def _loop_callback(
             directory=run.checkpoints,
             ranks=plan.ranks,
             keep_last=plan.checkpoint.keep_last,
+            keep_windows=plan.checkpoint.permanent_windows,
             background=plan.checkpoint.background,
             timeout_s=timeout_s,
             sequence_length=plan.batch.sequence_length,

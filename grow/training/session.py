@@ -6,14 +6,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from grow.common import provenance
+from grow.data.corpus import open_data
 from grow.data.data_module import TokenDataModule
 from grow.data.settings import DataSettings
-from grow.data.shards import TokenShards
-from grow.distributed.processes import from_first, group, local_device
+from grow.data.shards import TOKENIZER_DIR, TokenShards
+from grow.distributed.processes import from_first, group, local_device, on_first
+from grow.families.source_directory import find_source
 from grow.loggers.settings import LoggerSettings
 from grow.loggers.views import Views, open_views
 from grow.training.plan import Plan
@@ -74,6 +78,33 @@ def device_of(plan: Plan) -> torch.device:
         ConfigError: a GPU was asked for and there are too few.
     """
     return local_device("trainer.accelerator", plan.trainer.accelerator, plan.ranks.local_rank)
+
+
+def open_shards(settings: DataSettings, source: str | None, run: RunDirectory) -> TokenShards:
+    """Open the token shards of a run; a grown model keeps its source's tokenizer.
+
+    A run that continues has that tokenizer in its shards, so its source may be gone. Else rank 0 finds the source, in
+    the hub perhaps, while the others wait.
+
+    Args:
+        settings: Settings that name the shards.
+        source: Checkpoint directory, run directory or hub id that the run grows from; None for noise.
+        run: Directory of the run.
+
+    Raises:
+        CheckpointError: the source is missing, or the hub cannot be reached.
+        DataError: the shards are missing, damaged or of another tokenizer.
+    """
+    return TokenShards.open(on_first(lambda: open_data(settings, _tokenizer(source, run)).path))
+
+
+def _tokenizer(source: str | None, run: RunDirectory) -> Path | None:
+    """Return a directory with the tokenizer of a run that grows from a source; None where it grows from none."""
+    if source is None:
+        return None
+    shards = provenance.data_of(run.path) if run.newest_step is not None else None
+    kept = None if shards is None else shards / TOKENIZER_DIR
+    return kept if kept is not None and kept.is_dir() else find_source(source)
 
 
 def data_of(settings: DataSettings, shards: TokenShards, plan: Plan) -> Callable[..., TokenDataModule]:

@@ -213,6 +213,8 @@ class CheckpointSettings:
     keep_last: int = 2
     permanent_every_tokens: int | None = None
     """Tokens between two checkpoints that are never deleted; null keeps none."""
+    permanent_windows: bool = False
+    """Whether they keep the averaging window for good; else only until a newer checkpoint exists."""
     background: bool = True
     """Whether to write while training goes on, from a copy in the host's memory."""
 

@@ -1,5 +1,6 @@
 """What a run starts from: its own last checkpoint, a smaller model that is grown, or noise."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -7,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
+import torch
+import torch.distributed as dist
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from grow.common.errors import CheckpointError, ConfigError
@@ -133,7 +136,7 @@ class _GrownLayers:
 
 def _from_checkpoint(run: RunDirectory) -> Start | None:
     """Return the run's newest complete checkpoint as a start; None where it has none."""
-    found = from_first(_own_checkpoint(run) if is_first() else None)
+    found = from_first(_own_checkpoint(run))
     if isinstance(found, CheckpointError):
         raise found  # on every rank
     checkpoint = found
@@ -151,9 +154,12 @@ def _from_checkpoint(run: RunDirectory) -> Start | None:
 
 
 def _own_checkpoint(run: RunDirectory) -> Checkpoint | CheckpointError | None:
-    """Return the run's newest complete checkpoint, None where it has none, or why it cannot be continued."""
+    """Return the run's newest complete checkpoint, None where it has none, or why it cannot be continued.
+
+    All ranks call this, as each reads a share of the files.
+    """
     try:
-        checkpoint, skipped = newest_checkpoint(run.checkpoints)
+        checkpoint, skipped = newest_checkpoint(run.checkpoints, together=True)
     except CheckpointError as error:
         return error
     if checkpoint is None and skipped:
@@ -165,8 +171,9 @@ def _own_checkpoint(run: RunDirectory) -> Checkpoint | CheckpointError | None:
     foreign = [] if checkpoint is None else foreign_files(checkpoint.path)
     if checkpoint is not None and foreign:
         skipped.append(f"notice: {checkpoint.path} holds files that are not its own, left alone: {', '.join(foreign)}.")
-    for line in skipped:
-        say(line)
+    if is_first():
+        for line in skipped:
+            say(line)
     return checkpoint
 
 
@@ -184,7 +191,8 @@ def _from_growth(
         result: tuple[Grown, str] | None = None
         if is_first():
             tokens = next(iter(data().val_dataloader()))[:_VERIFIED_SEQUENCES]
-            record = grow(source, directory, growth, config, tokens)
+            with _every_core():
+                record = grow(source, directory, growth, config, tokens)
             _refuse_own_lesson(plan.objective, source, record)
             grown = _grow_state(record, config, source, directory, state, plan)
             write_record(run.growth, record.as_json())
@@ -211,6 +219,18 @@ def _refuse_own_lesson(objective: ObjectiveSettings, source: str, record: Growth
             "them. Set objective.alpha=0.5 objective.alpha_decay=0, as experiment=inherit/hold does, or choose another "
             "teacher."
         )
+
+
+@contextmanager
+def _every_core() -> Iterator[None]:
+    """Compute with all of this process's cores while the other ranks wait; torchrun gives each rank one thread."""
+    before = torch.get_num_threads()
+    if dist.is_initialized():
+        torch.set_num_threads(max(before, len(os.sched_getaffinity(0))))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _grow_state(

@@ -1,14 +1,18 @@
 """Faults of one rank: a gradient that is not finite, a rank that hangs."""
 
+import itertools
 import json
 import math
+import os
 import time
 
 import pytest
+import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
 from benchmarks.forks import wait
+from grow.averaging import average
 from grow.common import metric_names as names
 from grow.training.step.module import PretrainModule
 
@@ -80,3 +84,15 @@ def test_a_rank_that_hangs_ends_the_run_and_every_rank_says_where_it_was(launch,
     stuck = (tmp_path / "run" / "hangs" / "rank-00001.txt").read_text()
     assert "training_step" in stuck
     assert (tmp_path / "run" / "hangs" / "rank-00000.txt").exists() or "Connection" in log
+
+
+def test_a_snapshot_that_one_rank_cannot_average_is_left_out_by_all(train, tmp_path, monkeypatch):
+    """Unequal windows would be averaged by another number of collectives on each rank, which hangs."""
+    pushes = itertools.count()
+    monkeypatch.setattr(average, "finite", lambda _: torch.tensor(next(pushes) != 1 or os.environ["RANK"] == "0"))
+    lawa = ("averaging=lawa", "averaging.k=2", "averaging.every_steps=2", "averaging.start_tokens=0")
+    run = train(tmp_path / "run", 2, "strategy=ddp", *lawa, "checkpoint.keep_last=9")
+    checkpoint = run / "checkpoints" / "step-00000006"
+    assert json.loads((checkpoint / "state.json").read_text())["average"]["skipped"] == 1
+    windows = [{key.split("/")[0] for key in load_file(file)} for file in sorted(checkpoint.glob("average-*"))]
+    assert windows == [{"snapshot-2", "snapshot-6"}] * 2  # rank 1 could not take step 4's

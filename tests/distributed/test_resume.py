@@ -1,6 +1,7 @@
 """Runs that signals or SIGKILL stop continue to the same weights, also on other numbers of ranks."""
 
 import json
+import os
 import shutil
 import signal
 import time
@@ -12,6 +13,7 @@ from torch.testing import assert_close
 from benchmarks.chaos import kill_and_continue
 from benchmarks.forks import kill, wait
 from grow.common import metric_names as names
+from grow.training.checkpoints import integrity
 from grow.training.checkpoints.checkpoint_reader import Checkpoint, newest_checkpoint
 from tests.training.tiny import command_line
 
@@ -95,6 +97,24 @@ def test_all_ranks_end_with_77_where_no_checkpoint_is_whole_and_with_0_where_the
         (step / "config.json").unlink()
     assert wait(launch(run, 2, *SLOW, "strategy=ddp")) == [77, 77]
     assert (tmp_path / "log").read_text().count("config.json is missing") >= 2
+
+
+def test_each_rank_compares_a_share_of_a_checkpoints_files_with_their_digests(train, quiet, tmp_path, monkeypatch):
+    run, notes = shutil.copytree(quiet("zero2"), tmp_path / "run"), tmp_path / "notes"
+    shutil.rmtree(run / "model")
+    (newest, *_) = sorted((run / "checkpoints").iterdir(), reverse=True)
+    original = integrity.digest_like
+
+    def note(expected, path, threads):
+        with notes.open("a") as file:
+            file.write(f"{os.environ['RANK']} {path.name}\n")
+        return original(expected, path, threads)
+
+    monkeypatch.setattr(integrity, "digest_like", note)
+    train(run, 2, *SLOW, "strategy=zero2")
+    lines = [line.split() for line in notes.read_text().splitlines()]
+    assert sorted(name for _, name in lines) == sorted(json.loads((newest / "COMPLETE.json").read_text()))
+    assert {rank for rank, _ in lines} == {"0", "1"}
 
 
 def test_lost_moments_would_exceed_the_tolerance(train, quiet, tmp_path, monkeypatch):

@@ -11,19 +11,21 @@ import pytest
 import torch
 import yaml
 
+from grow.averaging.cadence import resolve
+from grow.averaging.settings import AveragingSettings
 from grow.cli.config import EstimateConfig, compose
 from grow.common.errors import ConfigError
 from grow.common.gpus import GPUS, gpu_memory_bytes, peak_flops
 from grow.common.places import CONFIG_DIR
 from grow.distributed.settings import STRATEGIES
 from grow.estimate.closed_form import (
-    CHECKPOINT_BYTES,
     Counts,
     StateBytes,
     activation_bytes,
     allowed,
     communication_bytes,
     disk,
+    grace_seconds,
     hours,
     loss_bytes,
     memory,
@@ -35,7 +37,6 @@ from grow.estimate.counts import count
 from grow.estimate.estimate_run import ConfiguredRun, estimate_run
 from grow.families.build import model_from_noise
 from grow.families.registry import stock_config
-from grow.training.checkpoints.checkpoint_writer import _BYTES_A_PARAMETER
 from grow.training.settings import PRECISIONS, CheckpointSettings
 from grow.training.step.objective import NextTokenLoss
 from grow.training.step.optimizer import build_optimizer
@@ -203,7 +204,26 @@ def test_disk_by_hand():
     assert disk(10, permanent, 1000)["at_most_kept"] == 120 * (4 + 2 + 1)
     assert disk(10, permanent, 1000)["written"] == 120 * (10 + 4 - 2)
     assert disk(10, CheckpointSettings(name="a", every_tokens=None), 1000)["written"] == 0
-    assert CHECKPOINT_BYTES == _BYTES_A_PARAMETER
+
+
+def test_disk_of_an_average_by_hand():
+    """A window of two snapshots adds 8 bytes a parameter, and permanent checkpoints drop it but for the newest."""
+    lawa = AveragingSettings(name="lawa", kind="lawa", k=2, every_steps=1)
+    window = resolve(lawa, total_steps=10, tokens_per_step=100, warmup_tokens=0)
+    settings = CheckpointSettings(name="a", every_tokens=100, keep_last=2, permanent_every_tokens=250)
+    assert disk(10, settings, 1000, window)["checkpoint"] == 120 + 80
+    assert disk(10, settings, 1000, window)["at_most_kept"] == 120 * 7 + 80 * (2 + 1 + 1)
+    kept = dataclasses.replace(settings, permanent_windows=True)
+    assert disk(10, kept, 1000, window)["at_most_kept"] == 200 * 7
+
+
+def test_the_grace_asked_of_slurm_follows_from_the_checkpoints_size(capsys):
+    """A step may run on, a checkpoint may be under way, and another one is written."""
+    assert grace_seconds(45 * 10**9, 10.0, 1e9) == 60 * 3  # 2 x 10 + 2 x 45 + 30 = 140 s
+    line = ["model=olmo_2.9b", "averaging=lawa", "trainer=paper", "checkpoint=paper", "strategy.devices=8"]
+    for more, seconds in (((), 300), (("averaging=none",), 120), (("estimate.disk_gb_per_s=10",), 120)):
+        estimate.main.__wrapped__(compose([*line, "strategy=zero2", *more], "estimate", EstimateConfig))
+        assert f"--signal=USR1@{seconds}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

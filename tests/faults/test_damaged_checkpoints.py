@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from grow.analysis.analyze_run import checkpoints as analyzed
 from grow.averaging.sources import find_sources
 from grow.cli.config import compose
+from grow.common.digests import file_digest
 from grow.common.errors import CheckpointError, ConfigError
 from grow.common.provenance import sha256
 from grow.training.checkpoints.checkpoint_reader import newest_checkpoint, require_complete
@@ -157,7 +158,7 @@ def test_where_no_checkpoint_is_whole_the_run_ends_and_nothing_is_touched(train,
         train(run)
     message = str(caught.value)
     for step in saved(run):
-        assert f"{step}: {file} is not what was written (its SHA-256 is {sha256(step / file)[:12]}" in message
+        assert f"{step}: {file} is not what was written (its BLAKE3 is {file_digest(step / file)[7:19]}" in message
     assert "resume=fresh" in message and caught.value.exit_code == 77
     after = content(run)
     assert {path: after[path] for path in before if path.name != ".lock"} == {

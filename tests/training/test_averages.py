@@ -120,7 +120,14 @@ def test_a_checkpoint_whose_window_is_damaged_is_not_continued_from(tmp_path, ch
 def test_a_checkpoint_is_never_taken_of_averaged_weights(tmp_path):
     model = torch.nn.Linear(2, 2)
     mean = {name: torch.zeros_like(tensor) for name, tensor in model.named_parameters()}
-    facts = {"ranks": Ranks(), "keep_last": 1, "background": False, "timeout_s": 1.0, "sequence_length": 1}
+    facts = {
+        "ranks": Ranks(),
+        "keep_last": 1,
+        "keep_windows": False,
+        "background": False,
+        "timeout_s": 1.0,
+        "sequence_length": 1,
+    }
     writer = CheckpointWriter(directory=tmp_path, input_copies={}, **facts)
     with averaged(dict(model.named_parameters()), mean), pytest.raises(ValueError, match="averaged weights"):
         writer.save("rolling", model, None, None, metrics_bytes=0, skipped=0, average=None)
@@ -139,7 +146,8 @@ def test_a_rank_sends_nothing_to_take_a_snapshot_or_to_average_and_only_then_som
         plan = resolve(settings, total_steps=10, tokens_per_step=1, warmup_tokens=0)
         average = RunAverage(new_average(plan), model, torch.optim.AdamW(model.parameters()))
         for step in (1, 2, 3):
-            average.push_if_due(step)
+            if average.due(step):
+                average.push(step)
         average.average.mean()
         assert sent == []
         average.full()

@@ -1,14 +1,22 @@
 """Runs that start from a smaller model: what they start with, what they record, what they warn of."""
 
 import json
+import os
 import shutil
+from types import SimpleNamespace
 
 import pytest
+import torch
+import torch.distributed as dist
 
 from grow.common import metric_names as names
 from grow.common.errors import GrowthError
 from grow.common.provenance import read_lineage
+from grow.data.settings import DataSettings
+from grow.distributed import processes
+from grow.training import session, start
 from grow.training.loop.callback import LoopCallback
+from grow.training.run_directory import RunDirectory
 
 TWICE = ("model.embed=32", "model.heads=4", "model.kv_heads=4", "model.ffn=48")
 
@@ -136,3 +144,45 @@ def test_what_a_killed_run_left_of_its_growth_is_removed_by_the_next_start(grown
     shutil.rmtree(run / "model")
     grown(*more)
     assert _left(run) == []
+
+
+def test_a_grown_run_continues_without_its_source(grown, source, tmp_path):
+    """The checkpoint has all that is needed of it; a hub may be out of reach of the nodes that a run continues on."""
+    run = grown("growth=hyperclone_noisy")
+    expected = (run / "model" / "model.safetensors").read_bytes()
+    for directory in (run / "model", run / "checkpoints" / "step-00000010", source):
+        shutil.rmtree(directory)
+    grown("growth=hyperclone_noisy")
+    assert (run / "model" / "model.safetensors").read_bytes() == expected
+
+
+def test_only_the_first_rank_looks_for_the_source(tmp_path, shards, monkeypatch):
+    """With a hub id every rank would download it."""
+    asked = []
+    monkeypatch.setattr(session, "find_source", lambda name: asked.append(name) or tmp_path)
+    settings, run = DataSettings(name="shards", path=str(shards.path), sequence_length=16), RunDirectory(tmp_path)
+    opened = session.open_shards(settings, "owner/model", run)
+    monkeypatch.setattr(processes, "is_first", lambda: False)
+    monkeypatch.setattr(processes, "from_first", lambda value: opened.path)
+    assert session.open_shards(settings, "owner/model", run).path == opened.path
+    assert asked == ["owner/model"]
+
+
+def test_the_first_rank_grows_with_every_core_while_the_others_wait(tmp_path, monkeypatch):
+    """torchrun sets OMP_NUM_THREADS=1, with which the proof of a model of billions takes many minutes."""
+    threads = []
+
+    def note(*_):
+        threads.append(torch.get_num_threads())
+        raise GrowthError("enough")
+
+    monkeypatch.setattr(start, "grow", note)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2})
+    data = SimpleNamespace(val_dataloader=lambda: iter([torch.zeros(1, 2)]))
+    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+    try:
+        with pytest.raises(GrowthError, match="enough"):
+            start._from_growth(None, None, "source", lambda: data, tmp_path / "state", RunDirectory(tmp_path), None)
+    finally:
+        dist.destroy_process_group()
+    assert (threads, torch.get_num_threads()) == ([3], 1)

@@ -39,6 +39,8 @@ TWO_NODES = {
     "SLURM_STEP_NODELIST": "localhost,n[01-03]",
 }
 
+OWN_GPU = {"SLURM_GPUS_PER_TASK": "1", "CUDA_VISIBLE_DEVICES": "0"}  # srun --gpus-per-task=1 hides the others
+
 
 @pytest.fixture
 def environment(monkeypatch):
@@ -65,8 +67,10 @@ def sizes(ranks):
         (SRUN, (1, 2, 1, 2)),
         (TWO_NODES, (5, 8, 1, 4)),
         ({**SRUN, **TORCHRUN}, (3, 4, 1, 2)),
+        ({**TWO_NODES, **OWN_GPU}, (5, 8, 0, 1)),
+        ({**SRUN, **OWN_GPU, "CUDA_VISIBLE_DEVICES": "0,1"}, (1, 2, 1, 2)),
     ],
-    ids=["alone", "torchrun", "srun", "srun on two nodes", "torchrun inside srun"],
+    ids=["alone", "torchrun", "srun", "srun on two nodes", "torchrun inside srun", "a GPU each", "all GPUs for each"],
 )
 def test_ranks_are_what_the_starter_said(environment, variables, expected):
     environment(variables)
@@ -99,6 +103,13 @@ def test_what_srun_says_is_passed_on_as_torchrun_would_say_it(environment):
         "MASTER_ADDR": "localhost",
     }
     assert sizes(Ranks.from_environment(DDP)) == (5, 8, 1, 4)
+
+
+def test_tasks_with_a_gpu_each_meet_on_their_own_node_where_there_is_one(environment):
+    """The name of a single node need not have an address."""
+    environment({**SRUN, **OWN_GPU, "SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_NODELIST": "no-such-host"})
+    Ranks.from_environment(DDP)
+    assert (os.environ["LOCAL_RANK"], os.environ["MASTER_ADDR"]) == ("0", "127.0.0.1")
 
 
 def test_lightning_leaves_slurms_variables_and_signals_alone(environment):

@@ -12,8 +12,8 @@ from grow.families.build import model_from_noise
 from grow.families.experts import by_parameter
 from grow.families.registry import family_of
 from grow.training.settings import ExpertsSettings, OptimizerSettings
-from grow.training.step.routing import Routing, assignments, prepare_experts, routers_of, routing_losses
 from grow.training.step.optimizer import parameter_groups
+from grow.training.step.routing import Routing, assignments, prepare_experts, routers_of, routing_losses
 
 LAYERS, TOKENS, EXPERTS = 2, 48, 8
 SIZES = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}

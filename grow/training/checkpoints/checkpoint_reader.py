@@ -7,7 +7,7 @@ checkpoints/step-00000500/
     average-00000-of-00002.safetensors   where weights are averaged: snapshot-STEP/PARAMETER, flat in the same way
     rng.safetensors                      state of the random generators of every rank
     state.json                           tokens, seconds, sequences read, length of metrics.jsonl, ...
-    COMPLETE.json                        SHA-256 of every file above; written last. Other files are not read
+    COMPLETE.json                        digest of every file above; written last. Other files are not read
 
 A parameter's moments are addressed by element, not by rank, so a run can continue under any strategy on any number of
 ranks. Nothing is pickled, so reading a checkpoint never runs code from it.
@@ -28,13 +28,14 @@ from grow.averaging.average import Average
 from grow.common.checkpoint_names import checkpoint_directories
 from grow.common.errors import CheckpointError
 from grow.common.provenance import COMPLETE_FILE
+from grow.distributed.processes import from_first
 from grow.families.tensor_file import TensorFile
 from grow.training.checkpoints.fragments import Fragment
-from grow.training.checkpoints.integrity import difference, digests
+from grow.training.checkpoints.integrity import AVERAGE_FILES, difference, digests, window_files
 from grow.training.checkpoints.run_state import RunState, read_state
 
 RNG_FILE = "rng.safetensors"
-OPTIMIZER_FILES, AVERAGE_FILES = "optimizer-*.safetensors", "average-*.safetensors"
+OPTIMIZER_FILES = "optimizer-*.safetensors"
 STARTS = "starts"  # key of a shard's header: the first element of each parameter's fragment
 
 
@@ -68,10 +69,12 @@ class Checkpoint:
     def restore_average(self, average: Average, fragments: Sequence[Fragment]) -> None:
         """Fill an average with the saved snapshots of this rank's elements; without saved ones it starts empty.
 
+        Without them are runs that averaged nothing, and permanent checkpoints that dropped their window.
+
         Raises:
             CheckpointError: another kind of average was saved, or of other weights.
         """
-        if self.state.average is not None:
+        if self.state.average is not None and window_files(self.path):
             restore_average(self.path, self.state.average, average, fragments)
 
     def restore_rng(self, rank: int) -> None:
@@ -178,8 +181,12 @@ class SavedFragments:
             )
 
 
-def newest_checkpoint(directory: Path) -> tuple[Checkpoint | None, list[str]]:
+def newest_checkpoint(directory: Path, *, together: bool = False) -> tuple[Checkpoint | None, list[str]]:
     """Find the newest checkpoint whose files match their digests.
+
+    Args:
+        directory: Directory of a run's checkpoints.
+        together: Whether all ranks call this, and each reads a share of the files.
 
     Returns:
         The checkpoint, or None, and a message about each newer, damaged one.
@@ -188,8 +195,9 @@ def newest_checkpoint(directory: Path) -> tuple[Checkpoint | None, list[str]]:
         CheckpointError: another version of Grow wrote the newest one.
     """
     skipped: list[str] = []
-    for path in reversed(checkpoint_directories(directory)):
-        wrong = difference(path)
+    found = checkpoint_directories(directory)
+    for path in reversed(from_first(found) if together else found):
+        wrong = difference(path, together=together)
         if wrong is None:
             return Checkpoint(path), skipped
         skipped.append(f"Skipped {path}: {wrong}.")

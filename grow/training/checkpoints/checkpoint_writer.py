@@ -1,14 +1,14 @@
 """Writes a run's checkpoints: state is copied between two steps and written during the next, completely or not at all.
 
-Every rank writes the moments it keeps. Rank 0 writes the rest, waits for the others' files, writes COMPLETE.json and
-renames the directory to its final name. Ranks do not communicate while they write: a file rank-N.done says that rank N
-has written its part.
+Every rank writes the moments it keeps, and digests them as it does. Rank 0 writes the rest, waits for the others'
+files, writes COMPLETE.json and renames the directory to its final name. Ranks do not communicate while they write: a
+file rank-N.done says that rank N has written its part, and has its files' digests.
 """
 
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,19 +22,22 @@ from transformers import PreTrainedModel
 from grow.averaging.swap import is_averaged
 from grow.common.checkpoint_names import checkpoint_name
 from grow.common.clock import Clock
+from grow.common.digests import file_digest
 from grow.common.errors import CheckpointError
 from grow.common.files import check_space, disk_errors_named
-from grow.common.provenance import COMPLETE_FILE, sha256, write_json
+from grow.common.provenance import COMPLETE_FILE, read_json, write_json
 from grow.common.temporary import settle, to_disk
 from grow.distributed.processes import barrier, gather
 from grow.distributed.ranks import Ranks
+from grow.training.checkpoint_size import checkpoint_bytes
 from grow.training.checkpoints.checkpoint_reader import RNG_FILE, STARTS
+from grow.training.checkpoints.digested_file import save_digested
 from grow.training.checkpoints.fragments import Fragment, base_optimizer, full_weights, owned_fragments
 from grow.training.checkpoints.retention import put_in_place, remove_unfinished, retire
 from grow.training.checkpoints.run_average import RunAverage
 from grow.training.checkpoints.run_state import RunState, write_state
 
-_BYTES_A_PARAMETER = 12  # float32 weight and two moments
+_DIGEST_THREADS = 4  # for the weights, which transformers writes
 
 
 @dataclass(kw_only=True, slots=True)
@@ -44,6 +47,8 @@ class CheckpointWriter:
     directory: Path
     ranks: Ranks
     keep_last: int
+    keep_windows: bool
+    """Whether a permanent checkpoint keeps its averaging window when a newer checkpoint exists."""
     background: bool
     timeout_s: float
     """Seconds that rank 0 waits for another rank's file."""
@@ -86,7 +91,7 @@ class CheckpointWriter:
         partial = self.directory / f".{checkpoint_name(clock.step)}.partial"
         final = self.directory / checkpoint_name(clock.step)
         if self.ranks.is_first:
-            self._prepare(partial, final, sum(_elements(parameter) for parameter in model.parameters()))
+            self._prepare(partial, final, _bytes_of(model, average))
         rng = gather(_rng_state())  # also a barrier: no rank continues before rank 0 has made the directory
         weights, shard = full_weights(model), _Shard(owned_fragments(model, optimizer))
         state = RunState(
@@ -114,6 +119,14 @@ class CheckpointWriter:
         if self._writing is not None:
             self._writing.join()
             self._writing = None
+        self.raise_failure()
+
+    def raise_failure(self) -> None:
+        """Raise why this rank's last checkpoint could not be written, as soon as that is known; waits for nothing.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
@@ -123,11 +136,11 @@ class CheckpointWriter:
         self.wait()
         barrier()
 
-    def _prepare(self, partial: Path, final: Path, elements: int) -> None:
+    def _prepare(self, partial: Path, final: Path, needed_bytes: int) -> None:
         with disk_errors_named(final):
             self.directory.mkdir(parents=True, exist_ok=True)
             remove_unfinished(self.directory)
-            check_space(self.directory, elements * _BYTES_A_PARAMETER, final)
+            check_space(self.directory, needed_bytes, final)
             partial.mkdir()
 
     def _start(self, job: Callable[[], None]) -> None:
@@ -155,28 +168,32 @@ class CheckpointWriter:
     ) -> None:
         rank = f"{self.ranks.rank:05}-of-{self.ranks.world_size:05}.safetensors"
         with disk_errors_named(final):
-            shard.write(partial / f"optimizer-{rank}")
+            digests = {f"optimizer-{rank}": shard.write(partial / f"optimizer-{rank}")}
             if average is not None:
-                _write_average(average, partial / f"average-{rank}")
+                digests[f"average-{rank}"] = _write_average(average, partial / f"average-{rank}")
             if weights is None:  # not rank 0
-                _say_done(partial, self.ranks.rank)
+                write_json(_done_file(partial, self.ranks.rank), digests)
                 return
             save_model(model, weights, partial)
             save_file(rng, partial / RNG_FILE)
             write_state(partial, state)
-            self._wait_for_others(partial)
-            files = sorted(file for file in partial.iterdir())
+            digests |= self._digests_of_others(partial)
+            for file in partial.iterdir():
+                if file.name not in digests:
+                    digests[file.name] = file_digest(file, _DIGEST_THREADS)
             for file in self.records:
                 if file.exists():
                     to_disk(file)
-            write_json(partial / COMPLETE_FILE, {file.name: sha256(file) for file in files})
+            write_json(partial / COMPLETE_FILE, dict(sorted(digests.items())))
             settle(partial)
             put_in_place(partial, final)
             for directory in (self.directory, self.directory.parent):
                 to_disk(directory)
-            retire(self.directory, state, self.keep_last)
+            retire(self.directory, state, self.keep_last, keep_windows=self.keep_windows)
 
-    def _wait_for_others(self, partial: Path) -> None:
+    def _digests_of_others(self, partial: Path) -> dict[str, str]:
+        """Wait for the other ranks' files and return the files' digests by name."""
+        digests: dict[str, str] = {}
         deadline = time.monotonic() + self.timeout_s
         for rank in range(1, self.ranks.world_size):
             done = _done_file(partial, rank)
@@ -184,7 +201,9 @@ class CheckpointWriter:
                 if time.monotonic() > deadline:
                     raise CheckpointError(f"{partial}: rank {rank} has not written its part in {self.timeout_s:.0f} s.")
                 time.sleep(0.01)
+            digests |= read_json(done)
             done.unlink()
+        return digests
 
 
 class _Shard:
@@ -198,13 +217,13 @@ class _Shard:
             for moment, view in fragment.moments.items()
         }
 
-    def write(self, path: Path) -> None:
-        save_file(self._tensors, path, metadata={STARTS: json.dumps(self._starts)})
+    def write(self, path: Path) -> str:
+        return save_digested(self._tensors, path, {STARTS: json.dumps(self._starts)})
 
 
-def _write_average(average: RunAverage, path: Path) -> None:
+def _write_average(average: RunAverage, path: Path) -> str:
     starts = {fragment.name: fragment.start for fragment in average.fragments}
-    save_file(dict(average.average.tensors()), path, metadata={STARTS: json.dumps(starts)})
+    return save_digested(dict(average.average.tensors()), path, {STARTS: json.dumps(starts)})
 
 
 def save_model(model: PreTrainedModel, weights: Mapping[str, Tensor], directory: Path) -> None:
@@ -226,8 +245,13 @@ def _tied_names(model: PreTrainedModel) -> dict[str, str]:
     return {name: listed[id(parameter)] for name, parameter in every if listed[id(parameter)] != name}
 
 
-def _elements(parameter: Any) -> int:
-    return getattr(parameter, "ds_numel", parameter.numel())  # under ZeRO-3 the parameter itself is empty
+def _bytes_of(model: PreTrainedModel, average: RunAverage | None) -> int:
+    """Return the bytes of the next checkpoint."""
+    parameters: Iterable[Any] = model.parameters()
+    elements = sum(getattr(each, "ds_numel", each.numel()) for each in parameters)  # under ZeRO-3 it is empty itself
+    if average is None:
+        return checkpoint_bytes(elements, None)
+    return checkpoint_bytes(elements, average.average.plan, average.average.count)
 
 
 def _updates(optimizer: Optimizer) -> int:
@@ -243,10 +267,6 @@ def _updates_of_groups(optimizer: Optimizer) -> list[int]:
 
 def _done_file(partial: Path, rank: int) -> Path:
     return partial / f"rank-{rank:05}.done"
-
-
-def _say_done(partial: Path, rank: int) -> None:
-    _done_file(partial, rank).touch()
 
 
 def _rng_state() -> dict[str, Tensor]:

@@ -11,8 +11,9 @@ from grow.families.weights import WeightReader
 from grow.growth.made_tensors import ReadTensor
 from grow.growth.record import GrowthRecord
 from grow.growth.snapshots import grow_snapshots
-from grow.training.checkpoints.checkpoint_reader import AVERAGE_FILES, SavedFragments, require_complete
+from grow.training.checkpoints.checkpoint_reader import SavedFragments, require_complete
 from grow.training.checkpoints.grown_moments import write_shards
+from grow.training.checkpoints.integrity import AVERAGE_FILES, window_files
 
 
 def grow_window(source: Path, grown: Path, record: GrowthRecord, output: Path) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def grow_window(source: Path, grown: Path, record: GrowthRecord, output: Path) -
         ConfigError: this growth has no rule for snapshots.
     """
     state = require_complete(source).state if any(source.glob(AVERAGE_FILES)) else None
-    if state is None or state.average is None or not state.average["steps"]:
+    if state is None or state.average is None or not state.average["steps"] or not window_files(source):
         raise GrowthError(
             f"averaging.on_growth=map needs the snapshots of the source's window, and {source} holds none. Give a "
             "checkpoint of a run with averaging=lawa or wsm, growth.source=RUN/checkpoints/step-00000500, or "

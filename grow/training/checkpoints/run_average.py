@@ -1,6 +1,7 @@
 """The average of the weights in a run: each rank averages its own fragments, which are assembled only to be used.
 
-A rank takes snapshots of its fragments without communication. Putting the average into the model, or into a file,
+A rank takes snapshots of its fragments without communication, but for `agree`, by which all ranks drop a snapshot that
+is not finite on one of them. Putting the average into the model, or into a file,
 assembles the ranks' fragments one parameter at a time.
 """
 
@@ -32,10 +33,13 @@ class RunAverage:
         self._model = model
         self.fragments = owned_fragments(model, optimizer)
 
-    def push_if_due(self, step: int) -> None:
-        """Take a snapshot if the plan has one after this step; the live weights are only read."""
-        if self.average.plan.due(step):
-            self.average.push(step, {fragment.name: fragment.values for fragment in self.fragments})
+    def due(self, step: int) -> bool:
+        """Return whether a snapshot is taken after this step."""
+        return self.average.plan.due(step)
+
+    def push(self, step: int) -> None:
+        """Take a snapshot of the weights after this step; they are only read."""
+        self.average.push(step, {fragment.name: fragment.values for fragment in self.fragments})
 
     @property
     def ready(self) -> bool:

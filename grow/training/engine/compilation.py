@@ -23,12 +23,21 @@ def compile_in_place(model: PreTrainedModel, mode: str) -> None:
 
 
 def warm_up(trainer: L.Trainer, module: PretrainModule, data: TokenDataModule, sizes: Batch) -> None:
-    """Compile what training and validation run, at every shape of theirs; the gradients are thrown away."""
+    """Compile what training and validation run, at every shape of theirs; the gradients are thrown away.
+
+    DeepSpeed would reduce a gradient that is accumulated, and count a forward pass through its engine as the first
+    step's. So under ZeRO the engine is passed by, and the gradient of one parameter is computed without accumulating
+    it: the lowest one, whose gradient comes through all blocks.
+    """
     batch = torch.zeros(sizes.micro_batch, sizes.sequence_length + 1, dtype=torch.int64, device=module.device)
     with torch.random.fork_rng([module.device] if module.device.type == "cuda" else []):
-        loss = trainer.strategy.training_step(batch, 0)
-        assert isinstance(loss, Tensor)
-        loss.backward()
+        if module.engine is None:
+            loss = trainer.strategy.training_step(batch, 0)
+            assert isinstance(loss, Tensor)
+            loss.backward()
+        else:
+            loss = module.training_step(batch, 0)
+            torch.autograd.grad(loss, next(each for each in module.parameters() if each.requires_grad))
     trainer.optimizers[0].zero_grad()
     module.mean_loss()
     module.mean_taught()

@@ -14,9 +14,9 @@ from grow.training.engine.compilation import compile_in_place
 from grow.training.engine.fsdp import shard_fully
 from grow.training.engine.strategy import build_strategy
 from grow.training.plan import Plan
-from grow.training.step.routing import prepare_experts, routing_of
 from grow.training.step.module import PretrainModule
 from grow.training.step.objective import NextTokenLoss
+from grow.training.step.routing import prepare_experts, routing_of
 from grow.training.step.schedule import multiplier
 from grow.training.step.teacher import Teaching
 from grow.training.step.trainable import TrainableSet

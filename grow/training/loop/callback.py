@@ -13,9 +13,9 @@ from grow.averaging.average import new_average
 from grow.common.errors import DataError, PreemptedError
 from grow.data.data_module import TokenDataModule
 from grow.data.digest_check import DigestCheck
-from grow.distributed.processes import gather
+from grow.distributed.processes import all_agree, gather
 from grow.training.checkpoints.checkpoint_writer import CheckpointWriter
-from grow.training.checkpoints.fragments import full_weights
+from grow.training.checkpoints.fragments import full_weights, kept_in_shards
 from grow.training.checkpoints.run_average import RunAverage
 from grow.training.checkpoints.run_state import PREEMPTION, ROLLING
 from grow.training.engine.compilation import warm_up
@@ -82,10 +82,10 @@ class LoopCallback(L.Callback):
         self._preemption.start()
         self._watchdog.start()
         self._digests.start()
-        if self._plan.trainer.compile != "none" and self._module.engine is None:
+        if self._plan.trainer.compile != "none" and kept_in_shards(self._module.model) != "zero3":  # its engine gathers
             warm_up(trainer, self._module, self._data, self._plan.batch)
         if self._plan.averaging is not None:
-            average = new_average(self._plan.averaging, self._window)
+            average = new_average(self._plan.averaging, self._window, all_agree)
             self._average = RunAverage(average, self._module.model, trainer.optimizers[0])
         self._resume.restore(self._module.model, trainer.optimizers[0], self._average)
         validation = Validation(self._data, self._module)
@@ -113,9 +113,10 @@ class LoopCallback(L.Callback):
         self._seen_tokens = now
         self._recorder.display.advance(step)
         last = self._plan.steps_from(now) == 0
-        if self._average is not None:
-            self._checkpoints.wait()  # it may still be writing the snapshots that the next one pushes out
-            self._average.push_if_due(step)
+        self._checkpoints.raise_failure()
+        if self._average is not None and self._average.due(step):
+            self._checkpoints.wait()  # it may still be writing the snapshots that this one pushes out
+            self._average.push(step)
         preempted = self._preemption.agreed() and not last
         kind = self._checkpoint_kind(before, now, last=last, preempted=preempted)
         if last or kind is not None or step % self._plan.trainer.log_every_steps == 0:
@@ -128,10 +129,11 @@ class LoopCallback(L.Callback):
                 self._recorder.validate()
         if last:  # before the checkpoint, as nothing continues from the last one
             self._probe(before)
-        if kind is not None and self._recorder.skipped.in_a_row == 0:  # else the weights may not be finite
+        saves = kind is not None and self._recorder.skipped.in_a_row == 0  # else the weights may not be finite
+        if kind is not None and saves:
             self._save(kind, trainer)
         if preempted:
-            self._stop_when_preempted()
+            self._stop_when_preempted(saved=saves)
         if not last:
             self._probe(before)
         self._watchdog.heartbeat(f"step {step + 1}")
@@ -197,11 +199,10 @@ class LoopCallback(L.Callback):
                 average=self._average,
             )
 
-    def _stop_when_preempted(self) -> None:
+    def _stop_when_preempted(self, *, saved: bool) -> None:
         """Raise PreemptedError once every rank's checkpoint is on disk."""
         self._checkpoints.finish()
         signal = self._preemption.signal_name or "a signal to another rank"
-        saved = self._plan.checkpoint.every_tokens is not None
         raise PreemptedError(
             f"stopped by {signal} at {self._module.clock.tokens:,} tokens, {'with' if saved else 'without'} a "
             "checkpoint. The same command continues the run."

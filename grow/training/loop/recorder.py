@@ -35,7 +35,7 @@ class Recorder:
     """Further measurements, in this order."""
     watchdog: Watchdog
     peak_flops: float | None
-    """Peak FLOP/s of the device, where it is known."""
+    """Peak FLOP/s of all ranks' devices together, where it is known."""
     validation: Validation | None = None
     average: RunAverage | None = None
     """Average of the weights, which is measured besides the live weights."""

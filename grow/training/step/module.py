@@ -20,9 +20,9 @@ from grow.common.clock import Clock
 from grow.families.experts import by_parameter
 from grow.families.registry import family_of
 from grow.training.settings import OptimizerSettings
-from grow.training.step.routing import Routing
 from grow.training.step.objective import NextTokenLoss
 from grow.training.step.optimizer import build_optimizer, set_learning_rates
+from grow.training.step.routing import Routing
 from grow.training.step.teacher import Teaching
 from grow.training.step.trainable import TrainableSet
 
