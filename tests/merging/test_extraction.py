@@ -19,6 +19,7 @@ def test_the_error_is_the_norm_of_the_dropped_singular_values():
         assert error == pytest.approx(float(torch.linalg.svdvals(delta)[rank:].square().sum().sqrt()), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_what_a_lora_holds_and_what_it_does_not(tmp_path, directories):
     base, tuned = directories
     found = extract_lora(str(base), str(tuned), 2, tmp_path / "lora")
@@ -50,6 +51,7 @@ def test_peft_computes_the_tuned_model_with_it(tmp_path, directories):
     assert float((after - want).detach().abs().max()) < 1e-4
 
 
+@pytest.mark.slow
 def test_nothing_to_extract_is_refused_and_leaves_nothing(tmp_path, directories):
     with pytest.raises(CheckpointError, match="nothing to extract"):
         extract_lora(str(directories[0]), str(directories[0]), 2, tmp_path / "lora")
