@@ -3,8 +3,8 @@
     python -m benchmarks.merge                            # three models of Pythia-160M's shapes, bfloat16
     python -m benchmarks.merge --model pythia_1b --merging ties --rounds 3 --output figures.json
 
-The files are in the page cache: the disk, the same for both, is not what is measured. Figures are medians over rounds in
-alternating order. Peak memory is a fresh process's, beyond its imports.
+The files are in the page cache: the disk, the same for both, is not what is measured. Figures are medians over
+rounds in alternating order. Peak memory is a fresh process's, beyond its imports.
 """
 
 import argparse
