@@ -1,7 +1,7 @@
 """What a merge costs: time against reading its models and writing its result once, and memory.
 
     python -m benchmarks.merge                            # three models of Pythia-160M's shapes, bfloat16
-    python -m benchmarks.merge --model pythia_1b --merging ties --rounds 3 --output figures.json
+    python -m benchmarks.merge --model olmo_1b --merging ties --rounds 3 --output figures.json
 
 The files are in the page cache: the disk, the same for both, is not what is measured. Figures are medians over
 rounds in alternating order. Peak memory is a fresh process's, beyond its imports.
