@@ -18,7 +18,7 @@ def copy_model_files(source: Path, target: Path) -> None:
     """
     for name in _CONFIG_FILES:
         copy_file(source, name, target)
-    copy_tokenizer(_tokenizer_of(source), target)
+    copy_tokenizer(tokenizer_of(source), target)
     if not source.is_dir():
         raise CheckpointError(
             f"{source}: was removed before its configuration was copied. A run that is still training retires its "
@@ -26,7 +26,7 @@ def copy_model_files(source: Path, target: Path) -> None:
         )
 
 
-def _tokenizer_of(directory: Path) -> Path:
+def tokenizer_of(directory: Path) -> Path:
     """Return the directory that has a model's tokenizer; a run's checkpoint shares the final model's or the data's."""
     places = tokenizer_places(directory, run_of(directory))
     return next((place for place in places if any((place / name).is_file() for name in TOKENIZER_FILES)), directory)

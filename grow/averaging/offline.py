@@ -91,8 +91,12 @@ def select(sources: list[Source], settings: AveragingSettings) -> list[Source]:
     return chosen[-window:] if window else chosen
 
 
-def common_tensors(sources: Sequence[Source]) -> list[TensorInfo]:
-    """Return the tensors of the newest checkpoint, after comparing them with those of every other.
+def common_tensors(sources: Sequence[Source], *, any_dtype: bool = False) -> list[TensorInfo]:
+    """Return the tensors of the newest checkpoint, the last one, after comparing them with those of every other.
+
+    Args:
+        sources: Checkpoints, oldest first.
+        any_dtype: Whether floating-point tensors of one shape may have different dtypes.
 
     Raises:
         CheckpointError: a tensor is missing, or has another shape or dtype; it is named, with both checkpoints.
@@ -100,19 +104,21 @@ def common_tensors(sources: Sequence[Source]) -> list[TensorInfo]:
     newest = sources[-1]
     for source in sources[:-1]:
         for name in sorted(newest.stored_as.keys() | source.stored_as.keys()):
-            newest_tensor, other_tensor = (_describe(each, name) for each in (newest, source))
+            newest_tensor, other_tensor = (_describe(each, name, any_dtype) for each in (newest, source))
             if newest_tensor != other_tensor:
                 raise CheckpointError(
                     f"tensor {name}: {newest_tensor} in {newest.label}, {other_tensor} in {source.label}. Only "
-                    "checkpoints of one model, in one dtype, have an average."
+                    f"checkpoints of one model{'' if any_dtype else ', in one dtype,'} can be combined."
                 )
     return [newest.info(name) for name in newest.stored_as]
 
 
-def _describe(source: Source, name: str) -> str:
+def _describe(source: Source, name: str, any_dtype: bool) -> str:
     if name not in source.stored_as:
         return "missing"
     info = source.info(name)
+    if any_dtype and info.dtype.is_floating_point:
+        return f"{tuple(info.shape)}"
     return f"{tuple(info.shape)} {str(info.dtype).removeprefix('torch.')}"
 
 
@@ -131,11 +137,12 @@ def average_tensor(info: TensorInfo, sources: Sequence[Source], weights: Weighti
         for chunk in chunks(len(out)):
             out[chunk] = rounded(combine((part[chunk] for part in parts), weights), info.dtype)
         if not finite([out]):  # a value that is not finite in one checkpoint is not finite in the sum
-            raise _not_finite(info.name, parts, sources)
+            raise not_finite(info.name, parts, sources)
         yield out
 
 
-def _not_finite(name: str, parts: Sequence[Tensor], sources: Sequence[Source]) -> CheckpointError:
+def not_finite(name: str, parts: Sequence[Tensor], sources: Sequence[Source]) -> CheckpointError:
+    """Return the error that names the checkpoints in which a block of a tensor is not finite."""
     found = [source.label for source, part in zip(sources, parts, strict=True) if not finite([part])]
     return CheckpointError(
         f"{', '.join(found)}: tensor {name} holds values that are not finite. The run had diverged there; leave out "

@@ -88,8 +88,7 @@ def find_sources(checkpoints: Sequence[str]) -> list[Source]:
 def _open(entry: str) -> list[Source]:
     path = Path(entry)
     if path.is_file():
-        reader = WeightReader(path.parent, [path]) if path.suffix == ".safetensors" else _pickled(path)
-        return [_source(entry, reader, None, path.stem)]
+        return [_from_file(entry, path)]
     if path.is_dir() and (path / RUN_FILE).is_file() and (path / "checkpoints").is_dir():
         inside = [each for each in checkpoint_directories(path / "checkpoints") if (each / COMPLETE_FILE).is_file()]
         if not inside:
@@ -100,6 +99,21 @@ def _open(entry: str) -> list[Source]:
         return [_from_directory(str(directory), directory, directory.name) for directory in inside]
     named = path.name if path.is_dir() else entry.partition("@")[2]
     return [_from_directory(entry, path if path.is_dir() else find_source(entry), named)]
+
+
+def open_model(entry: str) -> Source:
+    """Open one model; a run stands for its final model.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    path = Path(entry)
+    return _from_file(entry, path) if path.is_file() else _from_directory(entry, find_source(entry), path.name)
+
+
+def _from_file(label: str, path: Path) -> Source:
+    reader = WeightReader(path.parent, [path]) if path.suffix == ".safetensors" else _pickled(path)
+    return _source(label, reader, None, path.stem)
 
 
 def _from_directory(label: str, directory: Path, named: str) -> Source:

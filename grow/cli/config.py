@@ -30,6 +30,7 @@ from grow.evaluation.settings import EvalConfig, EvaluationSettings, FetchEvalDa
 from grow.families.settings import MODEL_SETTINGS, ModelSettings
 from grow.growth.settings import ChainSettings, GrowthSettings
 from grow.loggers.settings import LoggerSettings
+from grow.merging.settings import ExtractPluginConfig, MergeConfig, MergingSettings, SweepMergesConfig
 from grow.report.settings import ReportConfig, ReportPresetsConfig, WandbReportConfig
 from grow.training.settings import (
     CheckpointSettings,
@@ -55,6 +56,9 @@ COMMANDS: dict[str, type] = {
     "export": ExportConfig,
     "average_checkpoints": AverageCheckpointsConfig,
     "sweep_averages": SweepAveragesConfig,
+    "merge": MergeConfig,
+    "sweep_merges": SweepMergesConfig,
+    "extract_plugin": ExtractPluginConfig,
     "wandb_report": WandbReportConfig,
     "eval": EvalConfig,
     "analyze": AnalyzeConfig,
@@ -73,6 +77,7 @@ GROUPS: dict[str, type] = {
     "objective": ObjectiveSettings,
     "experts": ExpertsSettings,
     "averaging": AveragingSettings,
+    "merging": MergingSettings,
     "strategy": StrategySettings,
     "trainable": TrainableSettings,
     "trainer": TrainerSettings,

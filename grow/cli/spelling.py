@@ -30,11 +30,11 @@ PATHS = frozenset(
             "source",
             "run",
         ),
-        *("tokenizer", "heldout", "adopt", "decontaminate", "corpus"),
+        *("tokenizer", "heldout", "adopt", "decontaminate", "corpus", "base"),
     )
 )
 """Keys whose value is a path, or the name of a model on the hub."""
-LISTS_OF_PATHS = frozenset(["growth.sources", "runs", "baseline", "continued", "checkpoints", "input"])
+LISTS_OF_PATHS = frozenset(["growth.sources", "runs", "baseline", "continued", "checkpoints", "input", "models"])
 """Keys whose value is a path or a list of them."""
 
 TOKEN_FORMS = "1000000, 1_000_000, 1e6, 2.5e9, 4k, 10M, 300B or 2T"

@@ -1,7 +1,7 @@
 """Writes the tensors of a plan: streams source checkpoints into a bigger one, one block of rows at a time."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from grow.common.errors import CheckpointError
+from grow.families.tensor_file import TensorInfo
 from grow.families.weights import MAX_SHARD_BYTES, WeightReader, files_of, write_file, write_index
 from grow.growth.ledger import Ledger
 from grow.growth.made_tensors import (
@@ -68,18 +69,46 @@ def write_grown_weights(
     def blocks(name: str) -> Iterator[Tensor]:
         return chain.from_iterable(made_tensor(plans[info.name], readers, seed) for info in files[name])
 
-    with _one_core_each(workers or min(len(os.sched_getaffinity(0)), MAX_WORKERS)) as pool:
-        held = pool.map(ledger.holds, files)
-        missing = [name for name, is_held in zip(files, held, strict=True) if not is_held]
+    write_missing_files(files, blocks, directory, ledger, workers)
+
+
+def write_missing_files(
+    files: Mapping[str, list[TensorInfo]],
+    blocks: Callable[[str], Iterator[Tensor]],
+    directory: Path,
+    ledger: Ledger,
+    workers: int | None,
+) -> list[str]:
+    """Write the weight files of a directory that are not there yet, several at the same time, and their index.
+
+    Args:
+        files: Name of each file -> the tensors in it.
+        blocks: Makes the data of the tensors of a file, given its name.
+        directory: An existing directory.
+        ledger: Lists finished files; those that are still as they were written are kept, and new ones are added.
+        workers: Files made at the same time; None takes one for each core, up to 8.
+
+    Returns:
+        Names of the files that were kept.
+    """
+    with one_core_each(workers) as pool:
+        held = dict(zip(files, pool.map(ledger.holds, files), strict=True))
+        missing = [name for name in files if not held[name]]
         running = {pool.submit(write_file, directory / name, files[name], blocks(name)): name for name in missing}
         for future in as_completed(running):
             ledger.add(running[future], future.result())
-    write_index(directory, files)
+    write_index(directory, dict(files))
+    return [name for name in files if held[name]]
 
 
 @contextmanager
-def _one_core_each(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Yield threads that compute on one core each; after an error none of them begins another task."""
+def one_core_each(workers: int | None) -> Iterator[ThreadPoolExecutor]:
+    """Yield threads that compute on one core each; after an error none of them begins another task.
+
+    Args:
+        workers: Number of threads; None takes one for each core, up to 8.
+    """
+    workers = workers or min(len(os.sched_getaffinity(0)), MAX_WORKERS)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with ThreadPoolExecutor(workers) as pool:

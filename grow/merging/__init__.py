@@ -1,0 +1,1 @@
+"""Merges of models that were tuned from one base: task vectors thinned, voted on and added up."""
