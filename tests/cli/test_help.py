@@ -63,7 +63,7 @@ def test_a_program_answers_with_its_own_docstring(flag):
     done = subprocess.run([sys.executable, ROOT / "train.py", "seed=1", flag], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("train.py: Pretrain a language model")
-    assert done.stdout.count("\npython train.py ") == 5
+    assert done.stdout.count("\npython train.py ") == 6
 
 
 @pytest.mark.parametrize(
