@@ -28,7 +28,7 @@ from grow.data.check import vocabulary_of
 from grow.data.settings import DataSettings, PrepareDataConfig
 from grow.distributed.settings import StrategySettings
 from grow.evaluation.settings import EvalConfig, EvaluationSettings, FetchEvalDataConfig, InspectDataConfig
-from grow.families.settings import MODEL_SETTINGS, ArchitectureSettings, ScaledSettings
+from grow.families.settings import MODEL_SETTINGS, ArchitectureSettings, ImportCheckpointConfig, ScaledSettings
 from grow.growth.settings import ChainSettings, GrowthSettings
 from grow.loggers.settings import LoggerSettings
 from grow.merging.settings import ExtractPluginConfig, MergeConfig, MergingSettings, SweepMergesConfig
@@ -54,6 +54,7 @@ COMMANDS: dict[str, type] = {
     "prepare_data": PrepareDataConfig,
     "report": ReportConfig,
     "report_presets": ReportPresetsConfig,
+    "import_checkpoint": ImportCheckpointConfig,
     "export": ExportConfig,
     "average_checkpoints": AverageCheckpointsConfig,
     "sweep_averages": SweepAveragesConfig,

@@ -66,6 +66,16 @@ class ModelSettings(ArchitectureSettings):
             )
 
 
+@dataclass(kw_only=True, slots=True)
+class ImportCheckpointConfig:
+    """scripts/import_checkpoint.py: a checkpoint of any format in, a stock model directory out."""
+
+    source: str
+    """GGUF file, directory of pickled .bin or safetensors weights, or hub id (NAME or NAME@REVISION)."""
+    output: str
+    """Directory to make."""
+
+
 def _check_positive(model: ModelSettings, *names: str) -> None:
     for name in names:
         positive(f"model.{name}", getattr(model, name))

@@ -65,7 +65,7 @@ class GrowthRecord:
         tensors = {tensor.target.name: tensor.as_json() for tensor in self.plan.tensors}
         return {
             "growth": asdict(self.growth),
-            "source": asdict(self.lineage),
+            "source": self.lineage.as_json(),
             "preserves": self.plan.preserves,
             "reasons": list(self.plan.reasons),
             "preserved": self.verification.preserved,

@@ -144,6 +144,7 @@ def _lineage(names: Sequence[str], directories: Sequence[Path], digests: list[st
         tokens=total("tokens"),
         flops=total("flops"),
         seconds=total("seconds"),
+        converted="; ".join(each.converted for each in spent if each is not None and each.converted) or None,
     )
 
 
