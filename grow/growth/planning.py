@@ -19,6 +19,7 @@ from grow.growth.joined import plan_joined
 from grow.growth.made_tensors import GrowthPlan
 from grow.growth.one_source import plan_one_source
 from grow.growth.settings import GrowthSettings
+from grow.growth.stored_dtype import stored_as
 from grow.growth.upcycled import plan_upcycled, upcycles
 
 
@@ -46,10 +47,12 @@ def plan_of(
     for config in configs:
         check_trained_head(config, target)
     if upcycles(configs[0], target):
-        return plan_upcycled(readers, configs, target, growth)
-    if len(readers) == 1:
-        return plan_one_source(readers[0], configs[0], target, growth)
-    return plan_joined(readers, configs, target, growth, sizes)
+        plan = plan_upcycled(readers, configs, target, growth)
+    elif len(readers) == 1:
+        plan = plan_one_source(readers[0], configs[0], target, growth)
+    else:
+        plan = plan_joined(readers, configs, target, growth, sizes)
+    return stored_as(plan, growth.dtype)
 
 
 def _check_join(configs: Sequence[PreTrainedConfig], target: PreTrainedConfig, growth: GrowthSettings) -> None:

@@ -34,6 +34,7 @@ from grow.growth.made_tensors import GrowthPlan
 from grow.growth.planning import balances_streams, plan_of
 from grow.growth.record import GrowthRecord
 from grow.growth.settings import GrowthSettings
+from grow.growth.stored_dtype import coarsest_dtype, finest_dtype
 from grow.growth.tensor_writer import write_grown_weights
 from grow.growth.verify import Verification, verify_mean
 
@@ -180,7 +181,7 @@ def _write_description(plan: GrowthPlan, target: PreTrainedConfig, sources: _Sou
     """Write config.json and the tokenizer; both keep the first source's special tokens."""
     stored = type(target).from_dict(target.to_dict())
     stored.architectures = [type(model_on_meta(target)).__name__]
-    stored.dtype = plan.tensors[0].target.dtype
+    stored.dtype = finest_dtype(plan)
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(stored, name, getattr(sources.configs[0], name, None))
     stored.save_pretrained(directory)
@@ -192,7 +193,7 @@ def _prove(
 ) -> Verification:
     """Compare the grown model with its sources; refuse it if its plan claims that they agree and they do not."""
     weighted = list(zip(sources.directories, growth.shares_of_sources, strict=True))
-    checked = verify_mean(weighted, directory, tokens, plan.tensors[0].target.dtype)
+    checked = verify_mean(weighted, directory, tokens, coarsest_dtype(plan))
     if not (isfinite(checked.loss_before) and isfinite(checked.loss_after)):
         raise CheckpointError(
             f"{', '.join(map(str, sources.directories))}: expected a finite loss, found {checked.loss_before:.4g} "
