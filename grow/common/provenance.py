@@ -25,6 +25,7 @@ COMPLETE_FILE = "COMPLETE.json"  # in a run's checkpoint, written last
 WANDB_FILE = "wandb.json"
 
 _HASHING_THREADS = 4
+_OPTIONAL = ("converted", "license")
 _RECORDED_PACKAGES = ("torch", "transformers", "lightning", "deepspeed", "tokenizers", "safetensors", "numpy")
 
 
@@ -43,10 +44,12 @@ class Lineage:
     seconds: float | None
     converted: str | None = None
     """The other format that the source was converted from, and what that changed; None where it was not."""
+    license: str | None = None
+    """License of the source, as its model card names it; None where it names none."""
 
     def as_json(self) -> dict[str, Any]:
         """Return what lineage.json, growth.json and run.json say of it."""
-        return {name: value for name, value in asdict(self).items() if name != "converted" or value is not None}
+        return {name: value for name, value in asdict(self).items() if name not in _OPTIONAL or value is not None}
 
 
 @dataclass(kw_only=True, slots=True)

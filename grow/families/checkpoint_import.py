@@ -24,6 +24,7 @@ from grow.common.contained import contained_file
 from grow.common.errors import CheckpointError
 from grow.common.extras import require
 from grow.common.files import new_directory
+from grow.common.model_card import license_of, write_card
 from grow.common.provenance import Lineage, digest_files, spent_on, write_lineage
 from grow.data.tokenizer_config import make_portable
 from grow.families.build import load_config, model_on_meta
@@ -47,6 +48,8 @@ class ImportRecord:
     """The format that was read, and what of it was changed or left out; None where nothing was."""
     parameters: int
     """Elements of all stored tensors."""
+    license: str | None
+    """License that the source names."""
 
 
 def import_checkpoint(source: Path, output: Path, name: str | None = None) -> ImportRecord:
@@ -76,8 +79,10 @@ def import_checkpoint(source: Path, output: Path, name: str | None = None) -> Im
                 flops=None if before is None else before.flops,
                 seconds=None if before is None else before.seconds,
                 converted=record.converted,
+                license=record.license,
             ),
         )
+        write_card(partial, output.name)
     return record
 
 
@@ -129,6 +134,7 @@ def _import_tensors(source: Path, files: Sequence[Path], partial: Path) -> Impor
     return ImportRecord(
         converted="; ".join(text for text, happened in said.items() if happened) or None,
         parameters=sum(prod(info.shape) for info in infos),
+        license=license_of(source),
     )
 
 
@@ -165,7 +171,7 @@ def _import_gguf(file: Path, partial: Path) -> ImportRecord:
     with tempfile.TemporaryDirectory() as alone:  # Transformers looks for further files beside it
         (Path(alone) / file.name).symlink_to(file.resolve())
         try:
-            kind, config = _gguf_kind(file), _gguf_config(alone, file.name)
+            (kind, named), config = _gguf_facts(file), _gguf_config(alone, file.name)
             family_of(config.model_type)
             read: Any = AutoModelForCausalLM.from_pretrained(
                 alone, gguf_file=file.name, dtype=torch.float32, trust_remote_code=False
@@ -180,16 +186,21 @@ def _import_gguf(file: Path, partial: Path) -> ImportRecord:
     model.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
     make_portable(partial, config.max_position_embeddings)
-    said = f"GGUF {kind}, dequantized into float32"
-    return ImportRecord(converted=said, parameters=sum(parameter.numel() for parameter in model.parameters()))
+    return ImportRecord(
+        converted=f"GGUF {kind}, dequantized into float32",
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        license=named,
+    )
 
 
-def _gguf_kind(file: Path) -> str:
-    """Return what a GGUF file says of its weights' type, such as Q4_1."""
+def _gguf_facts(file: Path) -> tuple[str, str | None]:
+    """Return what a GGUF file says of its weights' type, such as Q4_1, and of its license."""
     from gguf import GGUFReader, LlamaFileType
 
-    field = GGUFReader(file).get_field("general.file_type")
-    return "of unknown type" if field is None else LlamaFileType(field.contents()).name.removeprefix("MOSTLY_")
+    reader = GGUFReader(file)
+    kind, named = reader.get_field("general.file_type"), reader.get_field("general.license")
+    described = "of unknown type" if kind is None else LlamaFileType(kind.contents()).name.removeprefix("MOSTLY_")
+    return described, None if named is None else str(named.contents())
 
 
 def _gguf_config(directory: str, name: str) -> PreTrainedConfig:
