@@ -58,6 +58,10 @@ def test_an_exported_model_has_cost_what_its_source_and_its_run_cost(grown, sour
     assert spent.tokens == 2560
     assert spent.flops == before.flops + own["flops"]
     assert spent.seconds > before.seconds
+    card = (run / "model" / "README.md").read_text()
+    assert f"| tokens | {spent.tokens:,} |" in card
+    assert "function kept" in card
+    assert "| `val/loss` |" in card
 
 
 def test_the_cost_of_a_source_that_nobody_recorded_stays_unknown(grown, source):
