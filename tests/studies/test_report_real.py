@@ -25,7 +25,8 @@ def test_the_page_says_what_was_found(tmp_path, last, said):
         (tmp_path / name).mkdir(parents=True)
     for name in ("source", "wide"):
         (tmp_path / name / "tokenizer_config.json").write_text(json.dumps({"eos_token": name}))
-        (tmp_path / "eval" / name / "made" / "piqa.json").write_text(json.dumps({"result": {"samples": [_sample(-1.0, -2.0)]}}))
+        scores = {"result": {"samples": [_sample(-1.0, -2.0)]}}
+        (tmp_path / "eval" / name / "made" / "piqa.json").write_text(json.dumps(scores))
         (tmp_path / "eval" / name / "made" / "results.json").write_text("{}")
     (tmp_path / "source" / "lineage.json").write_text(json.dumps({"source": "a/model.gguf", "converted": "GGUF Q4_1"}))
     growth = {"tokens": 64, "max_abs_logit_diff": 1e-4, "max_abs_logit": 30.0, "logit_scale": 1.0}
