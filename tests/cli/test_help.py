@@ -55,7 +55,7 @@ def test_help_lists_every_choice_of_every_group_and_its_default(name):
 def test_help_knows_the_alias_of_a_key_and_the_keys_below_one():
     assert "\n  checkpoint=" in page("eval") and "\n  checkpoints=" not in page("eval")
     assert "\n  estimate.gpu=H100 " in page("estimate")
-    assert "\n  output=OUTPUT" in page("export")
+    assert "\n  output=OUTPUT" in page("average_checkpoints")
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
