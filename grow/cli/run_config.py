@@ -192,13 +192,7 @@ class RunConfig:
         return Path("outputs") / f"{self.recipe}-seed{self.seed}-{digest[:8]}"
 
     def architecture(self) -> "PreTrainedConfig":
-        """Return the architecture of the run; for model=scaled this reads the source's configuration.
-
-        Raises:
-            ConfigError: the sizes do not go together, or do not fit the run.
-            GrowthError: the source's family cannot have the sizes that `scale` makes.
-            CheckpointError: the source is missing or damaged.
-        """
+        """Return the architecture of the run, for model=scaled out of its source. Raises as `architecture_of`."""
         from grow.growth.target import architecture_of  # heavy, like everything that knows models
 
         if isinstance(self.model, ModelSettings):
@@ -244,8 +238,7 @@ class RunConfig:
         for source in (*sources, *([self.teacher] if self.teacher else [])):
             check_source(source)
         refuse_unwritable("run_dir", str(self.directory))
-        vocabulary = self.model.vocab_size if isinstance(self.model, ModelSettings) else None
-        check_data(self.data, vocabulary, grown=bool(self.sources))
+        check_data(self.data, getattr(self.model, "vocab_size", None), grown=bool(self.sources))
 
     def resolved(self) -> dict[str, Any]:
         """Return the configuration as plain data, for run.json; dataclasses carry their class's name under `_type`."""
