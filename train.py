@@ -2,6 +2,7 @@
 
 python train.py model=tiny growth=none                      from noise, in minutes on two CPU cores
 python train.py model=tiny_2x growth=hyperclone_noisy growth.source=RUN_OR_DIRECTORY_OR_HUB_ID
+python train.py model=scaled scale.layers=2 growth=g_stack growth.source=DIR     the source's own kind, bigger
 python train.py model=olmo_2.9b growth=hyperclone_noisy data.path=DIRECTORY    the paper's recipe, on your shards
 python train.py growth=none averaging=lawa -m seed=0,1,2    three seeds, one after another
 python train.py experiment=demo --cfg job                   every key with its value; nothing is started
@@ -24,7 +25,6 @@ def main(run: RunConfig) -> None:
     run.check_inputs()
     # Heavy imports wait until here, so that help and configuration errors answer at once.
     from grow.evaluation.in_run import plan_evaluation
-    from grow.families.registry import stock_config
     from grow.training.announce import announce
     from grow.training.export import export_run
     from grow.training.fit import fit
@@ -40,15 +40,16 @@ def main(run: RunConfig) -> None:
             if plan.ranks.is_first:
                 directory.say_finished()
             return
-        shards = open_shards(run.data, run.growth_source, directory)
-        shards.check_vocabulary(run.model.vocab_size)
+        architecture = run.architecture()
+        shards = open_shards(run.data, run.sources[0] if run.sources else None, directory)
+        shards.check_vocabulary(architecture.vocab_size)
         data = data_of(run.data, shards, plan)
-        teaching = open_teaching(run.teacher, plan, device, shards, run.model.vocab_size) if run.teacher else None
+        teaching = open_teaching(run.teacher, plan, device, shards, architecture.vocab_size) if run.teacher else None
         probes = [
             *plan_evaluation(run.evaluation, shards, run.data.sequence_length),
             *plan_analysis(run.analysis, directory.path, plan.ranks),
         ]
-        with choose_start(stock_config(run.model), run.growth, run.growth_source, data, directory, plan) as start:
+        with choose_start(architecture, run.growth, run.growth_source, data, directory, plan) as start:
             announce(start, plan, device, directory, shards, run.resolved(), opened.changes, teaching)
             trained = fit(start, plan, device, directory, data, views=opened.views, probes=probes, teaching=teaching)
         export_run(start, trained, directory, shards)

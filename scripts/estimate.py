@@ -10,6 +10,7 @@ from grow.cli.command import entry_point
 from grow.cli.config import EstimateConfig
 from grow.common.provenance import write_json
 from grow.estimate.closed_form import require_known_activations
+from grow.families.settings import ModelSettings
 from grow.training.plan import with_precision
 
 
@@ -17,7 +18,8 @@ from grow.training.plan import with_precision
 def main(config: EstimateConfig) -> None:
     """Estimate the run that train.py makes of the same overrides; print tables or JSON."""
     config.estimate.find_gpu()  # what cannot be estimated is refused before torch is imported
-    require_known_activations(config.model.family)
+    if isinstance(config.model, ModelSettings):
+        require_known_activations(config.model.family)
     checkpoint = config.checkpoint.in_tokens(config.trainer)
 
     from grow.common.console import table_console
@@ -25,7 +27,8 @@ def main(config: EstimateConfig) -> None:
     from grow.estimate.tables import parts_table, summary_lines, totals_table
 
     run = ConfiguredRun(
-        model=config.model,
+        name=config.model.name,
+        architecture=config.architecture(),
         data=config.data,
         trainer=with_precision(config.trainer, "cuda"),
         objective=config.objective,

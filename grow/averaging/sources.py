@@ -11,12 +11,12 @@ from typing import Protocol
 
 from torch import Tensor
 
-from grow.averaging.state_dict_file import SUFFIXES, StateDictReader
 from grow.common.checkpoint_names import checkpoint_directories
 from grow.common.contained import contained_file
 from grow.common.errors import CheckpointError
 from grow.common.provenance import COMPLETE_FILE, RUN_FILE
 from grow.families.source_directory import find_source
+from grow.families.state_dict_file import SUFFIXES, StateDictReader
 from grow.families.tensor_file import TensorInfo
 from grow.families.weights import INDEX_FILE, SINGLE_FILE, WeightReader, indexed_files, weight_files
 

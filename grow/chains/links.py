@@ -5,14 +5,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from grow.common.errors import ConfigError, GrowError
-from grow.families.settings import ModelSettings
-from grow.growth.settings import ChainSettings, GrowthSettings, LinkSettings
+from grow.families.settings import ArchitectureSettings, ModelSettings
+from grow.growth.settings import ChainSettings, GrowthSettings, LinkSettings, ScaleSettings
 from grow.training.plan import Plan
 from grow.training.run_directory import RunDirectory
 from grow.training.settings import OptimizerSettings, TrainableSettings, TrainerSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 _WIDTHS = ("embed", "word_embed", "heads", "kv_heads", "ffn")
 _OF_THE_CHAIN = ("chain", "run_dir", "baseline", "continued")
@@ -22,8 +25,9 @@ _SEEDS_APART = 1000  # the last link reads the data in the order of seed, the on
 class RunOfChain(Protocol):
     """The configuration of one run, as far as a chain reads it; grow/cli has the whole."""
 
-    model: ModelSettings
+    model: ArchitectureSettings
     growth: GrowthSettings | None
+    scale: ScaleSettings
     optimizer: OptimizerSettings
     trainable: TrainableSettings
     trainer: TrainerSettings
@@ -37,6 +41,9 @@ class RunOfChain(Protocol):
     @property
     def start(self) -> str:
         """What the weights start as, in a word."""
+
+    def architecture(self) -> "PreTrainedConfig":
+        """Return the architecture of the run."""
 
     def plan(self) -> Plan:
         """Work out what this process will do in the run."""
@@ -89,7 +96,7 @@ def links_of(config: Chain, given: Sequence[str], compose: Callable[[list[str]],
         where = f"{number:02}_{name}"
         last = str(links[-1].directory.path) if links else None
         computed = {
-            **_sizes(f"chain.links.{name}", link, config.model),
+            **_sizes(f"chain.links.{name}", link, config),
             **({"optimizer.lr": f"{config.optimizer.lr * link.lr:.6g}"} if link.lr != 1 else {}),
             "trainer.max_tokens": str(tokens[number - 1]),
             "growth": link.growth,
@@ -124,14 +131,14 @@ def check(links: Sequence[Link]) -> None:
 def _rehearse(before: RunOfChain, run: RunOfChain) -> None:
     """Refuse a link that cannot be grown from the one before it, without any weights."""
     # Heavy imports wait until here, so that mistakes in the configuration answer at once.
-    from grow.families.registry import stock_config
     from grow.growth.depth import repeated_layers
     from grow.growth.rehearsal import rehearse
     from grow.training.step.trainable import parts_of
 
     assert run.growth is not None  # it is only for the first link
-    plan = rehearse(stock_config(before.model), stock_config(run.model), run.growth)
-    parts_of(run.trainable, run.model.layers, repeated_layers(plan.layers))
+    target = run.architecture()
+    plan = rehearse(before.architecture(), target, run.growth)
+    parts_of(run.trainable, target.num_hidden_layers, repeated_layers(plan.layers))
 
 
 @contextmanager
@@ -156,15 +163,29 @@ def _shared(weights: Sequence[float], config: Chain) -> list[int]:
     return [count * step for count in counts]
 
 
-def _sizes(key: str, link: LinkSettings, model: ModelSettings) -> dict[str, str]:
-    """Return the model settings in which a link differs from the target."""
+def _sizes(key: str, link: LinkSettings, config: Chain) -> dict[str, str]:
+    """Return the settings of the model, or of its scale, in which a link differs from the target."""
+    model = config.model
     shares = {"layers": link.layers, **dict.fromkeys(_WIDTHS, link.width)}
+    if not isinstance(model, ModelSettings):
+        return _factors(key, link, config.scale, shares)
     sizes = dict(link.sizes)
     for size, share in shares.items():
         whole = getattr(model, size, None)
         if size not in sizes and whole is not None and share != 1:
             sizes[size] = _whole(f"{key}.{'layers' if size == 'layers' else 'width'}", size, whole, share)
     return {f"model.{size}": str(length) for size, length in sizes.items()}
+
+
+def _factors(key: str, link: LinkSettings, scale: ScaleSettings, shares: dict[str, float]) -> dict[str, str]:
+    """Return the factors on the sizes of a source in which a link differs from the target."""
+    if link.sizes:
+        raise ConfigError(
+            f"{key}.sizes={link.sizes}: model=scaled has factors instead of sizes. Set {key}.layers or {key}.width, or "
+            f"\"{key}.overrides=['scale.layers=0.5']\"."
+        )
+    factors = {size: getattr(scale, size, None) for size in shares}
+    return {f"scale.{size}": f"{factor * shares[size]:.12g}" for size, factor in factors.items() if factor is not None}
 
 
 def _whole(key: str, size: str, whole: int, share: float) -> int:

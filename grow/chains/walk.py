@@ -15,6 +15,7 @@ from grow.common.errors import PreemptedError
 from grow.common.places import command_file
 from grow.common.printed import say
 from grow.distributed.ranks import Ranks
+from grow.families.settings import ModelSettings
 
 _AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"  # set by torchrun, whose ranks meet in a store that it holds
 
@@ -45,9 +46,17 @@ def progress(links: Sequence[Link], number: int) -> str:
     start = "from noise" if number == 0 else f"grown by {link.run.start}"
     part = "" if link.run.trainable.kind == "all" else f", trainable={link.run.trainable.name}"
     return (
-        f"link {number + 1} of {len(links)}, {link.name}: {link.run.model.layers} layers of width "
-        f"{link.run.model.embed}, {start}{part}; {sum(tokens[:number]):,} of {sum(tokens):,} tokens done"
+        f"link {number + 1} of {len(links)}, {link.name}: {_described(link)}, {start}{part}; "
+        f"{sum(tokens[:number]):,} of {sum(tokens):,} tokens done"
     )
+
+
+def _described(link: Link) -> str:
+    """Return the size of a link's model in words; the factors on its source's where it has no sizes of its own."""
+    model, scale = link.run.model, link.run.scale
+    if isinstance(model, ModelSettings):
+        return f"{model.layers} layers of width {model.embed}"
+    return f"{scale.layers:g} x the layers and {scale.embed:g} x the width of {model.grown_from}"
 
 
 def _meeting_place(link: str) -> dict[str, str]:

@@ -17,9 +17,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from grow.analysis.settings import AnalysisSettings, AnalyzeConfig
 from grow.averaging.settings import AverageCheckpointsConfig, AveragingSettings, SweepAveragesConfig
+from grow.cli.checkpoint_config import GrowCheckpointConfig
 from grow.cli.explain import explain, is_set_below_null
 from grow.cli.odd_values import refuse_odd_values, refuse_output
-from grow.cli.run_config import ChainConfig, EstimateConfig, GrowCheckpointConfig, RunConfig
+from grow.cli.run_config import ChainConfig, EstimateConfig, RunConfig
 from grow.cli.spelling import spelled
 from grow.common.errors import ConfigError
 from grow.common.places import CONFIG_DIR
@@ -27,7 +28,7 @@ from grow.data.check import vocabulary_of
 from grow.data.settings import DataSettings, PrepareDataConfig
 from grow.distributed.settings import StrategySettings
 from grow.evaluation.settings import EvalConfig, EvaluationSettings, FetchEvalDataConfig, InspectDataConfig
-from grow.families.settings import MODEL_SETTINGS, ModelSettings
+from grow.families.settings import MODEL_SETTINGS, ArchitectureSettings, ImportCheckpointConfig, ScaledSettings
 from grow.growth.settings import ChainSettings, GrowthSettings
 from grow.loggers.settings import LoggerSettings
 from grow.merging.settings import ExtractPluginConfig, MergeConfig, MergingSettings, SweepMergesConfig
@@ -53,6 +54,7 @@ COMMANDS: dict[str, type] = {
     "prepare_data": PrepareDataConfig,
     "report": ReportConfig,
     "report_presets": ReportPresetsConfig,
+    "import_checkpoint": ImportCheckpointConfig,
     "export": ExportConfig,
     "average_checkpoints": AverageCheckpointsConfig,
     "sweep_averages": SweepAveragesConfig,
@@ -68,7 +70,7 @@ COMMANDS: dict[str, type] = {
 """What each command's configuration is parsed into; Hydra knows it as NAME_schema."""
 
 GROUPS: dict[str, type] = {
-    "model": ModelSettings,
+    "model": ArchitectureSettings,
     "growth": GrowthSettings,
     "chain": ChainSettings,
     "data": DataSettings,
@@ -97,6 +99,7 @@ def register() -> None:
         store.store(name=f"{name}_schema", node=schema)
     for settings in MODEL_SETTINGS:
         store.store(group="model", name=f"{settings.family}_schema", node=settings)
+    store.store(group="model", name="scaled_schema", node=ScaledSettings)
     for group, schema in GROUPS.items():
         if group != "model":
             store.store(group=group, name=f"{group}_schema", node=schema)

@@ -6,7 +6,8 @@ from typing import Any
 
 from grow.analysis.settings import AnalyzeConfig
 from grow.averaging.settings import AverageCheckpointsConfig
-from grow.cli.run_config import ChainConfig, GrowCheckpointConfig, RunConfig
+from grow.cli.checkpoint_config import GrowCheckpointConfig
+from grow.cli.run_config import ChainConfig, RunConfig
 from grow.data.settings import PrepareDataConfig
 from grow.evaluation.settings import EvalConfig, FetchEvalDataConfig
 from grow.training.run_directory import RunDirectory

@@ -2,15 +2,15 @@
 
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hydra.core.hydra_config import HydraConfig
 
 from grow.analysis.settings import AnalysisSettings
 from grow.averaging.settings import AveragingSettings
-from grow.common.checks import at_least_one, one_of, positive, seed_of_generators
+from grow.common.checks import one_of, seed_of_generators
 from grow.common.errors import ConfigError
-from grow.common.identity import flat, names_the_run
+from grow.common.identity import naming
 from grow.common.output_path import refuse_unwritable
 from grow.common.provenance import digest_json
 from grow.data.check import check_data
@@ -18,7 +18,7 @@ from grow.data.settings import DataSettings
 from grow.distributed.settings import StrategySettings
 from grow.estimate.settings import EstimateSettings
 from grow.evaluation.settings import EvaluationSettings
-from grow.families.settings import ModelSettings
+from grow.families.settings import ArchitectureSettings, ModelSettings
 from grow.families.source_directory import check_source
 from grow.growth.settings import ChainSettings, GrowthSettings, ScaleSettings
 from grow.loggers.settings import LoggerSettings
@@ -35,12 +35,15 @@ from grow.training.settings import (
     TrainerSettings,
 )
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
 
 @dataclass(kw_only=True, slots=True)
 class RunConfig:
     """One training run: an architecture, what it starts from, and what it learns."""
 
-    model: ModelSettings
+    model: ArchitectureSettings
     growth: GrowthSettings | None
     data: DataSettings
     optimizer: OptimizerSettings
@@ -55,6 +58,8 @@ class RunConfig:
     evaluation: EvaluationSettings
     analysis: AnalysisSettings
     logger: LoggerSettings
+    scale: ScaleSettings = field(default_factory=ScaleSettings)
+    """model=scaled: factors on the sizes of the source."""
     seed: int
     resume: str
     """What may differ from the run that the directory already holds. exact: nothing that changes its numbers; changed:
@@ -66,12 +71,15 @@ class RunConfig:
     def __post_init__(self) -> None:
         one_of("resume", self.resume, RESUME)
         seed_of_generators("seed", self.seed)
-        sequence = self.data.sequence_length
-        if sequence > self.model.max_positions:
+        if isinstance(self.model, ModelSettings):
+            self._check_sizes(self.model)
+        elif not self.sources:
             raise ConfigError(
-                f"data.sequence_length={sequence} is longer than model.max_positions={self.model.max_positions} "
-                f"of model={self.model.name}. Shorten the sequence or choose a model with more positions."
+                f"model={self.model.name} needs a model whose sizes it multiplies. "
+                "Add growth.source=DIRECTORY_OR_HUB_ID."
             )
+        elif self.growth is not None and self.model.grown_from is None:
+            self.scale.refuse_smaller()
         if self.trainer.max_tokens < self.trainer.tokens_per_step:
             raise ConfigError(
                 f"trainer.max_tokens={self.trainer.max_tokens} is less than one step of "
@@ -91,16 +99,34 @@ class RunConfig:
             )
         self._check_trainable()
 
+    def _check_sizes(self, model: ModelSettings) -> None:
+        """Refuse what does not fit the sizes of a named model."""
+        self._check_positions(model.max_positions)
+        if self.scale != ScaleSettings():
+            raise ConfigError(
+                f"scale.*: model={model.name} has sizes of its own. Add model=scaled to multiply the sizes of a source."
+            )
+        self._check_submodels(model.layers)
+
+    def _check_positions(self, positions: int) -> None:
+        if self.data.sequence_length > positions:
+            raise ConfigError(
+                f"data.sequence_length={self.data.sequence_length} is longer than model.max_positions={positions} "
+                f"of model={self.model.name}. Shorten the sequence or choose a model with more positions."
+            )
+
+    def _check_submodels(self, layers: int) -> None:
+        if self.trainable.kind == "submodel" and self.trainable.block_layers >= layers:
+            raise ConfigError(
+                f"trainable.block_layers={self.trainable.block_layers}: expected fewer than the {layers} "
+                f"layers of model={self.model.name}, else there is one sub-model, the whole."
+            )
+
     def _check_trainable(self) -> None:
         if self.trainable.kind == "new_layers" and self.growth is None:
             raise ConfigError(
                 "trainable=new_layers trains the layers that a growth adds, but growth=none. Choose a growth that adds "
                 "layers, e.g. growth=mslt, or trainable=all."
-            )
-        if self.trainable.kind == "submodel" and self.trainable.block_layers >= self.model.layers:
-            raise ConfigError(
-                f"trainable.block_layers={self.trainable.block_layers}: expected fewer than the {self.model.layers} "
-                f"layers of model={self.model.name}, else there is one sub-model, the whole."
             )
 
     @property
@@ -132,6 +158,13 @@ class RunConfig:
         return self.growth_source if self.objective.teacher == OWN_SOURCE else self.objective.teacher
 
     @property
+    def sources(self) -> list[str]:
+        """The checkpoints that the run takes something from: its weights, its architecture or its tokenizer."""
+        if isinstance(self.model, ModelSettings) or self.growth_sources or self.model.grown_from is None:
+            return self.growth_sources
+        return [self.model.grown_from]
+
+    @property
     def group(self) -> str:
         """W&B's group of the run: what the user says, else the experiment or sweep, else the recipe."""
         return self.logger.group or _launched_as() or self.recipe
@@ -155,11 +188,20 @@ class RunConfig:
         """
         if self.run_dir is not None:
             return Path(self.run_dir)
-        naming = {key: value for key, value in flat(self.resolved()).items() if names_the_run(key)}
-        if self.trainer.precision == "auto":  # the default was fp32 before: its runs keep their directories
-            naming["trainer.precision"] = "fp32"
-        digest = digest_json(naming)
+        digest = digest_json(naming(self.resolved()))
         return Path("outputs") / f"{self.recipe}-seed{self.seed}-{digest[:8]}"
+
+    def architecture(self) -> "PreTrainedConfig":
+        """Return the architecture of the run, for model=scaled out of its source. Raises as `architecture_of`."""
+        from grow.growth.target import architecture_of  # heavy, like everything that knows models
+
+        if isinstance(self.model, ModelSettings):
+            return architecture_of(self.model)
+        derived_from = [self.model.grown_from] if self.model.grown_from else self.growth_sources
+        config = architecture_of(self.model, derived_from, self.growth, self.scale)
+        self._check_positions(config.max_position_embeddings)
+        self._check_submodels(config.num_hidden_layers)
+        return config
 
     def plan(self) -> Plan:
         """Work out what this process will do in the run.
@@ -192,11 +234,11 @@ class RunConfig:
             DataError: the run would stop at its data.
         """
         continues = self.resume != FRESH and RunDirectory(self.directory).newest_step is not None
-        sources = () if continues else self.growth_sources
+        sources = () if continues else self.sources
         for source in (*sources, *([self.teacher] if self.teacher else [])):
             check_source(source)
         refuse_unwritable("run_dir", str(self.directory))
-        check_data(self.data, self.model.vocab_size, grown=self.growth is not None)
+        check_data(self.data, getattr(self.model, "vocab_size", None), grown=bool(self.sources))
 
     def resolved(self) -> dict[str, Any]:
         """Return the configuration as plain data, for run.json; dataclasses carry their class's name under `_type`."""
@@ -205,6 +247,8 @@ class RunConfig:
             value = getattr(self, key)
             if is_dataclass(value):
                 plain[key] = {"_type": type(value).__name__, **plain[key]}
+        if isinstance(self.model, ModelSettings):
+            del plain["scale"]  # nothing reads it
         return plain
 
 
@@ -244,27 +288,6 @@ class EstimateConfig(RunConfig):
     """JSON file for the numbers."""
     json: bool = False
     """Print JSON instead of tables."""
-
-
-@dataclass(kw_only=True, slots=True)
-class GrowCheckpointConfig:
-    """scripts/grow_checkpoint.py: one checkpoint directory or several in, a bigger one out."""
-
-    source: str | None
-    output: str
-    growth: GrowthSettings
-    model: ModelSettings | None = None
-    scale: ScaleSettings = field(default_factory=ScaleSettings)
-    workers: int | None = None
-    """Weight files written at the same time, each with one tensor in memory; null: one for each core, up to 8."""
-    shard_gb: float = 5.0
-    """Largest size of a weight file in gigabytes; smaller files keep more workers busy."""
-
-    def __post_init__(self) -> None:
-        at_least_one("workers", self.workers)
-        positive("shard_gb", self.shard_gb)
-        if (self.source is None) == (self.growth.sources is None):
-            raise ConfigError("expected source=DIRECTORY_OR_HUB_ID, or growth.sources=[ONE,TWO] to join several.")
 
 
 def _launched_as() -> str | None:

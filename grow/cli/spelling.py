@@ -50,9 +50,18 @@ VOCABULARY_OF_THE_DATA = "'${vocabulary_of:${data.path},${data.prepare}}'"
 
 def spelled(config_name: str, arguments: list[str]) -> list[str]:
     """Return the arguments of a command as Hydra takes them: no alias, no path that it would misread, plain numbers."""
-    aliases = ALIASES.get(config_name, {})
+    aliases = {**ALIASES.get(config_name, {}), **_source_without_growth(arguments)}
     sweep = bool({"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments))
     return [_argument(argument, aliases, sweep) for argument in _flags_first(arguments)]
+
+
+def _source_without_growth(arguments: list[str]) -> dict[str, str]:
+    """Return the alias by which growth.source names the model that model=scaled is derived from, where nothing grows.
+
+    growth=none has no settings, so that growth.source would be refused.
+    """
+    growths = {argument.partition("=")[2] for argument in arguments if argument.startswith("growth=")}
+    return {"growth.source": "model.grown_from"} if "model=scaled" in arguments and growths <= {"none"} else {}
 
 
 def _flags_first(arguments: list[str]) -> list[str]:

@@ -36,6 +36,38 @@ def local_or_hub(name: str, files: Sequence[str]) -> Path:
         ) from None
 
 
+def push_to_hub(directory: Path, name: str, *, private: bool) -> str:
+    """Upload a model's directory as one commit to a repository of the hub, which is made where it does not exist.
+
+    The token is the hub client's own (`hf auth login`, or HF_TOKEN).
+
+    Args:
+        directory: Complete stock directory.
+        name: OWNER/NAME of the repository.
+        private: Whether a new repository is private; one that exists stays as it is.
+
+    Returns:
+        Address of the repository.
+
+    Raises:
+        CheckpointError: the hub cannot be reached, or refuses.
+    """
+    from huggingface_hub import HfApi  # takes a second
+
+    try:
+        hub = HfApi()
+        address = hub.create_repo(name, private=private, exist_ok=True)
+        hub.upload_folder(
+            repo_id=name, folder_path=directory, ignore_patterns=[".*"], commit_message=f"Export of {directory.name}"
+        )
+    except Exception as error:  # the hub client raises a dozen kinds, and each means that nothing was published
+        raise CheckpointError(
+            f"hub={name}: the hub did not take it ({type(error).__name__}: {' '.join(str(error).split())[:300]}). "
+            f"Check the name, the network and the token (hf auth login); the model is complete in {directory}."
+        ) from None
+    return str(address)
+
+
 def refuse_mistyped(name: str) -> None:
     """Refuse the name of a directory that does not exist and that can only be, or most likely is, a local path.
 

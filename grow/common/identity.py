@@ -25,6 +25,7 @@ MEANINGS = {
     "growth": Meaning.NUMBERS,
     "growth.seed": Meaning.SEED,
     "growth.source": Meaning.SEED,  # each seed grows from the source of its own seed
+    "scale": Meaning.NUMBERS,
     "data": Meaning.NUMBERS,
     "trainable": Meaning.NUMBERS,
     "chain": Meaning.NUMBERS,
@@ -56,8 +57,13 @@ MEANINGS = {
 """Keys and whole groups; a key with a line of its own is not what its group is."""
 
 
-LEFT_OPEN = {"trainer.precision": "auto"}
-"""Keys, and the value that leaves the choice to the machine: a run that is continued keeps what it began with."""
+LEFT_OPEN = {"trainer.precision": ("auto",), "growth.join": ("none", "experts")}
+"""Keys, and the values that are met by whatever a run began with: `auto` leaves the choice to the machine; what
+growth.join says now was not said before, and growth.sources decides."""
+NAMED_BEFORE = {"trainer.precision": {"auto": "fp32"}, "growth.join": {"none": "beside", "experts": "beside"}}
+"""Keys, their values, and what earlier versions called them in the name of a run's directory."""
+IMPLIED = {"growth.dtype": "source"}
+"""Keys that earlier versions did not have, and the value that they acted by."""
 
 
 def meaning(key: str) -> Meaning:
@@ -82,7 +88,8 @@ def may_change(key: str, resume: str) -> bool:
 
 def asks_for(key: str, now: Any, before: Any) -> bool:
     """Return whether a configuration's value of a key is met by what a run has: the same one, or one left open."""
-    return same_but_for_secrets(before, now) or (key in LEFT_OPEN and now == LEFT_OPEN[key])
+    implied = before is None and key in IMPLIED and now == IMPLIED[key]
+    return same_but_for_secrets(before, now) or now in LEFT_OPEN.get(key, ()) or implied
 
 
 def is_watching(key: str) -> bool:
@@ -93,6 +100,19 @@ def is_watching(key: str) -> bool:
 def names_the_run(key: str) -> bool:
     """Return whether two runs that differ in a key are two runs: the default directory is named by such keys."""
     return meaning(key) in (Meaning.NUMBERS, Meaning.SEED, Meaning.ON_REQUEST)
+
+
+def naming(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the values by which the default directory of a run is named, as earlier versions spelled them.
+
+    Args:
+        config: Configuration of the run, as plain data.
+    """
+    return {
+        key: NAMED_BEFORE[key].get(value, value) if key in NAMED_BEFORE else value
+        for key, value in flat(config).items()
+        if names_the_run(key) and (key not in IMPLIED or value != IMPLIED[key])
+    }
 
 
 def names_the_recipe(key: str) -> bool:

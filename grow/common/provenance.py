@@ -25,6 +25,7 @@ COMPLETE_FILE = "COMPLETE.json"  # in a run's checkpoint, written last
 WANDB_FILE = "wandb.json"
 
 _HASHING_THREADS = 4
+_OPTIONAL = ("converted", "license")
 _RECORDED_PACKAGES = ("torch", "transformers", "lightning", "deepspeed", "tokenizers", "safetensors", "numpy")
 
 
@@ -41,6 +42,14 @@ class Lineage:
     tokens: int | None
     flops: int | float | None
     seconds: float | None
+    converted: str | None = None
+    """The other format that the source was converted from, and what that changed; None where it was not."""
+    license: str | None = None
+    """License of the source, as its model card names it; None where it names none."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what lineage.json, growth.json and run.json say of it."""
+        return {name: value for name, value in asdict(self).items() if name not in _OPTIONAL or value is not None}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -168,7 +177,7 @@ def clock_of(checkpoint: Path) -> dict[str, Any]:
 
 def write_lineage(model_dir: Path, lineage: Lineage) -> None:
     """Write what was spent on a model into its directory."""
-    write_record(model_dir / LINEAGE_FILE, asdict(lineage))
+    write_record(model_dir / LINEAGE_FILE, lineage.as_json())
 
 
 def versions() -> dict[str, str]:

@@ -15,22 +15,24 @@ VOCAB_SIZE = 4096
 CORPORA = ("english",)
 
 
-def check_data(settings: DataSettings, vocab_size: int, *, grown: bool) -> None:
+def check_data(settings: DataSettings, vocab_size: int | None, *, grown: bool) -> None:
     """Refuse data that are missing or have more tokens than the model has embeddings.
 
     Args:
         settings: Settings that name the shards.
-        vocab_size: Entries of the model's vocabulary.
+        vocab_size: Entries of the model's vocabulary; None where they are its source's, which is not read here.
         grown: Whether the model is grown: it keeps its source's tokenizer, in which an embedded corpus is prepared.
 
     Raises:
         DataError: training would refuse them too.
     """
     if settings.prepare is None:
-        TokenShards.open(settings.path).check_vocabulary(vocab_size)
+        shards = TokenShards.open(settings.path)
+        if vocab_size is not None:
+            shards.check_vocabulary(vocab_size)
         return
     check_corpus(settings.prepare)
-    if grown:
+    if grown or vocab_size is None:
         return
     if not (Path(settings.path) / MANIFEST_FILE).exists():
         check_archives(RAW_DIR)

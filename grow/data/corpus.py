@@ -14,6 +14,7 @@ from pathlib import Path
 from grow.common.errors import DataError
 from grow.common.locks import lock
 from grow.common.places import FETCH_CORPUS
+from grow.common.records import read_json
 from grow.data.check import (
     RAW_DIR,
     SHAKESPEARE_ARCHIVE,
@@ -21,6 +22,7 @@ from grow.data.check import (
     WIKIPEDIA_ARCHIVE,
     check_archives,
     check_corpus,
+    vocabulary_of,
 )
 from grow.data.prepare import prepare
 from grow.data.settings import DataSettings
@@ -38,7 +40,7 @@ def open_data(settings: DataSettings, source: Path | None = None, raw_dir: Path 
     """Open the shards that a configuration names; an embedded corpus is prepared on first use.
 
     A grown model keeps its source's tokenizer. The embedded corpus is then tokenized with it, into a directory of its
-    own; other shards must have been tokenized with it already.
+    own; other shards must have been tokenized with it already. A model without a tokenizer gets the corpus's own.
 
     Any number of processes may call this at once: one prepares, the others wait for it.
 
@@ -54,6 +56,8 @@ def open_data(settings: DataSettings, source: Path | None = None, raw_dir: Path 
     path = Path(settings.path)
     if settings.prepare is not None:
         check_corpus(settings.prepare)
+        if source is not None and vocabulary is None:
+            _check_size(source, vocabulary_of(settings.path, settings.prepare), settings.name)
         path = _prepare_once(path, raw_dir, source, vocabulary)
     shards = TokenShards.open(path)
     if vocabulary is not None and vocabulary_digest(shards.tokenizer_dir) != vocabulary:
@@ -62,6 +66,22 @@ def open_data(settings: DataSettings, source: Path | None = None, raw_dir: Path 
             f"words to it. Prepare them again: python scripts/prepare_data.py input=[...] output=DIR tokenizer={source}"
         )
     return shards
+
+
+def _check_size(source: Path, vocabulary: int, name: str) -> None:
+    """Refuse a model without a tokenizer that has another number of embeddings than the corpus's tokenizer has tokens.
+
+    Raises:
+        DataError: its ids cannot mean what the corpus's own tokenizer says.
+    """
+    config = read_json(source / "config.json") if (source / "config.json").is_file() else {}
+    size = config.get("vocab_size", vocabulary) if isinstance(config, dict) else vocabulary
+    if size != vocabulary:
+        raise DataError(
+            f"{source}: expected a tokenizer besides the model, found none, and its {size} embeddings are not those of "
+            f"the {vocabulary} tokens of data={name}. Copy its tokenizer.json and tokenizer_config.json there, or give "
+            "shards of its own: data=shards data.path=DIRECTORY."
+        )
 
 
 def prepare_english(output: Path, raw_dir: Path, tokenizer: Path | None = None) -> TokenShards:

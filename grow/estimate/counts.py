@@ -1,29 +1,26 @@
 """Counts the parameters and FLOPs of an architecture on the meta device: nothing is allocated."""
 
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from grow.estimate.closed_form import Counts
 from grow.families.build import model_on_meta, parameter_count, training_flops_per_token
-from grow.families.registry import family_of, stock_config
-from grow.families.settings import ModelSettings
+from grow.families.registry import family_of
 
 
-def count(settings: ModelSettings, sequence_length: int) -> Counts:
-    """Count a configured model.
+def count(config: PreTrainedConfig, sequence_length: int) -> Counts:
+    """Count an architecture.
 
     Args:
-        settings: Settings of the model.
+        config: Stock configuration of the model.
         sequence_length: Tokens of one sequence, on which the FLOPs of attention depend.
-
-    Raises:
-        ConfigError: transformers refuses the sizes.
     """
-    model = model_on_meta(stock_config(settings))
-    sizes = family_of(settings.family).sizes(model.config)
+    model = model_on_meta(config)
+    sizes = family_of(config.model_type).sizes(config)
     blocks = model.get_decoder().layers
     head, tables = model.get_output_embeddings().weight, _weights(model, nn.Embedding)
     return Counts(
-        family=settings.family,
+        family=config.model_type,
         parameters=parameter_count(model),
         embedding=sum(table.numel() for table in tables),
         head=0 if any(table is head for table in tables) else head.numel(),
@@ -37,7 +34,7 @@ def count(settings: ModelSettings, sequence_length: int) -> Counts:
         heads=sizes["heads"],
         ffn=sizes["ffn"],
         vocabulary=sizes["vocab"],
-        dropout=getattr(settings, "dropout", 0) > 0,
+        dropout=getattr(config, "dropout", 0) > 0,
     )
 
 

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from grow.averaging.cadence import AveragingPlan, resolve
 from grow.averaging.settings import AveragingSettings
@@ -19,7 +19,6 @@ from grow.estimate.closed_form import (
 )
 from grow.estimate.counts import count
 from grow.estimate.settings import EstimateSettings, GpuFigures
-from grow.families.settings import ModelSettings
 from grow.training.settings import (
     CheckpointSettings,
     ObjectiveSettings,
@@ -29,12 +28,17 @@ from grow.training.settings import (
 )
 from grow.training.step.objective import rows_per_chunk
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConfiguredRun:
     """The part of a run's configuration that its needs follow from."""
 
-    model: ModelSettings
+    name: str
+    """Name of the model."""
+    architecture: "PreTrainedConfig"
     data: DataSettings
     trainer: TrainerSettings
     objective: ObjectiveSettings
@@ -155,11 +159,11 @@ def estimate_run(run: ConfiguredRun, machine: EstimateSettings) -> RunEstimate:
     """Count the model on the meta device and reckon what the run needs on a machine.
 
     Raises:
-        ConfigError: transformers refuses the model's sizes, the GPU is not known, or the family's activations are not.
+        ConfigError: the GPU is not known, or the family's activations are not.
     """
     gpu = machine.find_gpu(_own_gpu())
-    require_known_activations(run.model.family)
-    counts = count(run.model, run.data.sequence_length)
+    require_known_activations(run.architecture.model_type)
+    counts = count(run.architecture, run.data.sequence_length)
     rows = run.objective.chunk_rows
     rows = rows_per_chunk(run.tokens, counts.vocabulary, "cuda") if rows is None else min(rows, run.tokens)
     flops = counts.flops_per_token * run.trainer.max_tokens

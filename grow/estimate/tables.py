@@ -14,7 +14,7 @@ def summary_lines(estimate: RunEstimate) -> list[str]:
     """Return a line each on the model, compute, time, disk and batch."""
     counts, run, gpu, disk_gb = estimate.counts, estimate.run, estimate.gpu, _in_gb(estimate.disk_bytes)
     lines = {
-        "model": f"{run.model.name}: {counts.parameters:,} parameters = {counts.embedding:,} embedding "
+        "model": f"{run.name}: {counts.parameters:,} parameters = {counts.embedding:,} embedding "
         f"+ {counts.body:,} body + {counts.head:,} head{' (tied)' if counts.head == 0 else ''}",
         "compute": f"{counts.flops_per_token / 1e9:,.3f} GFLOP a token, {estimate.flops:.3g} FLOPs for "
         f"{run.trainer.max_tokens:,} tokens",

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from grow.common.errors import GrowthError
+from grow.common.errors import ConfigError, GrowthError
 from grow.families.settings import ModelSettings
 from grow.families.table import Parameter
 
@@ -63,14 +63,29 @@ class Family:
         sizes = {size: getattr(model, _SETTING_OF.get(size, size)) for size in self.attributes}
         if "word" in sizes:
             sizes["word"] = sizes["word"] or model.embed
-        return getattr(transformers, self.config_class)(
+        config_class = getattr(transformers, self.config_class)
+        named = {
             **{self.attributes[size]: length for size, length in sizes.items()},
             **self.specifics(model),
-            tie_word_embeddings=model.tied_head,
-            bos_token_id=model.bos_id,
-            eos_token_id=model.eos_id,
-            pad_token_id=model.pad_id,
-        )
+            "tie_word_embeddings": model.tied_head,
+            "bos_token_id": model.bos_id,
+            "eos_token_id": model.eos_id,
+            "pad_token_id": model.pad_id,
+        }
+        self._check_stock(model, named, config_class)
+        nested = {name: {**named[name], **model.stock[name]} for name in model.stock.keys() & named.keys()}
+        return config_class(**{**named, **model.stock, **nested})
+
+    def _check_stock(self, model: ModelSettings, named: Mapping[str, Any], config_class: type) -> None:
+        """Refuse attributes that the stock configuration does not have, and those that have a key of their own."""
+        own = [name for name in model.stock if name in named and not isinstance(named[name], dict)]
+        unknown = sorted(model.stock.keys() - config_class().to_dict().keys())
+        if own or unknown:
+            raise ConfigError(
+                f"model.stock: {self.config_class} has no {', '.join(unknown)}."
+                if unknown
+                else f"model.stock: {', '.join(own)} follow from the model's own keys, which --cfg job prints."
+            )
 
     def sizes(self, config: "PreTrainedConfig") -> Sizes:
         """Return the sizes of a stock configuration, those that it leaves to be derived included."""

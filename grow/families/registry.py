@@ -41,5 +41,7 @@ def stock_config(model: ModelSettings) -> "PreTrainedConfig":
     """
     try:
         return family_of(model.family).stock_config(model)
+    except ConfigError:
+        raise
     except Exception as error:  # transformers wraps its validators' errors in a class of its own
         raise ConfigError(f"model={model.name}: {' '.join(str(error).split())}") from None

@@ -1,19 +1,35 @@
 """Configuration of a model: one dataclass for each family, with Grow's names of the sizes. Imports nothing heavy."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from grow.common.checks import LARGEST_SIZE, at_least_one, from_to, not_negative, positive
 from grow.common.errors import ConfigError
 
 
 @dataclass(kw_only=True, slots=True)
-class ModelSettings:
+class ArchitectureSettings:
+    """What is trained: a model by its sizes, or one that is derived from another model."""
+
+    name: str
+    grown_from: str | None = None
+    """Hub id, checkpoint or GGUF file of the model this one grows from, unless `growth.source` names another."""
+
+
+@dataclass(kw_only=True, slots=True)
+class ScaledSettings(ArchitectureSettings):
+    """The architecture of another model with its sizes multiplied by `scale`, everything else as it is there.
+
+    The other model is `grown_from`, or what `growth.source` names where that is null.
+    """
+
+
+@dataclass(kw_only=True, slots=True)
+class ModelSettings(ArchitectureSettings):
     """The architecture: a family and its sizes."""
 
     family: ClassVar[str] = ""  # transformers' model_type
 
-    name: str
     vocab_size: int
     max_positions: int
     layers: int
@@ -29,8 +45,9 @@ class ModelSettings:
     bos_id: int | None = None
     eos_id: int | None = None
     pad_id: int | None = None
-    grown_from: str | None = None
-    """Hub id or checkpoint directory of the model this one grows from, unless `growth.source` names another."""
+    stock: dict[str, Any] = field(default_factory=dict)
+    """Other attributes of the family's stock configuration by the names that they have there, for example
+    +model.stock.attention_bias=true or '+model.stock.rope_parameters={rope_type: linear, factor: 2}'."""
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "max_positions", "layers", "embed", "heads", "head_dim", "ffn"):
@@ -47,6 +64,16 @@ class ModelSettings:
                 f"model.embed={self.embed}: a {self.family} model needs heads x head_dim = "
                 f"{self.heads} x {self.head_dim} = {self.heads * self.head_dim}. Change one of the three."
             )
+
+
+@dataclass(kw_only=True, slots=True)
+class ImportCheckpointConfig:
+    """scripts/import_checkpoint.py: a checkpoint of any format in, a stock model directory out."""
+
+    source: str
+    """GGUF file, directory of pickled .bin or safetensors weights, or hub id (NAME or NAME@REVISION)."""
+    output: str
+    """Directory to make."""
 
 
 def _check_positive(model: ModelSettings, *names: str) -> None:

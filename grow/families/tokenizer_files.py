@@ -12,6 +12,8 @@ TOKENIZER_FILES = (
     *("tokenizer.model", "vocab.json", "merges.txt", "chat_template.jinja"),
 )
 
+GENERATION_FILE = "generation_config.json"
+
 
 def copy_tokenizer(source: Path, target: Path) -> None:
     """Copy the tokenizer's files from one model directory to another; a source without any is fine.
@@ -26,6 +28,16 @@ def copy_tokenizer(source: Path, target: Path) -> None:
     for name in TOKENIZER_FILES:
         copy_file(source, name, target)
     make_portable(target, _positions(target))
+
+
+def copy_model_files(source: Path, target: Path) -> None:
+    """Copy what a model's directory holds besides its configuration and weights: tokenizer and generation_config.json.
+
+    Raises:
+        CheckpointError: a file leads out of the source, is damaged, or was removed meanwhile.
+    """
+    copy_tokenizer(source, target)
+    copy_file(source, GENERATION_FILE, target)
 
 
 def copy_file(source: Path, name: str, target: Path) -> None:

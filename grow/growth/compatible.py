@@ -55,6 +55,19 @@ def _check_head_dim(source: PreTrainedConfig) -> None:
         )
 
 
+def check_trained_head(source: PreTrainedConfig, target: PreTrainedConfig) -> None:
+    """Refuse a target whose tied head would drop the one that the source has trained.
+
+    Raises:
+        GrowthError: the source's head is its own, the target's is the embedding table.
+    """
+    if target.tie_word_embeddings and not source.tie_word_embeddings:
+        raise GrowthError(
+            "the source has a trained head of its own (tie_word_embeddings=false), which a target with a tied head "
+            "would drop. Set model.tied_head=false."
+        )
+
+
 def check_head(family: Family, target: PreTrainedConfig, copies: float) -> None:
     """Refuse a tied head whose input grows, where no parameter before it can absorb the factor.
 

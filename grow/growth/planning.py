@@ -11,11 +11,15 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedConfig
 
+from grow.common.errors import GrowthError
+from grow.families.registry import family_of
 from grow.families.weights import WeightReader
+from grow.growth.compatible import check_trained_head
 from grow.growth.joined import plan_joined
 from grow.growth.made_tensors import GrowthPlan
 from grow.growth.one_source import plan_one_source
 from grow.growth.settings import GrowthSettings
+from grow.growth.stored_dtype import stored_as
 from grow.growth.upcycled import plan_upcycled, upcycles
 
 
@@ -39,11 +43,38 @@ def plan_of(
         GrowthError: sources and target do not fit together.
         CheckpointError: a source lacks a tensor, or has one of an unexpected shape.
     """
+    _check_join(configs, target, growth)
+    for config in configs:
+        check_trained_head(config, target)
     if upcycles(configs[0], target):
-        return plan_upcycled(readers, configs, target, growth)
-    if len(readers) == 1:
-        return plan_one_source(readers[0], configs[0], target, growth)
-    return plan_joined(readers, configs, target, growth, sizes)
+        plan = plan_upcycled(readers, configs, target, growth)
+    elif len(readers) == 1:
+        plan = plan_one_source(readers[0], configs[0], target, growth)
+    else:
+        plan = plan_joined(readers, configs, target, growth, sizes)
+    return stored_as(plan, growth.dtype)
+
+
+def _check_join(configs: Sequence[PreTrainedConfig], target: PreTrainedConfig, growth: GrowthSettings) -> None:
+    """Refuse several sources for a target that cannot hold all of them in the growth's way.
+
+    Raises:
+        GrowthError: experts are to be made of them and the target has none or too few, or it has experts and none are.
+    """
+    if len(configs) == 1:
+        return
+    if upcycles(configs[0], target) != (growth.join == "experts"):
+        raise GrowthError(
+            f"growth={growth.name}: cannot make a {target.model_type} model of {len(configs)} {configs[0].model_type} "
+            "models. growth=branch_train_mix makes experts of them and needs a mixture as target, such as "
+            "model=tiny_mixtral; growth=join and join_above make one model of their own family."
+        )
+    experts = family_of(target.model_type).sizes(target).get("experts", 0)
+    if growth.join == "experts" and len(configs) > experts:
+        raise GrowthError(
+            f"growth.sources: {len(configs)} models for {experts} experts, so {len(configs) - experts} would not be "
+            f"used. Name at most {experts}, or choose a target with more experts."
+        )
 
 
 def balances_streams(configs: Sequence[PreTrainedConfig], target: PreTrainedConfig, growth: GrowthSettings) -> bool:

@@ -42,11 +42,17 @@ class GrowthRecord:
     @property
     def described(self) -> str:
         """What became of the source, in a few words for a run's first lines."""
-        name = self.growth.name
+        name, stored = self.growth.name, ", ".join(sorted(self._halves)) or self.growth.dtype
         if self.plan.preserves and all(factor == 1 for factor in self.plan.factors.values()):
             return f"{self.lineage.source}, unchanged (growth={name})"
         kept = "its function kept" if self.plan.preserves else "which changes its function"
-        return f"{self.lineage.source}, grown by {name}, {kept}"
+        return f"{self.lineage.source}, grown by {name}, {kept}" + (f", stored in {stored}" * (stored != "source"))
+
+    @property
+    def _halves(self) -> set[str]:
+        """Types of two bytes in which weights are stored: training starts from what is left after rounding."""
+        dtypes = {tensor.target.dtype for tensor in self.plan.tensors}
+        return {str(dtype).removeprefix("torch.") for dtype in dtypes if dtype.itemsize == 2}
 
     @property
     def notice(self) -> str | None:
@@ -65,7 +71,7 @@ class GrowthRecord:
         tensors = {tensor.target.name: tensor.as_json() for tensor in self.plan.tensors}
         return {
             "growth": asdict(self.growth),
-            "source": asdict(self.lineage),
+            "source": self.lineage.as_json(),
             "preserves": self.plan.preserves,
             "reasons": list(self.plan.reasons),
             "preserved": self.verification.preserved,

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig
+from transformers import GenerationConfig, PreTrainedConfig
 
 from grow.common.errors import CheckpointError, GrowthError
 from grow.common.files import continued_directory
+from grow.common.model_card import license_of, write_card
 from grow.common.provenance import (
     GROWTH_FILE,
     Lineage,
@@ -26,7 +27,7 @@ from grow.common.provenance import (
 from grow.families.build import load_config, model_on_meta
 from grow.families.registry import family_of
 from grow.families.source_directory import find_source
-from grow.families.tokenizer_files import copy_tokenizer
+from grow.families.tokenizer_files import copy_model_files
 from grow.families.weights import MAX_SHARD_BYTES, WeightReader
 from grow.growth.group_norm import stream_size
 from grow.growth.ledger import LEDGER_FILE, open_ledger
@@ -34,6 +35,7 @@ from grow.growth.made_tensors import GrowthPlan
 from grow.growth.planning import balances_streams, plan_of
 from grow.growth.record import GrowthRecord
 from grow.growth.settings import GrowthSettings
+from grow.growth.stored_dtype import coarsest_dtype, finest_dtype
 from grow.growth.tensor_writer import write_grown_weights
 from grow.growth.verify import Verification, verify_mean
 
@@ -92,6 +94,7 @@ def grow(
             continued=ledger.notice,
         )
         _record(record, partial)
+        write_card(partial, output.name, growth_record=partial / GROWTH_FILE)
         ledger.remove()
     return record
 
@@ -133,17 +136,21 @@ def _open(names: Sequence[str]) -> _Sources:
 def _lineage(names: Sequence[str], directories: Sequence[Path], digests: list[str]) -> Lineage:
     """Return what the sources cost together; unknown where the cost of one of them is unknown."""
     spent = [spent_on(directory) for directory in directories]
+    pairs = zip(spent, directories, strict=True)
 
     def total(cost: str) -> Any:
         costs = [getattr(each, cost, None) for each in spent]
         return None if None in costs else sum(costs)
 
+    licenses = {(each and each.license) or license_of(directory) for each, directory in pairs}
     return Lineage(
         source=" + ".join(names),
         digest=digests[0] if len(digests) == 1 else digest_json(digests),
         tokens=total("tokens"),
         flops=total("flops"),
         seconds=total("seconds"),
+        converted="; ".join(each.converted for each in spent if each is not None and each.converted) or None,
+        license=", ".join(sorted(filter(None, licenses))) or None,
     )
 
 
@@ -176,14 +183,15 @@ def _recipe(
 
 
 def _write_description(plan: GrowthPlan, target: PreTrainedConfig, sources: _Sources, directory: Path) -> None:
-    """Write config.json and the tokenizer; both keep the first source's special tokens."""
+    """Write configurations and tokenizer; all of them keep the first source's special tokens."""
     stored = type(target).from_dict(target.to_dict())
     stored.architectures = [type(model_on_meta(target)).__name__]
-    stored.dtype = plan.tensors[0].target.dtype
+    stored.dtype = finest_dtype(plan)
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(stored, name, getattr(sources.configs[0], name, None))
     stored.save_pretrained(directory)
-    copy_tokenizer(sources.directories[0], directory)
+    GenerationConfig.from_model_config(stored).save_pretrained(directory)
+    copy_model_files(sources.directories[0], directory)  # with the source's own generation_config.json, if any
 
 
 def _prove(
@@ -191,7 +199,7 @@ def _prove(
 ) -> Verification:
     """Compare the grown model with its sources; refuse it if its plan claims that they agree and they do not."""
     weighted = list(zip(sources.directories, growth.shares_of_sources, strict=True))
-    checked = verify_mean(weighted, directory, tokens, plan.tensors[0].target.dtype)
+    checked = verify_mean(weighted, directory, tokens, coarsest_dtype(plan))
     if not (isfinite(checked.loss_before) and isfinite(checked.loss_after)):
         raise CheckpointError(
             f"{', '.join(map(str, sources.directories))}: expected a finite loss, found {checked.loss_before:.4g} "

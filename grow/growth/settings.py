@@ -10,12 +10,14 @@ CHOICES = {
     "share": ("symmetric", "diagonal", "uneven", "rms", "none"),
     "depth": ("same", "stack", "top", "interpose", "overlap"),
     "new_layers": ("copied", "identity"),
-    "join": ("beside", "above"),
+    "join": ("none", "beside", "above", "experts"),
     "optimizer_state": ("exact", "asymmetric", "reset"),
+    "dtype": ("source", "float32", "bfloat16"),
 }
 
 _MOST_DB = 300.0  # beyond it the noise is nothing, or all there is, in float32
 _LARGEST_FACTOR = 65_536
+_JOINS = "growth=join, join_above or branch_train_mix"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -26,14 +28,15 @@ class GrowthSettings:
     reference: str = ""
     """The paper this preset stands for."""
     source: str | None = None
-    """Checkpoint directory, run directory or hub id to grow from; overrides the model's `grown_from`."""
+    """Checkpoint directory, GGUF file, run directory or hub id to grow from; overrides the model's `grown_from`."""
     sources: list[str] | None = None
     """Several checkpoints to join into one model, instead of `source`."""
-    join: str = "beside"
+    join: str = "none"
     """How several sources become one: `beside` puts them side by side, with widths added and logits averaged; `above`
-    stacks them, each grown to the target's width, with layers added."""
+    stacks them, each grown to the target's width, with layers added; `experts` makes experts of them in turn; `none`
+    takes a single source."""
     weights: list[float] | None = None
-    """Weight of each source's logits; null averages them."""
+    """Weight of each source's logits where they are joined side by side; null averages them."""
     balance: bool = False
     """Whether the residual streams of sources side by side are scaled to equal size, so that one norm fits all."""
     width: str = "tile"
@@ -63,6 +66,9 @@ class GrowthSettings:
     optimizer_state: str = "reset"
     """Adam's state at the start of a run, where the source is a run's checkpoint: `reset`, a new one; `exact`, by the
     dual map; `asymmetric`, exact for the first copy of each unit and zero for new ones."""
+    dtype: str = "source"
+    """Type of the grown weights: `source` keeps each tensor's own; `float32` makes a half-precision source exact to
+    rounding; `bfloat16` rounds."""
     seed: int = 0
     """Seed of random index maps, uneven shares and noise."""
 
@@ -80,6 +86,8 @@ class GrowthSettings:
         seed_of_generators("growth.seed", self.seed)
         if self.snr_db is not None:
             from_to("growth.snr_db", self.snr_db, -_MOST_DB, _MOST_DB)
+        if self.weights is not None and self.join != "beside":
+            raise ConfigError(f"growth.weights={self.weights}: growth={self.name} reads none; growth=join does.")
         for weight in self.weights or ():
             not_negative("growth.weights", weight)
         if self.weights is not None and not any(self.weights):
@@ -88,6 +96,11 @@ class GrowthSettings:
             self._check_sources(self.sources)
 
     def _check_sources(self, sources: list[str]) -> None:
+        if self.join == "none":
+            raise ConfigError(
+                f"growth.sources={sources}: growth={self.name} grows one model, growth.source=DIRECTORY_OR_HUB_ID. "
+                f"Several are joined by {_JOINS}."
+            )
         if self.source is not None or len(sources) < 2:
             raise ConfigError(
                 f"growth.sources={sources}: expected two or more, and no growth.source besides; one source is "
@@ -110,7 +123,7 @@ class GrowthSettings:
 
 @dataclass(kw_only=True, slots=True)
 class ScaleSettings:
-    """Factor on each size of a source, where no target model is named."""
+    """Factor on each size of a source, where no target model is named; below 1 only for a model from noise."""
 
     embed: float = 2
     heads: float = 2
@@ -123,7 +136,18 @@ class ScaleSettings:
     def __post_init__(self) -> None:
         for name in ("embed", "heads", "kv_heads", "head_dim", "ffn", "layers"):
             factor = getattr(self, name)
-            if factor is not None and not 1 <= factor <= _LARGEST_FACTOR:
+            if factor is not None and not 0 < factor <= _LARGEST_FACTOR:
+                raise ConfigError(f"scale.{name}={factor:g}: expected a factor above 0 and up to {_LARGEST_FACTOR}.")
+
+    def refuse_smaller(self) -> None:
+        """Refuse factors below 1.
+
+        Raises:
+            ConfigError: a growth would have to make something smaller.
+        """
+        for name in ("embed", "heads", "kv_heads", "head_dim", "ffn", "layers"):
+            factor = getattr(self, name)
+            if factor is not None and factor < 1:
                 raise ConfigError(
                     f"scale.{name}={factor:g}: expected a factor of at least 1, and of at most {_LARGEST_FACTOR}."
                 )

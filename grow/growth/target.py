@@ -1,18 +1,47 @@
-"""The architecture to grow into: the source's own with its sizes multiplied, or one that holds several sources."""
+"""The architecture of a run: a named model's, a source's own with its sizes multiplied, or one that holds several."""
 
 from collections.abc import Sequence
 
 from transformers import PreTrainedConfig
 
 from grow.common.errors import GrowthError
-from grow.families.build import model_on_meta
+from grow.families.build import load_config, model_on_meta
 from grow.families.family import Family
-from grow.families.registry import family_of
+from grow.families.registry import family_of, stock_config
+from grow.families.settings import ArchitectureSettings, ModelSettings
+from grow.families.source_directory import find_source
 from grow.families.table import find_parameter
 from grow.growth.settings import GrowthSettings, ScaleSettings
 
 ADDED_SIZES = ("embed", "word", "heads", "kv_heads", "ffn")
 """Sizes that add up where sources are joined side by side."""
+
+
+def architecture_of(
+    model: ArchitectureSettings,
+    sources: Sequence[str] = (),
+    growth: GrowthSettings | None = None,
+    scale: ScaleSettings | None = None,
+) -> PreTrainedConfig:
+    """Return the stock configuration of a run's model.
+
+    Args:
+        model: Settings of the model.
+        sources: Models whose sizes are multiplied, where `model` has none of its own.
+        growth: How the sources are joined where there are several; None starts from noise.
+        scale: Factors on the sizes of a source.
+
+    Raises:
+        ConfigError: transformers refuses the sizes, or several models are to be joined from noise.
+        GrowthError: the family cannot have these sizes together.
+        CheckpointError: a source is missing or damaged.
+    """
+    if isinstance(model, ModelSettings):
+        return stock_config(model)
+    configs = [load_config(find_source(source)) for source in sources]
+    if growth is None:
+        return scaled_target(configs[0], scale or ScaleSettings())
+    return target_of(configs, growth, scale or ScaleSettings())
 
 
 def target_of(sources: Sequence[PreTrainedConfig], growth: GrowthSettings, scale: ScaleSettings) -> PreTrainedConfig:

@@ -1,6 +1,5 @@
 """Announces a run when it starts: run.json, and a block of lines on the terminal."""
 
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -52,7 +51,7 @@ def announce(
             "flops_per_token": flops,
             "sequence_length": batch.sequence_length,
         },
-        lineage=None if start.lineage is None else asdict(start.lineage),
+        lineage=None if start.lineage is None else start.lineage.as_json(),
         data={"path": str(shards.path), "digest": shards.digest, "train_tokens": shards.tokens("train")},
     )
     lines = _summary(start, plan, device, run, shards, flops)

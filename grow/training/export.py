@@ -9,8 +9,10 @@ from transformers import PreTrainedModel
 
 from grow.common.clock import Clock
 from grow.common.files import new_directory
+from grow.common.model_card import write_card
 from grow.common.printed import say
 from grow.common.provenance import Lineage, digest_files, write_lineage
+from grow.common.rows import read_rows
 from grow.common.temporary import discard
 from grow.data.shards import TokenShards
 from grow.families.tokenizer_files import copy_tokenizer
@@ -57,6 +59,21 @@ def _export(
         copy_tokenizer(shards.tokenizer_dir, partial)
         digest = digest_files(weight_files(partial))
         write_lineage(partial, total_spent(start, clock, source=str(run.path), digest=digest))
+        write_card(
+            partial,
+            f"{run.path.name}/{output.name}",
+            growth_record=run.growth,
+            data=str(shards.path),
+            scores=_final_scores(run, averaged=output == run.average),
+        )
+
+
+def _final_scores(run: RunDirectory, *, averaged: bool) -> dict[str, float]:
+    """Return the last value of each validation and evaluation metric that the run logged for its weights."""
+    prefixes = ("val_avg/", "eval_avg/") if averaged else ("val/", "eval/")
+    rows = read_rows(run.metrics)
+    last = {name: value for row in rows for name, value in row.items() if isinstance(value, (int, float))}
+    return {name: value for name, value in last.items() if name.startswith(prefixes)}
 
 
 def total_spent(start: Start, clock: Clock, *, source: str, digest: str) -> Lineage:
@@ -77,7 +94,14 @@ def total_spent(start: Start, clock: Clock, *, source: str, digest: str) -> Line
         spent = getattr(before, name)
         return None if spent is None else spent + own[name]
 
-    return Lineage(source=source, digest=digest, tokens=total("tokens"), flops=total("flops"), seconds=total("seconds"))
+    return Lineage(
+        source=source,
+        digest=digest,
+        tokens=total("tokens"),
+        flops=total("flops"),
+        seconds=total("seconds"),
+        license=None if before is None else before.license,
+    )
 
 
 def _name_special_tokens(model: PreTrainedModel, eos_id: int) -> None:

@@ -263,6 +263,15 @@ class ExportConfig:
     """scripts/export.py: a run's checkpoint in, a stock model directory out."""
 
     source: str
-    """RUN/checkpoints/step-..."""
-    output: str
-    """Directory to make."""
+    """RUN/checkpoints/step-...; or, to push it, a complete model directory such as RUN/model, RUN/average or a grown
+    one."""
+    output: str | None = None
+    """Directory to make of a checkpoint."""
+    hub: str | None = None
+    """OWNER/NAME of the hub's repository to push to."""
+    private: bool = True
+    """Whether a repository that the push makes is private."""
+
+    def __post_init__(self) -> None:
+        if self.output is None and self.hub is None:
+            raise ConfigError("expected output=DIRECTORY for a checkpoint, hub=OWNER/NAME for a model, or both.")

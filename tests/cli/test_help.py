@@ -55,7 +55,7 @@ def test_help_lists_every_choice_of_every_group_and_its_default(name):
 def test_help_knows_the_alias_of_a_key_and_the_keys_below_one():
     assert "\n  checkpoint=" in page("eval") and "\n  checkpoints=" not in page("eval")
     assert "\n  estimate.gpu=H100 " in page("estimate")
-    assert "\n  output=OUTPUT" in page("export")
+    assert "\n  output=OUTPUT" in page("average_checkpoints")
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
@@ -63,7 +63,7 @@ def test_a_program_answers_with_its_own_docstring(flag):
     done = subprocess.run([sys.executable, ROOT / "train.py", "seed=1", flag], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("train.py: Pretrain a language model")
-    assert done.stdout.count("\npython train.py ") == 5
+    assert done.stdout.count("\npython train.py ") == 6
 
 
 @pytest.mark.parametrize(

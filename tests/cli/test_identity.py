@@ -16,6 +16,7 @@ from grow.training.run_directory import RunDirectory
 GROWN = ["growth=hyperclone", "growth.source=somewhere", "model=tiny_2x"]
 CONFIGS = {
     "run": compose(GROWN),
+    "scaled": compose([*GROWN[:2], "model=scaled"]),
     "chain": compose(["model=tiny_2x"], "chain", ChainConfig),
     "estimate": compose(GROWN, "estimate", EstimateConfig),
 }

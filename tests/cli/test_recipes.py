@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from grow.cli.checkpoint_config import GrowCheckpointConfig
 from grow.cli.config import compose
-from grow.cli.run_config import ChainConfig, EstimateConfig, GrowCheckpointConfig
+from grow.cli.run_config import ChainConfig, EstimateConfig
 from grow.common.errors import ConfigError, DataError
 from grow.common.places import CONFIG_DIR
 from grow.data.corpus import open_data

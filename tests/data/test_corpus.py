@@ -142,6 +142,12 @@ def test_a_model_without_a_tokenizer_gets_the_corpuss_own(raw, settings, tmp_pat
     assert corpus.open_data(settings, tmp_path, raw_dir=raw).path == tmp_path / "english"
 
 
+def test_a_model_without_a_tokenizer_and_with_another_vocabulary_is_refused(raw, settings, tmp_path):
+    (tmp_path / "config.json").write_text('{"vocab_size": 49152}')
+    with pytest.raises(DataError, match="expected a tokenizer besides the model, found none"):
+        corpus.open_data(settings, tmp_path, raw_dir=raw)
+
+
 def test_the_corpus_is_tokenized_again_for_a_model_with_another_tokenizer(raw, settings, other_model):
     own = corpus.open_data(settings, raw_dir=raw)
     theirs = corpus.open_data(settings, other_model, raw_dir=raw)

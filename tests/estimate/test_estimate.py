@@ -89,7 +89,7 @@ def test_weights_gradients_and_moments_are_what_a_model_and_adamw_hold(family):
     optimizer = build_optimizer(model, compose([]).optimizer, {})
     model(torch.zeros(1, 8, dtype=torch.int64)).logits.sum().backward()
     optimizer.step()
-    states = memory(count(settings, 32), "single", "fp32", gpus=1, tokens=64, rows=64)
+    states = memory(count(stock_config(settings), 32), "single", "fp32", gpus=1, tokens=64, rows=64)
     assert states.weights == sum(parameter.nbytes for parameter in model.parameters())
     assert states.gradients == sum(parameter.grad.nbytes for parameter in model.parameters())
     moments = [state[key] for state in optimizer.state.values() for key in ("exp_avg", "exp_avg_sq")]
@@ -126,14 +126,14 @@ def test_activations_are_what_autograd_keeps_for_each_layer(family, precision):
         # the difference of two batches leaves out what does not depend on tokens: autocast's copies of weights
         few, many = (kept_bytes(model, precision, torch.zeros(size, 32, dtype=torch.int64)) for size in (1, 3))
         found.append(many - few)
-    counts = count(tiny(family, **grouped, layers=2), 32)
+    counts = count(stock_config(tiny(family, **grouped, layers=2)), 32)
     assert activation_bytes(counts, precision, 64) == pytest.approx(found[1] - found[0], rel=0.01)
 
 
 def test_autocasts_copies_are_those_of_the_blocks_matrices():
     model = model_from_noise(stock_config(tiny("llama")), 0)
     few, many = (kept_bytes(model, "bf16", torch.zeros(size, 32, dtype=torch.int64)) for size in (1, 2))
-    estimated = memory(count(tiny("llama"), 32), "single", "bf16", gpus=1, tokens=32, rows=32)
+    estimated = memory(count(stock_config(tiny("llama")), 32), "single", "bf16", gpus=1, tokens=32, rows=32)
     assert estimated.autocast_copies == pytest.approx(few - (many - few), rel=0.05)
 
 
@@ -234,7 +234,7 @@ def test_the_grace_asked_of_slurm_follows_from_the_checkpoints_size(capsys):
     ],
 )
 def test_parameters_are_counted_by_part(overrides, embedding, head, block):
-    counts = count(compose(overrides).model, 2048)
+    counts = count(compose(overrides).architecture(), 2048)
     assert (counts.embedding, counts.head, counts.block) == (embedding, head, block)
     assert counts.parameters == embedding + head + counts.body
     assert counts.linear == counts.layers * block == counts.body
@@ -243,7 +243,7 @@ def test_parameters_are_counted_by_part(overrides, embedding, head, block):
 
 
 def test_position_tables_count_with_the_embedding():
-    counts = count(compose(["model=opt_1.3b"]).model, 1024)
+    counts = count(compose(["model=opt_1.3b"]).architecture(), 1024)
     assert counts.embedding == 50272 * 2048 + 2050 * 2048
     assert counts.head == 0
 
@@ -292,7 +292,8 @@ def test_a_mixture_of_experts_is_refused_in_one_sentence_before_torch_is_importe
 def test_estimating_a_mixture_of_experts_from_python_is_refused_too(model):
     config = compose([f"model={model}"], "estimate", EstimateConfig)
     parts = [field.name for field in dataclasses.fields(ConfiguredRun)]
-    run = ConfiguredRun(**{name: getattr(config, name) for name in parts})
+    given = {name: getattr(config, name) for name in parts if name not in ("name", "architecture")}
+    run = ConfiguredRun(name=model, architecture=config.architecture(), **given)
     with pytest.raises(ConfigError, match="expected a dense model"):
         estimate_run(run, config.estimate)
 

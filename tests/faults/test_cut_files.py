@@ -11,9 +11,9 @@ from grow.averaging import offline
 from grow.averaging.offline import average_checkpoints
 from grow.averaging.settings import AveragingSettings
 from grow.averaging.sources import find_sources
-from grow.averaging.state_dict_file import StateDictReader
 from grow.common.errors import CheckpointError
 from grow.families import build, tensor_file
+from grow.families.state_dict_file import StateDictReader
 from grow.families.weights import SINGLE_FILE, WeightReader
 from grow.growth.run import grow
 from grow.growth.settings import GrowthSettings, ScaleSettings

@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -103,6 +104,29 @@ def test_weights_keep_their_dtype(tmp_path, dtype):
     source = make_source(CONFIGS["llama-mha"], tmp_path / "source", dtype=dtype)
     _grow(source, tmp_path / "grown", preset())
     assert {tensor.dtype for tensor in load_file(tmp_path / "grown" / "model.safetensors").values()} == {dtype}
+
+
+@pytest.mark.parametrize(("choice", "tolerance"), [("float32", 1e-4), ("source", 5e-2), ("bfloat16", 5e-2)])
+def test_a_half_precision_source_grows_into_the_type_that_is_asked_for(tmp_path, choice, tolerance):
+    source = make_source(CONFIGS["llama-mha"], tmp_path / "source", dtype=torch.bfloat16)
+    record = _grow(source, tmp_path / "grown", replace(PRESETS["hyperclone_noisy"], dtype=choice))
+    stored = {tensor.dtype for tensor in load_file(tmp_path / "grown" / "model.safetensors").values()}
+    assert stored == {torch.float32 if choice == "float32" else torch.bfloat16}
+    assert record.verification.tolerance == tolerance
+    assert record.verification.preserved
+    assert record.described.endswith(f"stored in {str(*stored).removeprefix('torch.')}")
+    assert load_config(tmp_path / "grown").dtype == stored.pop()
+
+
+def test_the_tolerance_is_that_of_the_coarsest_tensor(tmp_path):
+    source = make_source(CONFIGS["llama-mha"], tmp_path / "source", dtype=torch.bfloat16)
+    file = source.directory / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"].float()
+    save_file(tensors, file, metadata={"format": "pt"})
+    record = _grow(source, tmp_path / "grown")
+    assert record.verification.tolerance == 5e-2
+    assert load_config(tmp_path / "grown").dtype == torch.float32  # holds both
 
 
 def test_the_tokenizer_and_the_special_ids_travel_along(sources, tmp_path):

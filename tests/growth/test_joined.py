@@ -22,7 +22,8 @@ LAYOUTS = ["opt", "opt-untied", "pythia", "pythia-tied", "olmo-gqa", "olmo2-gqa-
 
 
 def beside(directories, **fields):
-    return GrowthSettings(name="join", sources=[str(directory) for directory in directories], **fields)
+    named = [str(directory) for directory in directories]
+    return GrowthSettings(name="join", sources=named, **{"join": "beside", **fields})
 
 
 @pytest.fixture(scope="module")
@@ -202,8 +203,8 @@ def test_sources_of_other_groupings_or_families_are_refused(sources):
 
 def test_settings_of_several_sources_are_checked_before_anything_is_read():
     with pytest.raises(ConfigError, match="expected two or more"):
-        GrowthSettings(name="join", sources=["a"])
+        GrowthSettings(name="join", join="beside", sources=["a"])
     with pytest.raises(ConfigError, match="expected two or more"):
-        GrowthSettings(name="join", source="a", sources=["a", "b"])
+        GrowthSettings(name="join", join="beside", source="a", sources=["a", "b"])
     with pytest.raises(ConfigError, match="one for each of 2 sources"):
-        GrowthSettings(name="join", sources=["a", "b"], weights=[1.0])
+        GrowthSettings(name="join", join="beside", sources=["a", "b"], weights=[1.0])

@@ -51,7 +51,7 @@ def test_each_kind_of_growth_finds_its_planner(sources, dense_source):  # noqa: 
     reader, config = WeightReader(source.directory), source.config
     one = plan_of([reader], [config], scaled_target(config, ScaleSettings()), preset())
     assert {type(tensor) for tensor in one.tensors} == {TensorPlan}
-    growth = GrowthSettings(name="join", sources=[str(source.directory)] * 2)
+    growth = GrowthSettings(name="join", join="beside", sources=[str(source.directory)] * 2)
     both = plan_of([reader] * 2, [config] * 2, joined_target([config] * 2, growth), growth)
     assert {type(tensor) for tensor in both.tensors} == {JoinedTensor}
     dense = dense_source()
@@ -69,7 +69,8 @@ def test_a_rehearsal_has_the_plan_of_the_growth_itself(sources):
 
 
 def test_streams_are_measured_only_where_dense_sources_are_joined_and_balanced(sources, dense_source):  # noqa: F811
-    config, growth = sources("llama-gqa").config, GrowthSettings(name="join", sources=["a", "b"], balance=True)
+    config = sources("llama-gqa").config
+    growth = GrowthSettings(name="join", join="beside", sources=["a", "b"], balance=True)
     target = joined_target([config] * 2, growth)
     assert balances_streams([config] * 2, target, growth)
     assert not balances_streams([config] * 2, target, replace(growth, balance=False))

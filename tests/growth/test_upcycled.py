@@ -172,7 +172,7 @@ def test_noise_tells_experts_apart_and_the_plan_says_that_it_does_not_cancel(den
 def test_experts_of_two_sources_take_turns_and_the_rest_is_averaged(dense_source, tmp_path):
     first, second = (dense_source("mixtral", seed) for seed in (0, 1))
     sources = [str(first.directory), str(second.directory)]
-    record, _ = upcycle(first, mixture(), tmp_path / "grown", sources=sources)
+    record, _ = upcycle(first, mixture(), tmp_path / "grown", sources=sources, join="experts")
     assert "experts come from 2 sources" in record.plan.reasons[0]
     reader, weights = WeightReader(tmp_path / "grown"), [source.model.state_dict() for source in (first, second)]
     for expert in range(4):
@@ -184,7 +184,7 @@ def test_experts_of_two_sources_take_turns_and_the_rest_is_averaged(dense_source
 
 def test_experts_of_one_source_named_twice_are_exact(dense_source, tmp_path):
     source = dense_source()
-    record, grown = upcycle(source, mixture(), tmp_path / "grown", sources=[str(source.directory)] * 2)
+    record, grown = upcycle(source, mixture(), tmp_path / "grown", sources=[str(source.directory)] * 2, join="experts")
     assert record.plan.preserves
     assert relative_difference(source.model, grown) < EXACT
 

@@ -41,7 +41,9 @@ def test_a_grown_model_starts_with_its_sources_loss(grown, source, rows):
 
 def test_a_grown_run_records_the_growth_and_removes_its_temporary_model(grown, source):
     run = grown("growth=hyperclone_noisy")
-    assert json.loads((run / "growth.json").read_text())["preserved"] is True
+    growth = json.loads((run / "growth.json").read_text())
+    assert growth["preserved"] is True
+    assert growth["tokens"] == 4 * 16  # the proof runs on whole sequences of the run's own text
     assert not (run / "grown").exists()
     lineage = json.loads((run / "run.json").read_text())["lineage"]
     assert lineage["source"] == str(source)
@@ -56,6 +58,10 @@ def test_an_exported_model_has_cost_what_its_source_and_its_run_cost(grown, sour
     assert spent.tokens == 2560
     assert spent.flops == before.flops + own["flops"]
     assert spent.seconds > before.seconds
+    card = (run / "model" / "README.md").read_text()
+    assert f"| tokens | {spent.tokens:,} |" in card
+    assert "function kept" in card
+    assert "| `val/loss` |" in card
 
 
 def test_the_cost_of_a_source_that_nobody_recorded_stays_unknown(grown, source):

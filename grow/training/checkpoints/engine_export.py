@@ -8,6 +8,7 @@ import torch
 
 from grow.common.errors import CheckpointError
 from grow.common.files import new_directory
+from grow.common.model_card import write_card
 from grow.common.provenance import RUN_FILE, data_of, digest_files, spent_on, write_lineage
 from grow.common.records import DAMAGED
 from grow.data.shards import TokenShards
@@ -49,6 +50,7 @@ def export_checkpoint(path: Path, output: Path) -> Verification:
         spent = spent_on(path)
         assert spent is not None  # a run's checkpoint always records it
         write_lineage(partial, replace(spent, source=str(run.path), digest=digest_files(weight_files(partial))))
+        write_card(partial, output.name, growth_record=run.growth, data=str(data))
         verification = verify(path, partial, _tokens(path), torch.float32)
         if not verification.preserved:
             raise CheckpointError(

@@ -78,7 +78,7 @@ def _load(path: Path) -> Any:
         raise CheckpointError(
             f"{path}: cannot be read as tensors alone ({' '.join(str(error).split())[:200]}). It is damaged, "
             "older than torch 1.6, or holds objects, which Grow does not load. Save its state dict alone: "
-            "torch.save(model.state_dict(), PATH)."
+            "torch.save(model.state_dict(), PATH), or the model as safetensors: model.save_pretrained(DIRECTORY)."
         ) from None
 
 
