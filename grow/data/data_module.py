@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from grow.common.errors import DataError
 from grow.data.damage import Damage
+from grow.data.manifest import Shard
 from grow.data.order import VALIDATION_SEED, order
-from grow.data.shards import Shard, TokenShards
+from grow.data.shards import TokenShards
 from grow.data.windows import Windows
 
 POSITIONS_LOOKED_AT = 2**16  # by `reading_order`; beyond them nearly every shard was read

@@ -7,8 +7,7 @@ DIRECTORY/validation/*.npy       documents that are never trained on
 """
 
 import hashlib
-from dataclasses import asdict, dataclass, fields
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grow.common.errors import DataError
-from grow.common.provenance import data_of, write_json
-from grow.common.records import parse_record
+from grow.common.provenance import data_of
+from grow.data.manifest import DTYPES, TOKENIZER_DIR, Shard, read_manifest, tokenizer_digest
 from grow.data.windows import Windows
 
-MANIFEST_FILE = "manifest.json"
-TOKENIZER_DIR = "tokenizer"
-FORMAT = "grow-token-shards"
-VERSION = 1
-DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
-SPLITS = ("train", "validation")
 _PIECE_BYTES = 8 * 2**20  # read at once when a digest is computed
-
-
-@dataclass(kw_only=True, slots=True, frozen=True)
-class Shard:
-    """Consecutive tokens of one file, of one split and one source."""
-
-    file: str
-    """Path relative to the directory of the shards."""
-    split: str
-    source: str
-    start: int
-    """Index of the first token in the file."""
-    tokens: int
-    sha256: str
-    """Digest of these tokens' bytes."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -49,8 +27,10 @@ class TokenShards:
     """A directory of token shards, opened and checked; tokens are not read into memory."""
 
     path: Path
+    files: Path
+    """Directory that the shards' paths are relative to."""
     digest: str
-    """SHA-256 of the manifest, which holds the digest of every shard: equal digests mean equal data."""
+    """SHA-256 that stands for the data: equal digests mean equal data."""
     dtype: str
     vocab_size: int
     """Every token id is below this."""
@@ -66,8 +46,17 @@ class TokenShards:
             DataError: the manifest or a shard is missing, damaged, truncated or of another format.
         """
         path = Path(path)
-        raw = _manifest_bytes(path)
-        found = cls(path=path, digest=hashlib.sha256(raw).hexdigest(), **_parse_manifest(path / MANIFEST_FILE, raw))
+        manifest, digest = read_manifest(path)
+        found = cls(
+            path=path,
+            files=path / (manifest.root or ""),
+            digest=digest,
+            dtype=manifest.dtype,
+            vocab_size=manifest.vocab_size,
+            eos_id=manifest.eos_id,
+            tokenizer_sha256=manifest.tokenizer_sha256,
+            shards=manifest.shards,
+        )
         found._check_sizes()
         return found
 
@@ -102,7 +91,7 @@ class TokenShards:
             DataError: the file cannot be read, or was cut after the shards were opened.
         """
         dtype = DTYPES[self.dtype]
-        offset, path = shard.start * dtype.itemsize, self.path / shard.file
+        offset, path = shard.start * dtype.itemsize, self.files / shard.file
         try:
             return np.asarray(np.memmap(path, dtype, mode="r", offset=offset, shape=(shard.tokens,)))
         except (OSError, ValueError) as error:
@@ -118,7 +107,7 @@ class TokenShards:
         Raises:
             DataError: the shard is not what it was when the manifest was written, or cannot be read.
         """
-        path = self.path / shard.file
+        path = self.files / shard.file
         found = _digest(path, shard.start * DTYPES[self.dtype].itemsize, self.bytes_of(shard))
         _compare(path, shard.sha256, found)
 
@@ -155,94 +144,7 @@ class TokenShards:
         for shard in self.shards:
             ends[shard.file] = max(ends.get(shard.file, 0), shard.start + shard.tokens)
         for file, tokens in ends.items():
-            _check_size(self.path / file, tokens * itemsize)
-
-
-def write_manifest(directory: Path, *, dtype: str, vocab_size: int, eos_id: int, shards: list[Shard]) -> None:
-    """Write the manifest of a directory's shards and tokenizer; its bytes depend on the data alone."""
-    totals = {split: sum(shard.tokens for shard in shards if shard.split == split) for split in SPLITS}
-    content = {
-        "format": FORMAT,
-        "version": VERSION,
-        "dtype": dtype,
-        "vocab_size": vocab_size,
-        "eos_id": eos_id,
-        "tokenizer_sha256": tokenizer_digest(directory / TOKENIZER_DIR),
-        "totals": totals,
-        "shards": [asdict(shard) for shard in shards],
-    }
-    write_json(directory / MANIFEST_FILE, content)
-
-
-def tokenizer_digest(directory: Path) -> str:
-    """Return the SHA-256 of tokenizer.json; the small files around it differ between versions of the library.
-
-    Raises:
-        DataError: there is no tokenizer.json.
-    """
-    path = directory / "tokenizer.json"
-    if not path.is_file():
-        raise DataError(f"{path}: expected the shards' tokenizer, found no such file. Prepare the data again.")
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def smallest_dtype(vocab_size: int) -> str:
-    """Return the smaller of the two token types that hold every id."""
-    return "uint16" if vocab_size <= 2**16 else "uint32"
-
-
-def _manifest_bytes(path: Path) -> bytes:
-    try:
-        return (path / MANIFEST_FILE).read_bytes()
-    except OSError as error:
-        if next(path.rglob("*.npy"), None) is not None:
-            raise DataError(
-                f"{path}: expected {MANIFEST_FILE} next to the .npy shards, found none. If these are shards in Dolma's "
-                f"format, describe them once with: python scripts/prepare_data.py adopt={path} tokenizer=DIRECTORY "
-                "dtype=uint16 validation_tokens=N"
-            ) from None
-        raise DataError(
-            f"{path}: expected a directory of token shards with a {MANIFEST_FILE}, found {error.strerror or error}. "
-            "Check data.path=DIRECTORY, or make shards: "
-            f"python scripts/prepare_data.py input='[TEXTS]' output={path} vocab_size=4096. Without data of your own, "
-            "data=english trainer=default tries a model on the embedded corpus."
-        ) from None
-
-
-@dataclass(kw_only=True, slots=True, frozen=True)
-class _Format:
-    """What the manifests of every version say of themselves."""
-
-    format: str
-    version: int
-
-
-@dataclass(kw_only=True, slots=True, frozen=True)
-class _Manifest:
-    """What a manifest holds besides its format."""
-
-    dtype: str
-    vocab_size: int
-    eos_id: int
-    tokenizer_sha256: str
-    shards: tuple[Shard, ...]
-
-
-def _parse_manifest(path: Path, raw: bytes) -> dict[str, Any]:
-    """Return the fields of TokenShards from a manifest."""
-    expected = f"{path}: expected a manifest of format {FORMAT!r} version {VERSION} with dtype {' or '.join(DTYPES)}"
-    advice = "Prepare the data again with scripts/prepare_data.py."
-    read = partial(parse_record, raw, where=expected, error=DataError, advice=advice)
-    found = read(_Format)
-    if (found.format, found.version) != (FORMAT, VERSION):
-        raise DataError(f"{expected}, found format {found.format!r} version {found.version}. {advice}")
-    manifest = read(_Manifest)
-    if manifest.dtype not in DTYPES:
-        raise DataError(f"{expected}, found dtype {manifest.dtype!r}. {advice}")
-    negative = next((shard for shard in manifest.shards if min(shard.start, shard.tokens) < 0), None)
-    if negative is not None:
-        raise DataError(f"{expected}, found a shard of {negative.tokens} tokens at {negative.start}. {advice}")
-    return {each.name: getattr(manifest, each.name) for each in fields(_Manifest)}
+            _check_size(self.files / file, tokens * itemsize)
 
 
 def _check_size(path: Path, expected: int) -> None:

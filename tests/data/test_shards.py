@@ -99,7 +99,7 @@ def test_a_changed_tokenizer_is_found_by_verify(copied):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"version": 2}, {"format": "other"}, {"dtype": "int64"}, {"shards": [{}]}, {"shards": None}]
+    "changes", [{"version": 3}, {"format": "other"}, {"dtype": "int64"}, {"shards": [{}]}, {"shards": None}]
 )
 def test_a_manifest_of_another_format_is_refused(copied, changes):
     change_manifest(copied.path, **changes)
