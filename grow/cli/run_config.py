@@ -10,7 +10,7 @@ from grow.analysis.settings import AnalysisSettings
 from grow.averaging.settings import AveragingSettings
 from grow.common.checks import at_least_one, one_of, positive, seed_of_generators
 from grow.common.errors import ConfigError
-from grow.common.identity import flat, names_the_run
+from grow.common.identity import ADDED, flat, names_the_run
 from grow.common.output_path import refuse_unwritable
 from grow.common.provenance import digest_json
 from grow.data.check import check_data
@@ -155,7 +155,8 @@ class RunConfig:
         """
         if self.run_dir is not None:
             return Path(self.run_dir)
-        naming = {key: value for key, value in flat(self.resolved()).items() if names_the_run(key)}
+        given = flat(self.resolved()).items()
+        naming = {key: value for key, value in given if names_the_run(key) and (key, value) not in ADDED.items()}
         if self.trainer.precision == "auto":  # the default was fp32 before: its runs keep their directories
             naming["trainer.precision"] = "fp32"
         digest = digest_json(naming)

@@ -15,6 +15,7 @@ class Meaning(Enum):
 
     NUMBERS = "changes the numbers"
     SEED = "changes the numbers, as it does between the seeds of one recipe"
+    PLACE = "says where an input lies: a run goes on with it where the digest of the input is the same"
     ON_REQUEST = "changes the numbers, and a run may go on with it where resume=changed asks for that"
     FREE = "changes how the run is computed, and its numbers by rounding at most"
     WATCHING = "changes where the run is, and what is shown and measured of it"
@@ -26,6 +27,11 @@ MEANINGS = {
     "growth.seed": Meaning.SEED,
     "growth.source": Meaning.SEED,  # each seed grows from the source of its own seed
     "data": Meaning.NUMBERS,
+    "data.path": Meaning.PLACE,  # grow/training/run_data.py compares the digests
+    "data.mixture": Meaning.ON_REQUEST,  # for what lies ahead of the run
+    "data.stages": Meaning.ON_REQUEST,
+    "data.max_epochs": Meaning.FREE,
+    "data.read_ahead": Meaning.FREE,
     "trainable": Meaning.NUMBERS,
     "chain": Meaning.NUMBERS,
     "seed": Meaning.SEED,
@@ -56,6 +62,9 @@ MEANINGS = {
 """Keys and whole groups; a key with a line of its own is not what its group is."""
 
 
+ADDED = {"data.mixture": None, "data.stages": None}
+"""Keys that came later, and the value that stands for how it was before: with it a run keeps its default directory."""
+
 LEFT_OPEN = {"trainer.precision": "auto"}
 """Keys, and the value that leaves the choice to the machine: a run that is continued keeps what it began with."""
 
@@ -76,8 +85,9 @@ def may_change(key: str, resume: str) -> bool:
         key: A dotted key.
         resume: exact, or changed to accept the keys that may change on request.
     """
-    on_request = meaning(key) is Meaning.ON_REQUEST
-    return resume == "changed" if on_request else not names_the_run(key)
+    if meaning(key) is Meaning.ON_REQUEST:
+        return resume == "changed"
+    return meaning(key) is Meaning.PLACE or not names_the_run(key)
 
 
 def asks_for(key: str, now: Any, before: Any) -> bool:
@@ -92,7 +102,7 @@ def is_watching(key: str) -> bool:
 
 def names_the_run(key: str) -> bool:
     """Return whether two runs that differ in a key are two runs: the default directory is named by such keys."""
-    return meaning(key) in (Meaning.NUMBERS, Meaning.SEED, Meaning.ON_REQUEST)
+    return meaning(key) in (Meaning.NUMBERS, Meaning.SEED, Meaning.PLACE, Meaning.ON_REQUEST)
 
 
 def names_the_recipe(key: str) -> bool:

@@ -1,4 +1,4 @@
-"""Token shards on disk: raw little-endian token ids, read as memory maps, and a manifest.json that describes them.
+"""Token shards on disk: raw little-endian token ids, and a manifest.json that describes them.
 
 DIRECTORY/manifest.json          dtype, vocabulary, end-of-text id, tokenizer digest, every shard with its digest
 DIRECTORY/tokenizer/             tokenizer for AutoTokenizer
@@ -7,7 +7,10 @@ DIRECTORY/validation/*.npy       documents that are never trained on
 """
 
 import hashlib
-from dataclasses import dataclass
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +20,11 @@ from numpy.typing import NDArray
 from grow.common.errors import DataError
 from grow.common.provenance import data_of
 from grow.data.manifest import DTYPES, TOKENIZER_DIR, Shard, read_manifest, tokenizer_digest
+from grow.data.sample import check_sample
+from grow.data.shard_files import ShardFiles
 from grow.data.windows import Windows
 
+_PIECE_TOKENS = 2**22  # read at once when documents are told apart
 _PIECE_BYTES = 8 * 2**20  # read at once when a digest is computed
 
 
@@ -37,13 +43,17 @@ class TokenShards:
     eos_id: int
     tokenizer_sha256: str
     shards: tuple[Shard, ...]
+    warning: str | None = None
+    """What a sample of the tokens makes doubtful; None where nothing."""
+    _reads: ShardFiles = field(default_factory=ShardFiles, repr=False, compare=False)
 
     @classmethod
     def open(cls, path: str | Path) -> "TokenShards":
-        """Open a directory of shards and compare every file's size with the manifest.
+        """Open a directory of shards: compare sizes and tokenizer with the manifest, and read a sample of the tokens.
 
         Raises:
-            DataError: the manifest or a shard is missing, damaged, truncated or of another format.
+            DataError: the manifest or a shard is missing, damaged, truncated or of another format, or the tokens or the
+                tokenizer are not those that the manifest describes.
         """
         path = Path(path)
         manifest, digest = read_manifest(path)
@@ -58,7 +68,12 @@ class TokenShards:
             shards=manifest.shards,
         )
         found._check_sizes()
-        return found
+        if (found.tokenizer_dir / "tokenizer.json").is_file():
+            found._check_tokenizer()
+        warning = check_sample(
+            found.shards, found.read, files=found.files, vocab_size=found.vocab_size, eos_id=found.eos_id
+        )
+        return replace(found, warning=warning)
 
     @property
     def tokenizer_dir(self) -> Path:
@@ -72,30 +87,37 @@ class TokenShards:
 
     def tokens(self, split: str, source: str | None = None) -> int:
         """Count the tokens of a split, of all sources or of one."""
-        return sum(shard.tokens for shard in self.of_split(split) if source in (None, shard.source))
+        return sum(shard.tokens * shard.repeats for shard in self.of_split(split) if source in (None, shard.source))
 
-    def windows(self, split: str, sequence_length: int) -> Windows:
-        """Return the windows of `sequence_length` + 1 tokens of a split."""
-        return Windows([self.read(shard) for shard in self.of_split(split)], sequence_length)
+    def windows(self, split: str, sequence_length: int, source: str | None = None) -> Windows:
+        """Return the windows of `sequence_length` + 1 tokens of a split, of all sources or of one."""
+        own = [shard for shard in self.of_split(split) if source in (None, shard.source)]
+        return Windows(
+            own, files=self._reads, root=self.files, dtype=DTYPES[self.dtype], sequence_length=sequence_length
+        )
 
-    def window_sources(self, split: str, sequence_length: int) -> NDArray[np.int64]:
-        """Return the source of each window as an index into `sources`: (windows,)."""
-        own = self.of_split(split)
-        counts = [max(shard.tokens - 1, 0) // sequence_length for shard in own]
-        return np.repeat([self.sources.index(shard.source) for shard in own], counts)
-
-    def read(self, shard: Shard) -> NDArray[Any]:
-        """Return a shard's tokens as a read-only memory map: (tokens,).
+    def read(self, shard: Shard, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """Return a shard's tokens from `start` to before `stop`, or to its end: (tokens,).
 
         Raises:
-            DataError: the file cannot be read, or was cut after the shards were opened.
+            DataError: the file was cut after the shards were opened, or cannot be read.
         """
         dtype = DTYPES[self.dtype]
-        offset, path = shard.start * dtype.itemsize, self.files / shard.file
-        try:
-            return np.asarray(np.memmap(path, dtype, mode="r", offset=offset, shape=(shard.tokens,)))
-        except (OSError, ValueError) as error:
-            raise DataError(_changed(path, offset + self.bytes_of(shard), str(error))) from None
+        count = (shard.tokens if stop is None else stop) - start
+        place = (str(self.files / shard.file), (shard.start + start) * dtype.itemsize)
+        return np.frombuffer(self._reads.read([place], count * dtype.itemsize), dtype)
+
+    def documents(self, shard: Shard) -> Iterator[NDArray[Any]]:
+        """Yield the tokens of each document of a shard, its eos included; the last one may have none."""
+        rest = np.empty(0, DTYPES[self.dtype])
+        for start in range(0, shard.tokens, _PIECE_TOKENS):
+            tokens = self.read(shard, start, min(start + _PIECE_TOKENS, shard.tokens))
+            *whole, rest = np.split(
+                np.concatenate((rest, tokens)), np.flatnonzero(tokens == self.eos_id) + len(rest) + 1
+            )
+            yield from whole
+        if len(rest):
+            yield rest
 
     def bytes_of(self, shard: Shard) -> int:
         """Return the size of a shard's tokens in bytes."""
@@ -119,7 +141,7 @@ class TokenShards:
         """
         for shard in self.shards:
             self.check(shard)
-        _compare(self.tokenizer_dir, self.tokenizer_sha256, tokenizer_digest(self.tokenizer_dir))
+        self._check_tokenizer()
 
     def check_vocabulary(self, model_vocab_size: int) -> None:
         """Refuse a model that has no embedding for some token of the shards.
@@ -138,22 +160,29 @@ class TokenShards:
         """Return the shards of a split, in the manifest's order."""
         return [shard for shard in self.shards if shard.split == split]
 
+    def _check_tokenizer(self) -> None:
+        _compare(self.tokenizer_dir, self.tokenizer_sha256, tokenizer_digest(self.tokenizer_dir))
+
     def _check_sizes(self) -> None:
         itemsize = DTYPES[self.dtype].itemsize
         ends: dict[str, int] = {}
         for shard in self.shards:
             ends[shard.file] = max(ends.get(shard.file, 0), shard.start + shard.tokens)
         for file, tokens in ends.items():
-            _check_size(self.files / file, tokens * itemsize)
+            _check_size(f"{self.files}/{file}", tokens * itemsize)
 
 
-def _check_size(path: Path, expected: int) -> None:
-    found = path.stat().st_size if path.is_file() else None
-    if found != expected:
-        raise DataError(_changed(path, expected, "no such file" if found is None else f"{found} bytes"))
+def _check_size(path: str, expected: int) -> None:
+    try:
+        status = os.stat(path)  # noqa: PTH116  # a Path for each of tens of thousands of files takes long
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        raise DataError(_changed(path, expected, "no such file" if missing else str(error.strerror))) from None
+    if status.st_size != expected or not stat.S_ISREG(status.st_mode):
+        raise DataError(_changed(path, expected, f"{status.st_size} bytes"))
 
 
-def _changed(path: Path, expected: int, found: str) -> str:
+def _changed(path: Path | str, expected: int, found: str) -> str:
     return (
         f"{path}: expected a shard of {expected} bytes, found {found}. The copy is incomplete or the file was "
         "changed; copy it again, or prepare the data again."
