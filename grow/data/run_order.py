@@ -8,7 +8,7 @@ from grow.data.mixture import Mixture, seed_of
 from grow.data.order import order
 from grow.data.windows import Windows
 
-COUNTED_POSITIONS = 2**26  # of an epoch: seconds to count, and 137e9 tokens in sequences of 2,048
+COUNTED_POSITIONS = 2**25  # of an epoch: some 6 s to count, and 69e9 tokens in sequences of 2,048
 _COUNTED_AT_ONCE = 2**16
 
 
@@ -38,7 +38,7 @@ class RunOrder:
     def read_before(self, position: int) -> NDArray[np.int64]:
         """Return the sequences of each source that are read before a position: (S,).
 
-        In an epoch of more than 2^26 positions it is the source's share of them from there on, to about 1 in 10,000.
+        In an epoch of more than 2^25 positions it is the source's share of them from there on, to about 1 in 10,000.
         """
         epochs, rest = divmod(position, len(self._windows))
         if rest > COUNTED_POSITIONS:
