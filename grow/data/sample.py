@@ -52,6 +52,7 @@ def check_sample(
         ended = ended or bool((tokens == eos_id).any())
     if ended or not sampled:
         return None
+    sampled = min(sampled, sum(shard.tokens for shard in shards))  # pieces of few tokens overlap
     found = f"{files}: found no end of a document, eos_id={eos_id}, among {sampled} tokens that were sampled"
     if _chance_of_none(shards, sampled) < _IMPROBABLE:
         documents = sum(shard.documents or 0 for shard in shards)
@@ -79,4 +80,4 @@ def _chance_of_none(shards: Sequence[Shard], sampled: int) -> float:
         return 1.0
     total = sum(shard.tokens for shard in shards)
     documents = sum(shard.documents or 0 for shard in shards)
-    return math.exp(-documents * min(sampled / total, 1.0))
+    return math.exp(-documents * sampled / total)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from grow.common.checks import LARGEST_SIZE, at_least_one, from_to, not_negative, positive
 from grow.common.errors import ConfigError
@@ -33,8 +34,9 @@ class DataSettings:
     """Name of an embedded corpus (grow/data/corpus.py) that is prepared on first use when `path` is empty."""
     damaged_tokens: list[int] | None = None
     """For experiments: [FIRST, END] in tokens of the run; training sequences that begin between them are random ids."""
-    mixture: dict[str, float] | None = None
-    """Weight of each source, e.g. {wikipedia: 0.3, shakespeare: 0.7}; null reads all text in one random order."""
+    mixture: Any = None
+    """Weight of each source, e.g. {wikipedia: 0.3, shakespeare: 0.7}; null reads all text in one random order. The type
+    is open because OmegaConf merges no dictionary into a typed null."""
     stages: list[StageSettings] | None = None
     """In place of `mixture`: mixtures that follow each other, by the tokens of the run at which they begin."""
     max_epochs: float | None = None
@@ -71,7 +73,10 @@ class DataSettings:
             raise ConfigError(f"data.stages: expected at most {_MOST_SOURCES} sources in all.")
 
 
-def _check_weights(key: str, weights: dict[str, float]) -> None:
+def _check_weights(key: str, weights: Any) -> None:
+    kinds = {type(weight) for weight in weights.values()} if isinstance(weights, dict) else {type(weights)}
+    if not kinds <= {int, float}:
+        raise ConfigError(f"{key}={weights!r}: expected numbers by source, e.g. {{wikipedia: 0.3, shakespeare: 0.7}}.")
     for source, weight in weights.items():
         not_negative(f"{key}.{source}", weight)
     if not 0 < sum(weights.values()) < math.inf or len(weights) > _MOST_SOURCES:

@@ -54,7 +54,7 @@ class ShardFiles:
             try:
                 while len(found) < size:
                     if not (part := os.pread(self._descriptor(path), size - len(found), offset + len(found))):
-                        raise DataError(_unreadable(path, offset, size, f"{len(found)} bytes"))
+                        raise DataError(_unreadable(path, offset, size, f"{len(found)} of {size} bytes"))
                     found += part
                 return found
             except OSError as error:
@@ -92,6 +92,6 @@ class ShardFiles:
 
 def _unreadable(path: str, offset: int, size: int, found: str) -> str:
     return (
-        f"{path}: expected a shard of {offset + size} bytes or more, found {found} of {size} bytes at byte {offset}. "
+        f"{path}: expected a shard of {offset + size} bytes or more, found {found} at byte {offset}. "
         "The file was changed, or its disk fails: copy it again, or prepare the data again."
     )
