@@ -1,6 +1,7 @@
 """Shards are read as they were written, and anything else is refused by name."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,22 @@ def test_windows_of_shards_cover_every_file(prepared):
     assert len(windows) == sum((shard.tokens - 1) // 16 for shard in expected)
     everything = np.concatenate([prepared.read(shard)[: (shard.tokens - 1) // 16 * 16] for shard in expected])
     assert np.array_equal(windows.take(np.arange(len(windows)))[:, :16].ravel(), everything)
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="this system does not count the bytes of a process")
+def test_cold_windows_are_read_and_not_what_lies_around_them(tmp_path):
+    windows = made_windows(tmp_path, np.arange(2**24) % 2**16, sequence_length=2048)
+    with (tmp_path / "0.npy").open("rb") as file:
+        os.fsync(file)
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    before = read_bytes()
+    windows.take(np.random.default_rng(0).permutation(len(windows))[:64])
+    assert (read_bytes() - before) / 64 <= 64 * 2**10
+
+
+def read_bytes() -> int:
+    """Bytes that this process has made the system fetch from disk."""
+    return int(Path("/proc/self/io").read_text().split("\nread_bytes: ")[1].split()[0])
 
 
 def test_untouched_shards_verify_and_keep_their_digest(prepared, copied):
