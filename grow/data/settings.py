@@ -74,8 +74,7 @@ class DataSettings:
 
 
 def _check_weights(key: str, weights: Any) -> None:
-    kinds = {type(weight) for weight in weights.values()} if isinstance(weights, dict) else {type(weights)}
-    if not kinds <= {int, float}:
+    if not isinstance(weights, dict) or not {type(weight) for weight in weights.values()} <= {int, float}:
         raise ConfigError(f"{key}={weights!r}: expected numbers by source, e.g. {{wikipedia: 0.3, shakespeare: 0.7}}.")
     for source, weight in weights.items():
         not_negative(f"{key}.{source}", weight)

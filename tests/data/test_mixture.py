@@ -172,6 +172,7 @@ def test_a_mixture_of_a_source_that_is_not_there_is_refused(tmp_path):
         ({"mixture": {}}, "a sum above 0"),
         ({"mixture": {"a": True}}, "expected numbers by source"),
         ({"mixture": {"a": "0.5"}}, "expected numbers by source"),
+        ({"mixture": -1}, "expected numbers by source"),
         ({"mixture": "a"}, "expected numbers by source"),
         ({"mixture": {"a": float("nan")}}, r"data\.mixture\.a=nan"),
         ({"mixture": {f"s{number}": 1.0 for number in range(65)}}, "1 to 64 sources"),
