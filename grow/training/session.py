@@ -14,10 +14,11 @@ import torch
 from grow.common import provenance
 from grow.data.corpus import open_data
 from grow.data.data_module import TokenDataModule
+from grow.data.manifest import TOKENIZER_DIR
 from grow.data.mixture import Mixture
 from grow.data.run_order import run_order
 from grow.data.settings import DataSettings
-from grow.data.shards import TOKENIZER_DIR, TokenShards
+from grow.data.shards import TokenShards
 from grow.distributed.processes import from_first, group, local_device, on_first
 from grow.families.source_directory import find_source
 from grow.loggers.settings import LoggerSettings
