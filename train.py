@@ -29,6 +29,7 @@ def main(run: RunConfig) -> None:
     from grow.training.export import export_run
     from grow.training.fit import fit
     from grow.training.loop.weight_probe import plan_analysis
+    from grow.training.run_data import check_same_data
     from grow.training.session import data_of, device_of, open_shards, session
     from grow.training.start import choose_start
     from grow.training.step.teacher import open_teaching
@@ -43,6 +44,7 @@ def main(run: RunConfig) -> None:
         architecture = run.architecture()
         shards = open_shards(run.data, run.sources[0] if run.sources else None, directory)
         shards.check_vocabulary(architecture.vocab_size)
+        check_same_data(directory.path, shards)
         data = data_of(run.data, shards, plan)
         teaching = open_teaching(run.teacher, plan, device, shards, architecture.vocab_size) if run.teacher else None
         probes = [

@@ -76,7 +76,7 @@ def make_shards(directory: Path, vocab: int) -> None:
     import numpy as np
 
     from grow.common.provenance import sha256
-    from grow.data.shards import Shard, write_manifest
+    from grow.data.manifest import Shard, write_manifest
 
     weights = 1 / np.arange(1, vocab + 1)
     draw = np.random.default_rng(0)

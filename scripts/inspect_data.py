@@ -1,5 +1,7 @@
-"""Find the evaluation items that a training corpus already contains: 13 words in a row that both have.
+"""Look at training data: what a run reads at a step, what the sources hold, and which test items they contain.
 
+python scripts/inspect_data.py corpus=data/english step=100 output=inspected    a page with texts, tables and plots
+python scripts/inspect_data.py corpus=data/english position=5000 seed=1 data.sequence_length=256
 python scripts/inspect_data.py decontaminate=data/eval corpus=data/english output=overlap.json
 """
 
@@ -13,14 +15,18 @@ from grow.common.printed import say
 
 @entry_point("inspect_data", InspectDataConfig)
 def main(config: InspectDataConfig) -> None:
-    """Search the training split, and print a line for each task."""
+    """Show sequences and sources; or search the training split for evaluation items, and print a line for each task."""
     # Heavy imports wait until here, so that help and configuration errors answer at once.
     from grow.common.provenance import write_json
     from grow.data.shards import TokenShards
     from grow.evaluation.contamination import find_overlaps, training_documents
     from grow.evaluation.data import EvaluationData
+    from grow.inspection.inspect_corpus import inspect_corpus
 
-    data, shards = EvaluationData.open(config.decontaminate), TokenShards.open(config.corpus)
+    if config.decontaminate is None:
+        inspect_corpus(config)
+        return
+    data, shards = EvaluationData.open(config.decontaminate), TokenShards.open(config.data.path)
     data.check(data.tasks)
     overlaps = find_overlaps(data, training_documents(shards), config.ngram)
     for task, overlap in overlaps.items():

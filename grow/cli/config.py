@@ -27,9 +27,10 @@ from grow.common.places import CONFIG_DIR
 from grow.data.check import vocabulary_of
 from grow.data.settings import DataSettings, PrepareDataConfig
 from grow.distributed.settings import StrategySettings
-from grow.evaluation.settings import EvalConfig, EvaluationSettings, FetchEvalDataConfig, InspectDataConfig
+from grow.evaluation.settings import EvalConfig, EvaluationSettings, FetchEvalDataConfig
 from grow.families.settings import MODEL_SETTINGS, ArchitectureSettings, ImportCheckpointConfig, ScaledSettings
 from grow.growth.settings import ChainSettings, GrowthSettings
+from grow.inspection.settings import InspectDataConfig
 from grow.loggers.settings import LoggerSettings
 from grow.merging.settings import ExtractPluginConfig, MergeConfig, MergingSettings, SweepMergesConfig
 from grow.report.settings import ReportConfig, ReportPresetsConfig, WandbReportConfig

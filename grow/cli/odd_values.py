@@ -8,12 +8,12 @@ from grow.cli.spelling import LISTS_OF_PATHS, PATHS
 from grow.common.errors import ConfigError
 from grow.common.identity import flat
 from grow.common.output_path import refuse_impossible, refuse_unwritable
-from grow.evaluation.settings import InspectDataConfig
+from grow.inspection.settings import InspectDataConfig
 from grow.report.settings import WandbReportConfig
 
 _LARGEST_INTEGER = 2**63 - 1  # of int64, in which tokens, steps and seeds are counted
 _LONGEST_NAME = 100
-_OUTPUT_IS_A_FILE = (EstimateConfig, InspectDataConfig, WandbReportConfig)
+_OUTPUT_IS_A_FILE = (EstimateConfig, WandbReportConfig)
 
 
 def refuse_odd_values(config: Any) -> None:
@@ -40,7 +40,13 @@ def refuse_output(config: Any) -> None:
     """
     output = getattr(config, "output", None)
     if isinstance(output, str):
-        refuse_unwritable("output", output, is_file=isinstance(config, _OUTPUT_IS_A_FILE))
+        refuse_unwritable("output", output, is_file=_is_file(config))
+
+
+def _is_file(config: Any) -> bool:
+    if isinstance(config, InspectDataConfig):
+        return config.decontaminate is not None
+    return isinstance(config, _OUTPUT_IS_A_FILE)
 
 
 def _refuse_number(key: str, value: Any) -> None:

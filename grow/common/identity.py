@@ -15,6 +15,7 @@ class Meaning(Enum):
 
     NUMBERS = "changes the numbers"
     SEED = "changes the numbers, as it does between the seeds of one recipe"
+    PLACE = "says where an input lies: a run goes on with it where the digest of the input is the same"
     ON_REQUEST = "changes the numbers, and a run may go on with it where resume=changed asks for that"
     FREE = "changes how the run is computed, and its numbers by rounding at most"
     WATCHING = "changes where the run is, and what is shown and measured of it"
@@ -27,6 +28,11 @@ MEANINGS = {
     "growth.source": Meaning.SEED,  # each seed grows from the source of its own seed
     "scale": Meaning.NUMBERS,
     "data": Meaning.NUMBERS,
+    "data.path": Meaning.PLACE,  # grow/training/run_data.py compares the digests
+    "data.mixture": Meaning.ON_REQUEST,  # for what lies ahead of the run
+    "data.stages": Meaning.ON_REQUEST,
+    "data.max_epochs": Meaning.FREE,
+    "data.read_ahead": Meaning.FREE,
     "trainable": Meaning.NUMBERS,
     "chain": Meaning.NUMBERS,
     "seed": Meaning.SEED,
@@ -62,7 +68,20 @@ LEFT_OPEN = {"trainer.precision": ("auto",), "growth.join": ("none", "experts")}
 growth.join says now was not said before, and growth.sources decides."""
 NAMED_BEFORE = {"trainer.precision": {"auto": "fp32"}, "growth.join": {"none": "beside", "experts": "beside"}}
 """Keys, their values, and what earlier versions called them in the name of a run's directory."""
-IMPLIED = {"growth.dtype": "source"}
+IMPLIED = {
+    "growth.dtype": "source",
+    "data.mixture": None,
+    "data.stages": None,
+    "objective.kind": "next_token",
+    "objective.teacher": None,
+    "objective.alpha": 1.0,
+    "objective.alpha_decay": 0.0,
+    "objective.temperature": 1.0,
+    "experts.name": "default",
+    "experts.balance": 0.01,
+    "experts.z": 0.001,
+    "experts.balance_over": "step",
+}
 """Keys that earlier versions did not have, and the value that they acted by."""
 
 
@@ -82,8 +101,9 @@ def may_change(key: str, resume: str) -> bool:
         key: A dotted key.
         resume: exact, or changed to accept the keys that may change on request.
     """
-    on_request = meaning(key) is Meaning.ON_REQUEST
-    return resume == "changed" if on_request else not names_the_run(key)
+    if meaning(key) is Meaning.ON_REQUEST:
+        return resume == "changed"
+    return meaning(key) is Meaning.PLACE or not names_the_run(key)
 
 
 def asks_for(key: str, now: Any, before: Any) -> bool:
@@ -99,7 +119,7 @@ def is_watching(key: str) -> bool:
 
 def names_the_run(key: str) -> bool:
     """Return whether two runs that differ in a key are two runs: the default directory is named by such keys."""
-    return meaning(key) in (Meaning.NUMBERS, Meaning.SEED, Meaning.ON_REQUEST)
+    return meaning(key) in (Meaning.NUMBERS, Meaning.SEED, Meaning.PLACE, Meaning.ON_REQUEST)
 
 
 def naming(config: dict[str, Any]) -> dict[str, Any]:

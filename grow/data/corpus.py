@@ -24,9 +24,10 @@ from grow.data.check import (
     check_corpus,
     vocabulary_of,
 )
+from grow.data.manifest import MANIFEST_FILE, TOKENIZER_DIR
 from grow.data.prepare import prepare
 from grow.data.settings import DataSettings
-from grow.data.shards import MANIFEST_FILE, TOKENIZER_DIR, TokenShards
+from grow.data.shards import TokenShards
 from grow.data.texts import Document, passages
 from grow.data.tokenizer import vocabulary_digest
 

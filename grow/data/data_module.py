@@ -1,10 +1,12 @@
 """Batches of token shards under Lightning, without workers or state: a run resumes by starting at a later sequence.
 
-Position p of a run reads window `order(p)` of the training split. Micro-step m of rank r of W reads the positions
-start_sequence + (m*W + r) * micro_batch + [0, micro_batch): the global order does not depend on W and micro_batch.
+Position p of a run reads a window of the training split that its order says (grow/data/run_order.py). Micro-step m of
+rank r of W reads the positions start_sequence + (m*W + r) * micro_batch + [0, micro_batch): the global order does not
+depend on W and micro_batch.
 """
 
 import itertools
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 import lightning.pytorch as L
@@ -15,8 +17,11 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from grow.common.errors import DataError
 from grow.data.damage import Damage
+from grow.data.manifest import Shard
+from grow.data.mixture import Mixture
 from grow.data.order import VALIDATION_SEED, order
-from grow.data.shards import Shard, TokenShards
+from grow.data.run_order import RunOrder, run_order
+from grow.data.shards import TokenShards
 from grow.data.windows import Windows
 
 POSITIONS_LOOKED_AT = 2**16  # by `reading_order`; beyond them nearly every shard was read
@@ -36,9 +41,12 @@ class TokenDataModule(L.LightningDataModule):
         world_size: Number of processes that share the data.
         start_sequence: Sequences that all ranks together have read before.
         damaged_tokens: First and end of a range of the run's tokens; sequences that begin in it are random ids.
+        mixture: Shares of the sources; None reads all windows in one order.
+        read_ahead: Sequences of this rank that the system is asked to fetch before they are read.
 
     Raises:
         DataError: a split has fewer tokens than one training window or `val_tokens`.
+        ConfigError: the mixture names a source that has no window.
     """
 
     def __init__(
@@ -53,9 +61,11 @@ class TokenDataModule(L.LightningDataModule):
         world_size: int = 1,
         start_sequence: int = 0,
         damaged_tokens: Sequence[int] | None = None,
+        mixture: Mixture | None = None,
+        read_ahead: int = 0,
     ) -> None:
         super().__init__()
-        self._micro_batch, self._seed = micro_batch, seed
+        self._micro_batch, self._length, self._read_ahead = micro_batch, sequence_length, read_ahead
         self._rank, self._world_size, self._start = rank, world_size, start_sequence
         self._val_windows = val_tokens // sequence_length
         self._damage: Damage | None = None
@@ -64,7 +74,6 @@ class TokenDataModule(L.LightningDataModule):
             self._damage = Damage(positions=positions, vocab_size=shards.vocab_size, seed=seed)
         self._train = shards.windows("train", sequence_length)
         self._validation = shards.windows("validation", sequence_length)
-        self._window_sources = shards.window_sources("validation", sequence_length)
         self.shards = shards
         if len(self._train) == 0:
             raise DataError(
@@ -77,13 +86,21 @@ class TokenDataModule(L.LightningDataModule):
                 f"windows of {sequence_length} ({shards.tokens('validation')} tokens). "
                 f"Set trainer.val_tokens={len(self._validation) * sequence_length} or less."
             )
+        self.order = run_order(self._train, seed, mixture)
+        """What each position of the run reads."""
 
     def train_dataloader(self) -> DataLoader[Tensor]:
         """Return endless batches in the run's order, from `start_sequence` on. Lightning calls this once."""
         first = self._start + self._rank * self._micro_batch
         stride = self._world_size * self._micro_batch
         batches = TrainBatches(
-            self._train, self._micro_batch, first=first, stride=stride, seed=self._seed, damage=self._damage
+            self._train,
+            self.order,
+            self._micro_batch,
+            first=first,
+            stride=stride,
+            read_ahead=self._read_ahead,
+            damage=self._damage,
         )
         return _loader(batches)
 
@@ -93,7 +110,17 @@ class TokenDataModule(L.LightningDataModule):
 
     def val_sources(self) -> np.ndarray:
         """Return the source of each of this rank's validation windows, by its index in `shards.sources`: (windows,)."""
-        return self._window_sources[self._val_share()]
+        numbers = {source: number for number, source in enumerate(self.shards.sources)}
+        shards = self._validation.shards_of(self._val_share()).tolist()
+        return np.array([numbers[self._validation.shards[shard].source] for shard in shards], np.int64)
+
+    def read_columns(self, tokens: int) -> dict[str, float]:
+        """Return what of each source a run has read after some tokens: its tokens, and its epochs, by metric name."""
+        position, columns = tokens // self._length, dict[str, float]()
+        read, epochs = self.order.read_before(position).tolist(), self.order.epochs_before(position).tolist()
+        for source, sequences, epoch in zip(self.order.sources, read, epochs, strict=True):
+            columns |= {f"data/{source}/tokens": sequences * self._length, f"data/{source}/epochs": epoch}
+        return columns
 
     def reading_order(self, sequences: int) -> list[Shard]:
         """Return the shards that all ranks together read, by their first use: those of validation, then of training.
@@ -102,12 +129,12 @@ class TokenDataModule(L.LightningDataModule):
             sequences: Sequences that the run still trains on, from `start_sequence` on.
         """
         positions = self._start + np.arange(min(sequences, POSITIONS_LOOKED_AT))
-        found = self._train.arrays_of(order(positions, len(self._train), self._seed))
+        found = self._train.shards_of(self.order.windows_at(positions))
         used = found[np.sort(np.unique(found, return_index=True)[1])].tolist()
-        training = self.shards.of_split("train")
         if sequences > POSITIONS_LOOKED_AT:
-            used = list(dict.fromkeys([*used, *range(len(training))]))
-        return [*self.shards.of_split("validation"), *(training[index] for index in used)]
+            used = [*used, *(n for n, shard in enumerate(self._train.shards) if shard.source in self.order.sources)]
+        training = [self._train.shards[index] for index in used]
+        return [*self.shards.of_split("validation"), *dict.fromkeys(training)]  # an epoch may read a shard twice
 
     def _val_share(self) -> np.ndarray:
         chosen = order(np.arange(self._val_windows), max(len(self._validation), 1), VALIDATION_SEED)
@@ -118,21 +145,40 @@ class TrainBatches(IterableDataset[Tensor]):
     """Batches at positions first + k * stride + [0, micro_batch) for k = 0, 1, ..., endlessly."""
 
     def __init__(
-        self, windows: Windows, micro_batch: int, *, first: int, stride: int, seed: int, damage: Damage | None
+        self,
+        windows: Windows,
+        order: RunOrder,
+        micro_batch: int,
+        *,
+        first: int,
+        stride: int,
+        read_ahead: int,
+        damage: Damage | None,
     ) -> None:
-        self._windows, self._micro_batch = windows, micro_batch
-        self._first, self._stride, self._seed, self._damage = first, stride, seed, damage
+        self._windows, self._order, self._micro_batch = windows, order, micro_batch
+        self._first, self._stride, self._damage = first, stride, damage
+        self._batches_ahead = -(-read_ahead // micro_batch)
 
     def __iter__(self) -> Iterator[Tensor]:
-        steps = max(POSITIONS_PER_BLOCK // self._micro_batch, 1)
-        block = self._stride * np.arange(steps)[:, None] + np.arange(self._micro_batch)  # (steps, micro_batch)
-        for start in itertools.count(self._first, self._stride * steps):
-            places = start + block
-            for positions, indices in zip(places, order(places, len(self._windows), self._seed), strict=True):
+        coming: deque[tuple[np.ndarray, np.ndarray]] = deque()
+        for positions, indices in self._places():
+            coming.append((positions, indices))
+            if self._batches_ahead:
+                self._windows.will_take(indices)
+            if len(coming) > self._batches_ahead:
+                positions, indices = coming.popleft()
                 tokens = self._windows.take(indices)
                 if self._damage is not None:
                     self._damage.overwrite(tokens, positions)
                 yield torch.from_numpy(tokens)
+
+    def _places(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the positions of each batch, and their windows: (micro_batch,) each."""
+        steps = max(POSITIONS_PER_BLOCK // self._micro_batch, 1)
+        block = self._stride * np.arange(steps)[:, None] + np.arange(self._micro_batch)  # (steps, micro_batch)
+        for start in itertools.count(self._first, self._stride * steps):
+            places = start + block
+            yield from zip(places, self._order.windows_at(places), strict=True)
 
 
 class ValidationBatches(IterableDataset[Tensor]):

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from grow.common.errors import DataError
-from grow.data.shards import Shard, TokenShards
+from grow.data.manifest import Shard
+from grow.data.shards import TokenShards
 
 WAITED_FOR_BYTES = 128 * 2**20  # well under a second; as little is compared before the first step
 _LOWEST_PRIORITY = 19

@@ -17,7 +17,8 @@ from transformers import PreTrainedTokenizerFast
 from grow.common.errors import DataError
 from grow.common.temporary import publish, temporary_directory
 from grow.data.encode import PIECE_CHARACTERS, cut, encode
-from grow.data.shards import DTYPES, SPLITS, TOKENIZER_DIR, Shard, TokenShards, smallest_dtype, write_manifest
+from grow.data.manifest import DTYPES, SPLITS, TOKENIZER_DIR, Shard, smallest_dtype, write_manifest
+from grow.data.shards import TokenShards
 from grow.data.texts import Document, Track, find_texts, read_documents
 from grow.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer, vocabulary_size
 

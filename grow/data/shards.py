@@ -1,4 +1,4 @@
-"""Token shards on disk: raw little-endian token ids, read as memory maps, and a manifest.json that describes them.
+"""Token shards on disk: raw little-endian token ids, and a manifest.json that describes them.
 
 DIRECTORY/manifest.json          dtype, vocabulary, end-of-text id, tokenizer digest, every shard with its digest
 DIRECTORY/tokenizer/             tokenizer for AutoTokenizer
@@ -7,8 +7,10 @@ DIRECTORY/validation/*.npy       documents that are never trained on
 """
 
 import hashlib
-from dataclasses import asdict, dataclass, fields
-from functools import partial
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grow.common.errors import DataError
-from grow.common.provenance import data_of, write_json
-from grow.common.records import parse_record
+from grow.common.provenance import data_of
+from grow.data.manifest import DTYPES, TOKENIZER_DIR, Shard, read_manifest, tokenizer_digest
+from grow.data.sample import check_sample
+from grow.data.shard_files import ShardFiles
 from grow.data.windows import Windows
 
-MANIFEST_FILE = "manifest.json"
-TOKENIZER_DIR = "tokenizer"
-FORMAT = "grow-token-shards"
-VERSION = 1
-DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
-SPLITS = ("train", "validation")
+_PIECE_TOKENS = 2**22  # read at once when documents are told apart
 _PIECE_BYTES = 8 * 2**20  # read at once when a digest is computed
-
-
-@dataclass(kw_only=True, slots=True, frozen=True)
-class Shard:
-    """Consecutive tokens of one file, of one split and one source."""
-
-    file: str
-    """Path relative to the directory of the shards."""
-    split: str
-    source: str
-    start: int
-    """Index of the first token in the file."""
-    tokens: int
-    sha256: str
-    """Digest of these tokens' bytes."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -49,27 +33,47 @@ class TokenShards:
     """A directory of token shards, opened and checked; tokens are not read into memory."""
 
     path: Path
+    files: Path
+    """Directory that the shards' paths are relative to."""
     digest: str
-    """SHA-256 of the manifest, which holds the digest of every shard: equal digests mean equal data."""
+    """SHA-256 that stands for the data: equal digests mean equal data."""
     dtype: str
     vocab_size: int
     """Every token id is below this."""
     eos_id: int
     tokenizer_sha256: str
     shards: tuple[Shard, ...]
+    warning: str | None = None
+    """What a sample of the tokens makes doubtful; None where nothing."""
+    _reads: ShardFiles = field(default_factory=ShardFiles, repr=False, compare=False)
 
     @classmethod
     def open(cls, path: str | Path) -> "TokenShards":
-        """Open a directory of shards and compare every file's size with the manifest.
+        """Open a directory of shards: compare sizes and tokenizer with the manifest, and read a sample of the tokens.
 
         Raises:
-            DataError: the manifest or a shard is missing, damaged, truncated or of another format.
+            DataError: the manifest or a shard is missing, damaged, truncated or of another format, or the tokens or the
+                tokenizer are not those that the manifest describes.
         """
         path = Path(path)
-        raw = _manifest_bytes(path)
-        found = cls(path=path, digest=hashlib.sha256(raw).hexdigest(), **_parse_manifest(path / MANIFEST_FILE, raw))
+        manifest, digest = read_manifest(path)
+        found = cls(
+            path=path,
+            files=path / (manifest.root or ""),
+            digest=digest,
+            dtype=manifest.dtype,
+            vocab_size=manifest.vocab_size,
+            eos_id=manifest.eos_id,
+            tokenizer_sha256=manifest.tokenizer_sha256,
+            shards=manifest.shards,
+        )
         found._check_sizes()
-        return found
+        if (found.tokenizer_dir / "tokenizer.json").is_file():
+            found._check_tokenizer()
+        warning = check_sample(
+            found.shards, found.read, files=found.files, vocab_size=found.vocab_size, eos_id=found.eos_id
+        )
+        return replace(found, warning=warning)
 
     @property
     def tokenizer_dir(self) -> Path:
@@ -83,30 +87,37 @@ class TokenShards:
 
     def tokens(self, split: str, source: str | None = None) -> int:
         """Count the tokens of a split, of all sources or of one."""
-        return sum(shard.tokens for shard in self.of_split(split) if source in (None, shard.source))
+        return sum(shard.tokens * shard.repeats for shard in self.of_split(split) if source in (None, shard.source))
 
-    def windows(self, split: str, sequence_length: int) -> Windows:
-        """Return the windows of `sequence_length` + 1 tokens of a split."""
-        return Windows([self.read(shard) for shard in self.of_split(split)], sequence_length)
+    def windows(self, split: str, sequence_length: int, source: str | None = None) -> Windows:
+        """Return the windows of `sequence_length` + 1 tokens of a split, of all sources or of one."""
+        own = [shard for shard in self.of_split(split) if source in (None, shard.source)]
+        return Windows(
+            own, files=self._reads, root=self.files, dtype=DTYPES[self.dtype], sequence_length=sequence_length
+        )
 
-    def window_sources(self, split: str, sequence_length: int) -> NDArray[np.int64]:
-        """Return the source of each window as an index into `sources`: (windows,)."""
-        own = self.of_split(split)
-        counts = [max(shard.tokens - 1, 0) // sequence_length for shard in own]
-        return np.repeat([self.sources.index(shard.source) for shard in own], counts)
-
-    def read(self, shard: Shard) -> NDArray[Any]:
-        """Return a shard's tokens as a read-only memory map: (tokens,).
+    def read(self, shard: Shard, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """Return a shard's tokens from `start` to before `stop`, or to its end: (tokens,).
 
         Raises:
-            DataError: the file cannot be read, or was cut after the shards were opened.
+            DataError: the file was cut after the shards were opened, or cannot be read.
         """
         dtype = DTYPES[self.dtype]
-        offset, path = shard.start * dtype.itemsize, self.path / shard.file
-        try:
-            return np.asarray(np.memmap(path, dtype, mode="r", offset=offset, shape=(shard.tokens,)))
-        except (OSError, ValueError) as error:
-            raise DataError(_changed(path, offset + self.bytes_of(shard), str(error))) from None
+        count = (shard.tokens if stop is None else stop) - start
+        place = (str(self.files / shard.file), (shard.start + start) * dtype.itemsize)
+        return np.frombuffer(self._reads.read([place], count * dtype.itemsize), dtype)
+
+    def documents(self, shard: Shard) -> Iterator[NDArray[Any]]:
+        """Yield the tokens of each document of a shard, its eos included; the last one may have none."""
+        rest = np.empty(0, DTYPES[self.dtype])
+        for start in range(0, shard.tokens, _PIECE_TOKENS):
+            tokens = self.read(shard, start, min(start + _PIECE_TOKENS, shard.tokens))
+            *whole, rest = np.split(
+                np.concatenate((rest, tokens)), np.flatnonzero(tokens == self.eos_id) + len(rest) + 1
+            )
+            yield from whole
+        if len(rest):
+            yield rest
 
     def bytes_of(self, shard: Shard) -> int:
         """Return the size of a shard's tokens in bytes."""
@@ -118,7 +129,7 @@ class TokenShards:
         Raises:
             DataError: the shard is not what it was when the manifest was written, or cannot be read.
         """
-        path = self.path / shard.file
+        path = self.files / shard.file
         found = _digest(path, shard.start * DTYPES[self.dtype].itemsize, self.bytes_of(shard))
         _compare(path, shard.sha256, found)
 
@@ -130,7 +141,7 @@ class TokenShards:
         """
         for shard in self.shards:
             self.check(shard)
-        _compare(self.tokenizer_dir, self.tokenizer_sha256, tokenizer_digest(self.tokenizer_dir))
+        self._check_tokenizer()
 
     def check_vocabulary(self, model_vocab_size: int) -> None:
         """Refuse a model that has no embedding for some token of the shards.
@@ -149,109 +160,29 @@ class TokenShards:
         """Return the shards of a split, in the manifest's order."""
         return [shard for shard in self.shards if shard.split == split]
 
+    def _check_tokenizer(self) -> None:
+        _compare(self.tokenizer_dir, self.tokenizer_sha256, tokenizer_digest(self.tokenizer_dir))
+
     def _check_sizes(self) -> None:
         itemsize = DTYPES[self.dtype].itemsize
         ends: dict[str, int] = {}
         for shard in self.shards:
             ends[shard.file] = max(ends.get(shard.file, 0), shard.start + shard.tokens)
         for file, tokens in ends.items():
-            _check_size(self.path / file, tokens * itemsize)
+            _check_size(f"{self.files}/{file}", tokens * itemsize)
 
 
-def write_manifest(directory: Path, *, dtype: str, vocab_size: int, eos_id: int, shards: list[Shard]) -> None:
-    """Write the manifest of a directory's shards and tokenizer; its bytes depend on the data alone."""
-    totals = {split: sum(shard.tokens for shard in shards if shard.split == split) for split in SPLITS}
-    content = {
-        "format": FORMAT,
-        "version": VERSION,
-        "dtype": dtype,
-        "vocab_size": vocab_size,
-        "eos_id": eos_id,
-        "tokenizer_sha256": tokenizer_digest(directory / TOKENIZER_DIR),
-        "totals": totals,
-        "shards": [asdict(shard) for shard in shards],
-    }
-    write_json(directory / MANIFEST_FILE, content)
-
-
-def tokenizer_digest(directory: Path) -> str:
-    """Return the SHA-256 of tokenizer.json; the small files around it differ between versions of the library.
-
-    Raises:
-        DataError: there is no tokenizer.json.
-    """
-    path = directory / "tokenizer.json"
-    if not path.is_file():
-        raise DataError(f"{path}: expected the shards' tokenizer, found no such file. Prepare the data again.")
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def smallest_dtype(vocab_size: int) -> str:
-    """Return the smaller of the two token types that hold every id."""
-    return "uint16" if vocab_size <= 2**16 else "uint32"
-
-
-def _manifest_bytes(path: Path) -> bytes:
+def _check_size(path: str, expected: int) -> None:
     try:
-        return (path / MANIFEST_FILE).read_bytes()
+        status = os.stat(path)  # noqa: PTH116  # a Path for each of tens of thousands of files takes long
     except OSError as error:
-        if next(path.rglob("*.npy"), None) is not None:
-            raise DataError(
-                f"{path}: expected {MANIFEST_FILE} next to the .npy shards, found none. If these are shards in Dolma's "
-                f"format, describe them once with: python scripts/prepare_data.py adopt={path} tokenizer=DIRECTORY "
-                "dtype=uint16 validation_tokens=N"
-            ) from None
-        raise DataError(
-            f"{path}: expected a directory of token shards with a {MANIFEST_FILE}, found {error.strerror or error}. "
-            "Check data.path=DIRECTORY, or make shards: "
-            f"python scripts/prepare_data.py input='[TEXTS]' output={path} vocab_size=4096. Without data of your own, "
-            "data=english trainer=default tries a model on the embedded corpus."
-        ) from None
+        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        raise DataError(_changed(path, expected, "no such file" if missing else str(error.strerror))) from None
+    if status.st_size != expected or not stat.S_ISREG(status.st_mode):
+        raise DataError(_changed(path, expected, f"{status.st_size} bytes"))
 
 
-@dataclass(kw_only=True, slots=True, frozen=True)
-class _Format:
-    """What the manifests of every version say of themselves."""
-
-    format: str
-    version: int
-
-
-@dataclass(kw_only=True, slots=True, frozen=True)
-class _Manifest:
-    """What a manifest holds besides its format."""
-
-    dtype: str
-    vocab_size: int
-    eos_id: int
-    tokenizer_sha256: str
-    shards: tuple[Shard, ...]
-
-
-def _parse_manifest(path: Path, raw: bytes) -> dict[str, Any]:
-    """Return the fields of TokenShards from a manifest."""
-    expected = f"{path}: expected a manifest of format {FORMAT!r} version {VERSION} with dtype {' or '.join(DTYPES)}"
-    advice = "Prepare the data again with scripts/prepare_data.py."
-    read = partial(parse_record, raw, where=expected, error=DataError, advice=advice)
-    found = read(_Format)
-    if (found.format, found.version) != (FORMAT, VERSION):
-        raise DataError(f"{expected}, found format {found.format!r} version {found.version}. {advice}")
-    manifest = read(_Manifest)
-    if manifest.dtype not in DTYPES:
-        raise DataError(f"{expected}, found dtype {manifest.dtype!r}. {advice}")
-    negative = next((shard for shard in manifest.shards if min(shard.start, shard.tokens) < 0), None)
-    if negative is not None:
-        raise DataError(f"{expected}, found a shard of {negative.tokens} tokens at {negative.start}. {advice}")
-    return {each.name: getattr(manifest, each.name) for each in fields(_Manifest)}
-
-
-def _check_size(path: Path, expected: int) -> None:
-    found = path.stat().st_size if path.is_file() else None
-    if found != expected:
-        raise DataError(_changed(path, expected, "no such file" if found is None else f"{found} bytes"))
-
-
-def _changed(path: Path, expected: int, found: str) -> str:
+def _changed(path: Path | str, expected: int, found: str) -> str:
     return (
         f"{path}: expected a shard of {expected} bytes, found {found}. The copy is incomplete or the file was "
         "changed; copy it again, or prepare the data again."

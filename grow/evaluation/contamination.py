@@ -10,9 +10,8 @@ Source: GPT-3's rule with n = 13 (arXiv 2005.14165, appendix C), without its fil
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
-
-import numpy as np
 
 from grow.data.shards import TokenShards
 from grow.data.tokenizer import load_tokenizer
@@ -75,10 +74,8 @@ def training_documents(shards: TokenShards) -> Iterator[str]:
     for shard in shards.shards:
         if shard.split == "train":
             shards.check(shard)
-            ids = shards.read(shard)
-            pieces = np.split(ids, np.flatnonzero(ids == shards.eos_id) + 1)
-            for start in range(0, len(pieces), _DOCUMENTS_AT_A_TIME):
-                batch = [piece.tolist() for piece in pieces[start : start + _DOCUMENTS_AT_A_TIME]]
+            documents = shards.documents(shard)
+            while batch := [ids.tolist() for ids in islice(documents, _DOCUMENTS_AT_A_TIME)]:
                 yield from tokenizer.batch_decode(batch, skip_special_tokens=True)
 
 

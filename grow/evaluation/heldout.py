@@ -19,7 +19,6 @@ from grow.common.errors import DataError
 from grow.data.order import order
 from grow.data.shards import TokenShards
 from grow.data.tokenizer import bytes_per_token
-from grow.data.windows import Windows
 from grow.evaluation.packing import Request, make_batches, pack
 from grow.evaluation.parallel import distribute
 from grow.evaluation.scoring import Scorer
@@ -86,8 +85,7 @@ def measure_heldout(
 
 def _windows(shards: TokenShards, source: str, sequence_length: int, tokens: int) -> NDArray[np.int64]:
     """Return the ids of a source's windows: (windows, sequence_length + 1)."""
-    own = [shards.read(shard) for shard in shards.shards if (shard.split, shard.source) == ("validation", source)]
-    windows = Windows(own, sequence_length)
+    windows = shards.windows("validation", sequence_length, source)
     count = min(len(windows), max(1, tokens // sequence_length))
     return windows.take(order(np.arange(count), max(len(windows), 1), WINDOW_SEED))
 

@@ -29,7 +29,8 @@ from grow.common.provenance import (
 )
 from grow.common.records import read_record
 from grow.common.rows import CLOCK, last_clock
-from grow.data.shards import TOKENIZER_DIR, tokenizer_places
+from grow.data.manifest import TOKENIZER_DIR
+from grow.data.shards import tokenizer_places
 from grow.data.tokenizer import load_tokenizer, vocabulary_size
 from grow.families.build import load_config
 from grow.families.registry import family_of

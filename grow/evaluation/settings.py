@@ -102,20 +102,3 @@ class FetchEvalDataConfig:
         unknown = [task for task in self.tasks if task not in TASKS]
         if unknown or not self.tasks:
             raise ConfigError(f"tasks={self.tasks}: expected some of {', '.join(TASKS)}.")
-
-
-@dataclass(kw_only=True, slots=True)
-class InspectDataConfig:
-    """scripts/inspect_data.py: finds the evaluation items that a training corpus contains."""
-
-    decontaminate: str
-    """Directory of evaluation items, written by scripts/fetch_eval_data.py."""
-    corpus: str
-    """Token shards; their training split is searched."""
-    ngram: int = 13
-    """Length of a common run of words that counts as an overlap; 13 as for GPT-3 (arXiv 2005.14165, appendix C)."""
-    output: str | None = None
-    """JSON file for the overlapping items; null writes none."""
-
-    def __post_init__(self) -> None:
-        at_least_one("ngram", self.ngram)

@@ -110,18 +110,16 @@ def _halves(config: SweepMergesConfig) -> tuple[Batches, Batches]:
     shards = TokenShards.open(config.data)
     for shard in shards.of_split("validation"):
         shards.check(shard)
-    windows = shards.windows("validation", config.sequence_length)
-    source_of = shards.window_sources("validation", config.sequence_length)
     halves: tuple[Batches, Batches] = {}, {}
-    for index, source in enumerate(shards.sources):
-        own = np.flatnonzero(source_of == index)
-        count = min(config.tokens // config.sequence_length, len(own)) // 2
+    for source in shards.sources:
+        windows = shards.windows("validation", config.sequence_length, source)
+        count = min(config.tokens // config.sequence_length, len(windows)) // 2
         if count == 0:
             raise ConfigError(
                 f"tokens={config.tokens}: expected two held-out sequences of {config.sequence_length} tokens of source "
-                f"{source}, one to choose and one to score; it has {len(own)}."
+                f"{source}, one to choose and one to score; it has {len(windows)}."
             )
-        chosen = own[order(np.arange(2 * count), len(own), VALIDATION_SEED)]
+        chosen = order(np.arange(2 * count), len(windows), VALIDATION_SEED)
         for half, part in zip(halves, (chosen[:count], chosen[count:]), strict=True):
             half[source] = list(torch.from_numpy(windows.take(part)).split(config.micro_batch))
     return halves

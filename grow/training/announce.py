@@ -9,6 +9,7 @@ from grow.data.shards import TokenShards
 from grow.distributed.processes import is_first
 from grow.families.build import parameter_count, training_flops_per_token
 from grow.training.plan import Plan
+from grow.training.run_data import write_data_record
 from grow.training.run_directory import RunDirectory
 from grow.training.start import Start
 from grow.training.step.teacher import Teaching
@@ -27,7 +28,7 @@ def announce(
     changes: list[str],
     teaching: Teaching | None = None,
 ) -> None:
-    """Write run.json, and print what is about to happen and what has changed since the run was first started.
+    """Write run.json and data.json; print what is about to happen, and what has changed since the first start.
 
     Args:
         start: What the run starts from.
@@ -54,13 +55,14 @@ def announce(
         lineage=None if start.lineage is None else start.lineage.as_json(),
         data={"path": str(shards.path), "digest": shards.digest, "train_tokens": shards.tokens("train")},
     )
+    write_data_record(run.path, shards)
     lines = _summary(start, plan, device, run, shards, flops)
     if teaching is not None:
         lines["teacher"] = teaching.described
     if changes:
         lines["changed"] = "; ".join(changes)
     say("\n".join(f"{name:<8} {value}" for name, value in lines.items()))
-    for warning in (start.grown and start.grown.warning, _toy_settings(plan, parameter_count(model))):
+    for warning in (start.grown and start.grown.warning, shards.warning, _toy_settings(plan, parameter_count(model))):
         if warning:
             say(warning)
 

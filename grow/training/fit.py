@@ -166,6 +166,7 @@ def _loop_callback(
         probes=probes,
         watchdog=watchdog,
         peak_flops=peak_of_all(plan, device),
+        read_columns=data.read_columns,
     )
     return LoopCallback(
         plan=plan,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from grow.common.aside import move_aside
+from grow.common.checkpoint_names import checkpoint_name
 from grow.common.errors import ConfigError
 from grow.common.files import disk_errors_named
 from grow.common.identity import asks_for, flat, is_watching, may_change
@@ -21,6 +22,7 @@ from grow.common.provenance import (
     GROWTH_FILE,
     METRICS_FILE,
     RUN_FILE,
+    clock_of,
     git_commit,
     versions,
     write_record,
@@ -28,8 +30,10 @@ from grow.common.provenance import (
 from grow.common.records import read_object
 from grow.common.redact import redacted
 from grow.distributed.ranks import restarted
+from grow.training.run_data import check_same_past
 
 LOCK_FILE = ".lock"
+_MIXTURES = ("data.mixture", "data.stages")
 RESUME = EXACT, CHANGED, FRESH = "exact", "changed", "fresh"
 
 
@@ -173,7 +177,7 @@ class RunDirectory:
             A line for each key that differs.
 
         Raises:
-            ConfigError: a key differs that may not; all of them are named.
+            ConfigError: a key differs that may not; all of them are named. Or a mixture differs behind the run.
         """
         if resume == FRESH or not self.record.exists():
             return []
@@ -191,6 +195,10 @@ class RunDirectory:
                 + ("Add resume=changed to go on with the values given here, or choose" if changeable else "Choose")
                 + " another run_dir, or remove this one."
             )
+        if any(key.startswith(_MIXTURES) for key in differing) and self.newest_step is not None:
+            tokens = clock_of(self.checkpoints / checkpoint_name(self.newest_step))["tokens"]
+            data = self.read()["config"]["data"]
+            check_same_past(self.path, tokens // data["sequence_length"], data, config["data"])
         return list(differing.values())
 
     def read(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import datetime
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,11 @@ import torch
 from grow.common import provenance
 from grow.data.corpus import open_data
 from grow.data.data_module import TokenDataModule
+from grow.data.manifest import TOKENIZER_DIR
+from grow.data.mixture import Mixture
+from grow.data.run_order import run_order
 from grow.data.settings import DataSettings
-from grow.data.shards import TOKENIZER_DIR, TokenShards
+from grow.data.shards import TokenShards
 from grow.distributed.processes import from_first, group, local_device, on_first
 from grow.families.source_directory import find_source
 from grow.loggers.settings import LoggerSettings
@@ -114,17 +117,28 @@ def data_of(settings: DataSettings, shards: TokenShards, plan: Plan) -> Callable
         settings: Configuration of the data.
         shards: Token shards to read.
         plan: Batch, seed and ranks of the run.
+
+    Raises:
+        ConfigError: the mixture names a source that there is not, or a source would be read too often.
     """
+    length = plan.batch.sequence_length
+    stages = None if settings.stages is None else [asdict(stage) for stage in settings.stages]
+    mixture = Mixture.of(settings.mixture, stages, length)
+    if len(windows := shards.windows("train", length)):  # else the data module says what is missing
+        end = plan.steps_from(0) * plan.batch.tokens // length
+        run_order(windows, plan.seed, mixture).check_epochs(end, settings.max_epochs)
     return partial(
         TokenDataModule,
         shards,
-        sequence_length=plan.batch.sequence_length,
+        sequence_length=length,
         micro_batch=plan.batch.micro_batch,
         seed=plan.seed,
         val_tokens=plan.trainer.val_tokens,
         rank=plan.ranks.rank,
         world_size=plan.ranks.world_size,
         damaged_tokens=settings.damaged_tokens,
+        mixture=mixture,
+        read_ahead=settings.read_ahead,
     )
 
 

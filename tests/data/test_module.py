@@ -141,6 +141,15 @@ def test_to_read_batches_draws_nothing_from_the_generator_that_dropout_draws_fro
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_a_file_that_is_cut_under_a_reader_is_an_error_with_its_name(copied):
+    loader = iter(module(copied, read_ahead=4).train_dataloader())
+    next(loader)
+    for shard in copied.of_split("train"):
+        (copied.path / shard.file).write_bytes(b"")
+    with pytest.raises(DataError, match=r"train/.*\.npy: expected a shard of .* found 0 of 34 bytes"):
+        next(loader)
+
+
 def test_damage_replaces_the_sequences_of_one_stretch_and_nothing_else(prepared):
     whole = global_order(prepared, 40, world_size=1, micro_batch=4)
     damaged = torch.cat(batches(module(prepared, damaged_tokens=[16 * 12, 16 * 16]).train_dataloader(), 10))

@@ -1,6 +1,7 @@
 """Shards are read as they were written, and anything else is refused by name."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from grow.common.errors import DataError
+from grow.data.manifest import Shard
+from grow.data.shard_files import ShardFiles
 from grow.data.shards import TokenShards
 from grow.data.windows import Windows
 
@@ -15,6 +18,15 @@ from grow.data.windows import Windows
 def change_manifest(directory: Path, **changes) -> None:
     path = directory / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def made_windows(directory: Path, *arrays: np.ndarray, sequence_length: int = 5) -> Windows:
+    """Windows of files with these tokens."""
+    shards = []
+    for number, array in enumerate(arrays):
+        array.astype("<u2").tofile(directory / f"{number}.npy")
+        shards.append(Shard(file=f"{number}.npy", split="train", source="made", start=0, tokens=len(array), sha256=""))
+    return Windows(shards, files=ShardFiles(), root=directory, dtype=np.dtype("<u2"), sequence_length=sequence_length)
 
 
 def test_files_are_raw_little_endian_memory_maps(prepared):
@@ -33,23 +45,23 @@ def test_tokenizer_of_the_shards_reads_them_back(prepared, corpus):
     assert tokenizer.decode(first) in texts
 
 
-def test_windows_follow_each_other_and_share_one_token():
-    windows = Windows([np.arange(20, dtype=np.uint16), np.arange(100, 111, dtype=np.uint16)], sequence_length=5)
+def test_windows_follow_each_other_and_share_one_token(tmp_path):
+    windows = made_windows(tmp_path, np.arange(20), np.arange(100, 111))
     assert len(windows) == 3 + 2
     taken = windows.take(np.array([4, 0, 2]))
     assert taken.dtype == np.int64
     assert taken.tolist() == [[105, 106, 107, 108, 109, 110], [0, 1, 2, 3, 4, 5], [10, 11, 12, 13, 14, 15]]
 
 
-def test_windows_beyond_the_last_are_refused():
-    windows = Windows([np.arange(20, dtype=np.uint16)], sequence_length=5)
+def test_windows_beyond_the_last_are_refused(tmp_path):
+    windows = made_windows(tmp_path, np.arange(20))
     with pytest.raises(IndexError):
         windows.take(np.array([3]))
 
 
-def test_a_file_shorter_than_a_window_gives_none():
-    assert len(Windows([np.arange(5, dtype=np.uint16)], sequence_length=5)) == 0
-    assert len(Windows([np.arange(6, dtype=np.uint16)], sequence_length=5)) == 1
+def test_a_file_shorter_than_a_window_gives_none(tmp_path):
+    assert len(made_windows(tmp_path, np.arange(5))) == 0
+    assert len(made_windows(tmp_path, np.arange(6))) == 1
 
 
 def test_windows_of_shards_cover_every_file(prepared):
@@ -59,6 +71,22 @@ def test_windows_of_shards_cover_every_file(prepared):
     assert len(windows) == sum((shard.tokens - 1) // 16 for shard in expected)
     everything = np.concatenate([prepared.read(shard)[: (shard.tokens - 1) // 16 * 16] for shard in expected])
     assert np.array_equal(windows.take(np.arange(len(windows)))[:, :16].ravel(), everything)
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="this system does not count the bytes of a process")
+def test_cold_windows_are_read_and_not_what_lies_around_them(tmp_path):
+    windows = made_windows(tmp_path, np.arange(2**24) % 2**16, sequence_length=2048)
+    with (tmp_path / "0.npy").open("rb") as file:
+        os.fsync(file)
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    before = read_bytes()
+    windows.take(np.random.default_rng(0).permutation(len(windows))[:64])
+    assert (read_bytes() - before) / 64 <= 64 * 2**10
+
+
+def read_bytes() -> int:
+    """Bytes that this process has made the system fetch from disk."""
+    return int(Path("/proc/self/io").read_text().split("\nread_bytes: ")[1].split()[0])
 
 
 def test_untouched_shards_verify_and_keep_their_digest(prepared, copied):
@@ -99,7 +127,7 @@ def test_a_changed_tokenizer_is_found_by_verify(copied):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"version": 2}, {"format": "other"}, {"dtype": "int64"}, {"shards": [{}]}, {"shards": None}]
+    "changes", [{"version": 3}, {"format": "other"}, {"dtype": "int64"}, {"shards": [{}]}, {"shards": None}]
 )
 def test_a_manifest_of_another_format_is_refused(copied, changes):
     change_manifest(copied.path, **changes)

@@ -65,8 +65,11 @@ def world(tmp_path_factory, run_program) -> Path:
     """The folder in which the pages' commands run, after the runs that they name were trained."""
     world = tmp_path_factory.mktemp("world")
     (world / "texts").mkdir()
-    texts = write_json_lines(world / "texts" / "made.jsonl", make_sentences(300, seed=0))
-    prepare_files_small(world / "data" / "english", texts, vocab_size=VOCABULARY)
+    texts = [
+        write_json_lines(world / "texts" / f"{source}.jsonl", make_sentences(200, seed=number), source)
+        for number, source in enumerate(("wikipedia", "shakespeare"))
+    ]
+    prepare_files_small(world / "data" / "english", *texts, vocab_size=VOCABULARY)
     (world / "data" / "mine").symlink_to(world / "data" / "english")
     (world / "data" / "debian-docs").mkdir()
     (world / "data" / "debian-docs" / "texts").symlink_to(world / "texts")

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from grow.cli.config import compose
 from grow.common.provenance import sha256
-from grow.data.shards import Shard, write_manifest
+from grow.data.manifest import Shard, write_manifest
 from grow.training.checkpoints.checkpoint_reader import STARTS
 
 VOCAB, LENGTH = 64, 16

@@ -17,6 +17,7 @@ from grow.families.tokenizer_files import copy_tokenizer
 from grow.families.weights import weight_files
 from grow.growth.verify import Verification, verify
 from grow.training.checkpoints.checkpoint_reader import require_complete
+from grow.training.run_data import check_same_data
 from grow.training.run_directory import RunDirectory
 
 _SEQUENCES, _LENGTH = 4, 128  # random tokens that the two are compared on
@@ -34,7 +35,7 @@ def export_checkpoint(path: Path, output: Path) -> Verification:
 
     Raises:
         CheckpointError: the checkpoint is not complete or belongs to no run, or the output exists or cannot be written.
-        DataError: the run's token shards, which hold its tokenizer, are gone.
+        DataError: the run's token shards, which hold its tokenizer, are gone, or others lie there.
     """
     require_complete(path)
     run = RunDirectory(path.parents[1])
@@ -42,6 +43,7 @@ def export_checkpoint(path: Path, output: Path) -> Verification:
     if data is None:
         raise CheckpointError(f"{run.path / RUN_FILE}: expected the run's token shards, found none. {DAMAGED}")
     shards = TokenShards.open(data)
+    check_same_data(run.path, shards)
     with new_directory(output, sum(file.stat().st_size for file in weight_files(path))) as partial:
         for file in (path / "config.json", path / "generation_config.json", *_weights(path)):
             if file.exists():

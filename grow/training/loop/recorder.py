@@ -36,6 +36,8 @@ class Recorder:
     watchdog: Watchdog
     peak_flops: float | None
     """Peak FLOP/s of all ranks' devices together, where it is known."""
+    read_columns: Callable[[int], dict[str, float]]
+    """Returns what was read of each source of the data after some tokens, by metric name."""
     validation: Validation | None = None
     average: RunAverage | None = None
     """Average of the weights, which is measured besides the live weights."""
@@ -63,7 +65,7 @@ class Recorder:
         for step in self.skipped.count(norms, clock):
             self.display.note(f"step {step} skipped: its gradient was not finite")
         loss, speed = self.module.mean_loss(), self._lap.tokens_per_second(clock.tokens)
-        row = {
+        row: dict[str, float | None] = {
             names.TRAIN_LOSS: loss,
             names.TRAIN_TOKENS: clock.tokens,
             **self._taught(),
@@ -74,6 +76,7 @@ class Recorder:
             names.TOKENS_PER_SEC: round(speed, 1),
             names.MFU: speed * clock.flops / clock.tokens / self.peak_flops if self.peak_flops else None,
         }
+        row |= self.read_columns(clock.tokens)
         self.rows.write(clock, {name: value for name, value in row.items() if value is not None})
         self.display.update(clock.step, math.nan if loss is None else loss, speed)
 

@@ -1,0 +1,1 @@
+"""Looking at training data: what a run reads at a step, and what the sources hold."""
