@@ -35,6 +35,11 @@ class ContentDigest:
         return _PREFIX + str(self._hasher.hexdigest())
 
 
+def comparable(first: str, second: str) -> bool:
+    """Return whether two digests are of one kind, so that unequal ones mean unequal contents."""
+    return first.startswith(_PREFIX) == second.startswith(_PREFIX)
+
+
 def file_digest(path: Path, threads: int = 1) -> str:
     """Return the BLAKE3 digest of a file.
 

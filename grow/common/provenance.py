@@ -4,6 +4,7 @@ import hashlib
 import json
 import platform
 import subprocess
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from grow.common.contained import read_errors_named
+from grow.common.digests import ContentDigest, file_digest
 from grow.common.records import read_json as read_json
 from grow.common.records import read_record
 from grow.common.redact import redacted
@@ -38,7 +40,7 @@ class Lineage:
 
     source: str
     digest: str
-    """SHA-256 over the source's weight files."""
+    """Digest over the source's weight files, by `digest_files`; bare hexadecimal where an older version wrote it."""
     tokens: int | None
     flops: int | float | None
     seconds: float | None
@@ -101,22 +103,41 @@ def sha256(path: Path) -> str:
 
 
 def digest_files(paths: list[Path]) -> str:
-    """Return the SHA-256 over the names and contents of weight files, in the order of their names.
+    """Return the BLAKE3 digest over the names and contents of weight files, in the order of their names.
 
     Raises:
         CheckpointError: a file was removed meanwhile, or cannot be read.
     """
-    paths = sorted(paths, key=lambda path: path.name)
+    total = ContentDigest()
+    for name, digest in _digests(paths, file_digest):
+        total.update(f"{name}\0{digest}\n".encode())
+    return total.text
+
+
+def sha256_files(paths: list[Path]) -> str:
+    """Return the SHA-256 over the names and contents of weight files, which the results of evaluations are kept under.
+
+    Older versions wrote it into lineages too.
+
+    Raises:
+        CheckpointError: a file was removed meanwhile, or cannot be read.
+    """
     total = hashlib.sha256()
-    with ThreadPoolExecutor(_HASHING_THREADS) as pool:
-        for path, digest in zip(paths, pool.map(_digest, paths), strict=True):
-            total.update(path.name.encode() + b"\0" + bytes.fromhex(digest))
+    for name, digest in _digests(paths, sha256):
+        total.update(name.encode() + b"\0" + bytes.fromhex(digest))
     return total.hexdigest()
 
 
-def _digest(path: Path) -> str:
-    with read_errors_named(path):
-        return sha256(path)
+def _digests(paths: list[Path], digest: Callable[[Path], str]) -> Iterator[tuple[str, str]]:
+    """Yield name and digest of each file, in the order of their names."""
+
+    def named(path: Path) -> str:
+        with read_errors_named(path):
+            return digest(path)
+
+    paths = sorted(paths, key=lambda path: path.name)
+    with ThreadPoolExecutor(_HASHING_THREADS) as pool:
+        yield from zip([path.name for path in paths], pool.map(named, paths), strict=True)
 
 
 def digest_json(content: Any) -> str:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from grow.common.errors import ConfigError, DataError
 from grow.common.files import check_writable
-from grow.common.provenance import digest_files, digest_json, git_commit, versions, write_record
+from grow.common.provenance import digest_json, git_commit, sha256_files, versions, write_record
 from grow.data.shards import TokenShards
 from grow.distributed.processes import from_first, is_first
 from grow.evaluation.data import EvaluationData
@@ -194,7 +194,7 @@ def _deciding_facts(
     plan: PlannedEvaluation, config: EvalConfig, dtype: torch.dtype, device: torch.device
 ) -> dict[str, Any]:
     """Return all that decides a checkpoint's scores besides the tasks themselves."""
-    weights = from_first(digest_files(weight_files(plan.checkpoint.model)) if is_first() else "")
+    weights = from_first(sha256_files(weight_files(plan.checkpoint.model)) if is_first() else "")
     return {
         "weights_sha256": weights,
         "tokenizer_sha256": tokenizer_digest(plan.tokenizer),

@@ -4,7 +4,6 @@ Writing never holds more than two blocks in memory. The caller writes into a dir
 it when it is complete, so a directory under the final name can be trusted.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 
 from grow.common.contained import contained_file
+from grow.common.digests import ContentDigest
 from grow.common.errors import CheckpointError
 from grow.common.provenance import read_json
 from grow.families.tensor_file import DTYPES, METADATA, TensorFile, TensorInfo
@@ -72,6 +72,15 @@ class WeightReader:
             CheckpointError: its file was cut, changed or removed since it was opened, or cannot be read.
         """
         return self._file_of[name].read(name)
+
+    def refuse_changes(self) -> None:
+        """Refuse files that are no longer as they were when they were opened.
+
+        Raises:
+            CheckpointError: a file was cut, changed or removed since.
+        """
+        for name in {file.path: name for name, file in self._file_of.items()}.values():
+            self.read_flat(name, slice(0, 0))
 
     def read_flat(self, name: str, elements: slice) -> torch.Tensor:
         """Read a range of a tensor's elements, in the order of the file: (stop - start,).
@@ -178,9 +187,9 @@ def write_file(path: Path, tensors: list[TensorInfo], blocks: Iterator[torch.Ten
         blocks: data of the tensors, as for `write_weights`; only as many blocks as they need are taken.
 
     Returns:
-        SHA-256 of the file.
+        BLAKE3 digest of the file.
     """
-    digest = hashlib.sha256()
+    digest = ContentDigest()
     with path.open("wb") as file, ThreadPoolExecutor(1) as writer:
 
         def write(data: Any) -> None:
@@ -198,7 +207,7 @@ def write_file(path: Path, tensors: list[TensorInfo], blocks: Iterator[torch.Ten
         pending.result()
         file.flush()
         os.fsync(file.fileno())
-    return digest.hexdigest()
+    return digest.text
 
 
 def _header(tensors: list[TensorInfo]) -> bytes:

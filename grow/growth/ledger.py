@@ -1,16 +1,18 @@
 """The ledger of a growth: the files it had finished when it was killed, so that the same call continues from there.
 
-progress.json in the unfinished directory holds the recipe, which is everything that decides the bits, and the SHA-256
+progress.json in the unfinished directory holds the recipe, which is everything that decides the bits, and the digest
 of every finished file. A file is kept if it still has that digest. All files are made again if the recipe differs.
 """
 
 import json
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from grow.common.digests import digest_like
 from grow.common.errors import CheckpointError
-from grow.common.provenance import sha256, write_json
+from grow.common.provenance import write_json
 from grow.common.records import read_record
 from grow.common.temporary import MARKER, remove
 
@@ -23,20 +25,22 @@ class Ledger:
 
     directory: Path
     recipe: dict[str, Any]
-    """Key -> value of everything that decides the bits: settings, target, digests of the sources, versions."""
+    """Key -> value of everything that decides the bits: settings, target, digests of the sources, versions. A value
+    that is still being computed may be a future, which is awaited when the recipe is compared or first written."""
     files: dict[str, str] = field(default_factory=dict)
-    """Name of a finished file -> its SHA-256."""
+    """Name of a finished file -> its digest."""
     notice: str | None = None
     """What became of an earlier try, in one line; None where there was none."""
 
     def holds(self, name: str) -> bool:
         """Return whether a file is finished and still as it was written."""
-        path = self.directory / name
-        return name in self.files and path.is_file() and sha256(path) == self.files[name]
+        path, written = self.directory / name, self.files.get(name)
+        return written is not None and path.is_file() and digest_like(written, path) == written
 
     def add(self, name: str, digest: str) -> None:
         """Record a file that is complete and on the disk."""
         self.files[name] = digest
+        self.recipe = _settled(self.recipe)
         write_json(self.directory / LEDGER_FILE, {"recipe": self.recipe, "files": self.files})
 
     def remove(self) -> None:
@@ -49,8 +53,8 @@ def open_ledger(directory: Path, recipe: dict[str, Any]) -> Ledger:
 
     Files that it does not list are removed.
     """
-    recipe = json.loads(json.dumps(recipe, default=str))
     before = _read(directory / LEDGER_FILE)
+    recipe = recipe if before is None else _settled(recipe)
     same = before is not None and before.recipe == recipe
     files = before.files if before is not None and same else {}
     for file in directory.iterdir():
@@ -62,6 +66,16 @@ def open_ledger(directory: Path, recipe: dict[str, Any]) -> Ledger:
     elif before is not None:
         notice = _differences(before.recipe, recipe)
     return Ledger(directory=directory, recipe=recipe, files=files, notice=notice)
+
+
+def _settled(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe as it stands in the ledger's file, once all of it is known."""
+
+    def text(value: Any) -> Any:
+        return value.result() if isinstance(value, Future) else str(value)
+
+    settled: dict[str, Any] = json.loads(json.dumps(recipe, default=text))
+    return settled
 
 
 @dataclass(kw_only=True, slots=True)

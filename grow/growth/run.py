@@ -1,7 +1,8 @@
 """Runs one growth from end to end: open the sources, plan, write, verify, record. A directory in, a directory out."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedConfig
 
+from grow.common.digests import ContentDigest
 from grow.common.errors import CheckpointError, GrowthError
 from grow.common.files import continued_directory
 from grow.common.model_card import license_of, write_card
@@ -17,7 +19,6 @@ from grow.common.provenance import (
     GROWTH_FILE,
     Lineage,
     digest_files,
-    digest_json,
     git_commit,
     spent_on,
     versions,
@@ -72,8 +73,9 @@ def grow(
     sources = _open(growth.sources or [source])
     sizes = _stream_sizes(sources, target, growth, tokens)
     plan = plan_of(sources.readers, sources.configs, target, growth, sizes)
-    with continued_directory(output, plan.bytes, LEDGER_FILE) as partial:
-        ledger = open_ledger(partial, _recipe(growth, target, sources, sizes, max_shard_bytes))
+    with continued_directory(output, plan.bytes, LEDGER_FILE) as partial, ThreadPoolExecutor(1) as hashing:
+        digests = [hashing.submit(_digest, reader) for reader in sources.readers]  # while the weights are grown
+        ledger = open_ledger(partial, _recipe(growth, target, digests, sizes, max_shard_bytes))
         write_grown_weights(
             plan,
             sources.readers,
@@ -87,7 +89,7 @@ def grow(
         verification = _prove(plan, growth, sources, partial, tokens)
         record = GrowthRecord(
             growth=growth,
-            lineage=sources.lineage,
+            lineage=replace(sources.lineage, digest=_joined_digest([digest.result() for digest in digests])),
             plan=plan,
             verification=verification,
             renamed=dict(family_of(target.model_type).renamed),
@@ -108,32 +110,41 @@ def random_tokens(config: PreTrainedConfig, sequences: int = 2, length: int = 32
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Sources:
-    """The checkpoints that are grown, in their order; of their weights only headers and digests have been read."""
+    """The checkpoints that are grown, in their order; of their weights only headers have been read."""
 
     directories: Sequence[Path]
     configs: Sequence[PreTrainedConfig]
     readers: Sequence[WeightReader]
-    digests: Sequence[str]
     lineage: Lineage
-    """What the sources cost together."""
+    """What the sources cost together; their digest is still to come."""
 
 
 def _open(names: Sequence[str]) -> _Sources:
-    """Find the sources and read their headers, digests and costs."""
+    """Find the sources and read their headers and costs."""
     directories = [find_source(name) for name in names]
     configs = [load_config(directory) for directory in directories]
     readers = [WeightReader(directory) for directory in directories]
-    digests = [digest_files(reader.files) for reader in readers]
-    return _Sources(
-        directories=directories,
-        configs=configs,
-        readers=readers,
-        digests=digests,
-        lineage=_lineage(names, directories, digests),
-    )
+    return _Sources(directories=directories, configs=configs, readers=readers, lineage=_lineage(names, directories))
 
 
-def _lineage(names: Sequence[str], directories: Sequence[Path], digests: list[str]) -> Lineage:
+def _digest(reader: WeightReader) -> str:
+    """Return the digest of a source's files, which are those that were opened."""
+    digest = digest_files(reader.files)
+    reader.refuse_changes()
+    return digest
+
+
+def _joined_digest(digests: Sequence[str]) -> str:
+    """Return one digest for all sources."""
+    if len(digests) == 1:
+        return digests[0]
+    total = ContentDigest()
+    for digest in digests:
+        total.update(f"{digest}\n".encode())
+    return total.text
+
+
+def _lineage(names: Sequence[str], directories: Sequence[Path]) -> Lineage:
     """Return what the sources cost together; unknown where the cost of one of them is unknown."""
     spent = [spent_on(directory) for directory in directories]
     pairs = zip(spent, directories, strict=True)
@@ -145,7 +156,7 @@ def _lineage(names: Sequence[str], directories: Sequence[Path], digests: list[st
     licenses = {(each and each.license) or license_of(directory) for each, directory in pairs}
     return Lineage(
         source=" + ".join(names),
-        digest=digests[0] if len(digests) == 1 else digest_json(digests),
+        digest="",
         tokens=total("tokens"),
         flops=total("flops"),
         seconds=total("seconds"),
@@ -166,7 +177,7 @@ def _stream_sizes(
 def _recipe(
     growth: GrowthSettings,
     target: PreTrainedConfig,
-    sources: _Sources,
+    digests: Sequence["Future[str]"],
     sizes: Sequence[float] | None,
     max_shard_bytes: int,
 ) -> dict[str, Any]:
@@ -175,7 +186,7 @@ def _recipe(
         **{f"growth.{key}": value for key, value in asdict(growth).items()},
         **{f"target.{key}": value for key, value in target.to_dict().items()},
         **{f"version.{key}": value for key, value in versions().items()},
-        "the sources' weights": sources.digests,
+        "the sources' weights": digests,
         "the sources' stream sizes": sizes,
         "bytes of a file": max_shard_bytes,
         "commit": git_commit(),

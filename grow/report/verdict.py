@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from grow.common.digests import comparable
 from grow.report.arms import Arm, differences, read_arms, read_baseline
 from grow.report.curves import AXES, SEEDS_FOR_INTERVAL, CostAxis, Curve, Interval, interval
 from grow.report.runs import FROM_NOISE, SOURCE_TRAINED_FURTHER
@@ -193,6 +194,6 @@ def _listed(pairs: dict[str, tuple[Any, Any]]) -> str:
 
 def _different_source(arm: Arm, continued: Arm) -> list[str]:
     here, there = ({run.lineage.digest for run in group.runs if run.lineage} for group in (arm, continued))
-    if here and not here & there:
+    if here and not any(first == second or not comparable(first, second) for first in here for second in there):
         return ["The source trained further is not the source that this arm grew from (their digests differ)."]
     return []

@@ -5,7 +5,7 @@ import hashlib
 import pytest
 from blake3 import blake3
 
-from grow.common.digests import ContentDigest, digest_like, file_digest
+from grow.common.digests import ContentDigest, comparable, digest_like, file_digest
 
 
 @pytest.fixture
@@ -40,3 +40,8 @@ def test_one_changed_bit_changes_digests_of_both_kinds(file):
     file.write_bytes(content)
     assert file_digest(file) != new
     assert digest_like(old, file) != old
+
+
+def test_digests_of_two_kinds_say_nothing_about_each_other():
+    assert comparable("blake3:00", "blake3:11") and comparable("00", "11")
+    assert not comparable("blake3:00", "00")

@@ -1,6 +1,7 @@
 """Growth of what does not fit: files in parallel, continued after a kill, proven a module at a time; the same bits."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import torch
 from grow.common.errors import CheckpointError
 from grow.families.build import load_model
 from grow.families.weights import weight_files
-from grow.growth import tensor_writer
+from grow.growth import run, tensor_writer
 from grow.growth.run import grow
 from grow.growth.settings import GrowthSettings, ScaleSettings
 from grow.growth.streamed import streamed_model
@@ -125,6 +126,33 @@ def test_another_source_starts_anew_and_is_named(source, quiet, tmp_path, stoppe
     (partial / "progress.json").write_text(json.dumps(progress))
     assert "the sources' weights: ['of another'] there" in grown(source, tmp_path / "grown").continued
     assert content(tmp_path / "grown") == quiet
+
+
+def test_a_growth_begun_under_sha256_keeps_its_finished_files(source, quiet, tmp_path, stopped, monkeypatch):
+    partial = stopped(2)
+    progress = json.loads((partial / "progress.json").read_text())
+    assert all(digest.startswith("blake3:") for digest in progress["files"].values())
+    progress["files"] = {name: hashlib.sha256((partial / name).read_bytes()).hexdigest() for name in progress["files"]}
+    (partial / "progress.json").write_text(json.dumps(progress))
+    write, made = tensor_writer.write_file, []
+    monkeypatch.setattr(tensor_writer, "write_file", lambda path, *more: made.append(path.name) or write(path, *more))
+    grown(source, tmp_path / "grown", workers=1)
+    assert made and not set(progress["files"]) & set(made)
+    assert content(tmp_path / "grown") == quiet
+
+
+def test_a_source_that_changes_after_its_last_tensor_was_read_is_refused(source, tmp_path, monkeypatch):
+    shutil.copytree(source.directory, tmp_path / "source")
+    digest = run.digest_files
+
+    def late(files):
+        found = digest(files)
+        os.utime(files[0], ns=(0, 0))
+        return found
+
+    monkeypatch.setattr(run, "digest_files", late)
+    with pytest.raises(CheckpointError, match="was changed while it was read"):
+        grown(type(source)(source.config, tmp_path / "source", source.model), tmp_path / "grown", workers=1)
 
 
 def test_one_process_at_a_time_makes_an_output(source, tmp_path, monkeypatch):
