@@ -25,7 +25,8 @@ from grow.cli.spelling import spelled
 from grow.common.errors import ConfigError
 from grow.common.places import CONFIG_DIR
 from grow.data.check import vocabulary_of
-from grow.data.settings import DataSettings, PrepareDataConfig
+from grow.data.prepare_settings import PrepareDataConfig
+from grow.data.settings import DataSettings
 from grow.distributed.settings import StrategySettings
 from grow.evaluation.settings import EvalConfig, EvaluationSettings, FetchEvalDataConfig
 from grow.families.settings import MODEL_SETTINGS, ArchitectureSettings, ImportCheckpointConfig, ScaledSettings

@@ -1,7 +1,7 @@
 """Turns documents into token ids, in pieces and batches of bounded size, whatever the size of a document."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,10 +11,14 @@ from transformers import PreTrainedTokenizerFast
 from grow.data.texts import Document
 
 PIECE_CHARACTERS = 2**18
-BATCH_CHARACTERS = 2**22
+BATCH_CHARACTERS = 2_000_000
 PIECES_PER_BATCH = 512
+LONG_DOCUMENT = 4_000_000
+"""Characters above which every document is cut, and counted."""
 _SEARCHED_CHARACTERS = 1024  # before the end of a piece, for a place between two words
-_BETWEEN_WORDS = re.compile(r"(?<=\w)(?= \w)|(?<=\n)(?=\w)")
+_BETWEEN_WORDS = (re.compile(r"(?<=\w)(?= \w)|(?<=\n)(?=\w)"),)
+_AT_LINES = (re.compile(r"(?<=\n)(?=\S)"), re.compile(r"(?<= )(?=\S)"))  # the second where there are none of the first
+_LEAD = "\n"  # put before a later piece, so that a tokenizer that begins every text with a space does not do it there
 
 
 class Piece(NamedTuple):
@@ -31,28 +35,40 @@ def encode(
 ) -> Iterator[tuple[Piece, NDArray[np.int64]]]:
     """Yield the pieces of all documents, in order, with their token ids; the last of a document ends in an eos.
 
-    The ids of a long document are those that it has as a whole. Where a tokenizer does not cut text into words, a
-    document is one piece, however long it is.
+    The ids of a long document are those that it has as a whole. A tokenizer that does not cut text into words gets
+    documents of up to LONG_DOCUMENT as one piece; longer ones are cut at the ends of lines.
     """
     backend, eos_id = tokenizer.backend_tokenizer, int(tokenizer.eos_token_id)
     backend.encode_special_tokens = True  # <|endoftext|> spelled out in a text is tokenized as text
-    longest = PIECE_CHARACTERS if _cuts_words(tokenizer) else None
-    for batch in _batches(_pieces(documents, longest)):
-        encodings = backend.encode_batch_fast([piece.text for piece in batch], add_special_tokens=False)
+    by_words = _cuts_words(tokenizer)
+    lead = [] if by_words else list(backend.encode(_LEAD, add_special_tokens=False).ids)
+    for batch in _batches(_pieces(documents, by_words=by_words)):
+        texts = [piece.text if by_words or piece.is_first else _LEAD + piece.text for piece in batch]
+        encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
         for piece, encoding in zip(batch, encodings, strict=True):
-            yield piece, np.array([*encoding.ids, *[eos_id] * piece.is_last], np.int64)
+            ids = encoding.ids
+            if not by_words and not piece.is_first:
+                is_led = ids[: len(lead)] == lead
+                ids = ids[len(lead) :] if is_led else backend.encode(piece.text, add_special_tokens=False).ids
+            yield piece, np.array([*ids, *[eos_id] * piece.is_last], np.int64)
 
 
-def cut(text: str, longest: int | None) -> Iterator[str]:
+def cut(text: str, longest: int, places: Sequence[re.Pattern[str]] = _BETWEEN_WORDS) -> Iterator[str]:
     """Cut a text into pieces of at most `longest` characters, between words where there are any.
 
     Words in the sense of byte-level tokenizers: a space belongs to the word after it, and a line's end to none.
+
+    Args:
+        text: Text to cut.
+        longest: Most characters of a piece.
+        places: Where to cut; a later pattern counts where the earlier ones match nowhere near a piece's end.
     """
     start = 0
-    while longest is not None and len(text) - start > longest:
+    while len(text) - start > longest:
         end = start + longest
-        places = [place.start() for place in _BETWEEN_WORDS.finditer(text, end - _SEARCHED_CHARACTERS, end)]
-        end = max([place for place in places if place > start], default=end)
+        first = max(end - _SEARCHED_CHARACTERS, start + 1)
+        found = ([place.start() for place in pattern.finditer(text, first, end)] for pattern in places)
+        end = max(next(filter(None, found), [end]))
         yield text[start:end]
         start = end
     yield text[start:]
@@ -68,12 +84,16 @@ def _cuts_words(tokenizer: PreTrainedTokenizerFast) -> bool:
     return ids("".join(parts)) == [token for part in parts for token in ids(part)]
 
 
-def _pieces(documents: Iterable[Document], longest: int | None) -> Iterator[Piece]:
+def _pieces(documents: Iterable[Document], *, by_words: bool) -> Iterator[Piece]:
     for document in documents:
-        done = 0
-        for text in cut(document.text, longest):
-            first, done = done == 0, done + len(text)
-            yield Piece(document, text, is_first=first, is_last=done == len(document.text))
+        done, text = 0, document.text
+        if by_words:
+            parts = cut(text, PIECE_CHARACTERS)
+        else:
+            parts = iter([text]) if len(text) <= LONG_DOCUMENT else cut(text, PIECE_CHARACTERS, _AT_LINES)
+        for part in parts:
+            first, done = done == 0, done + len(part)
+            yield Piece(document, part, is_first=first, is_last=done == len(text))
 
 
 def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:

@@ -1,271 +1,250 @@
-"""Prepares token shards from documents: hold out, tokenize, write. The same documents give the same bytes."""
+"""Prepares token shards from texts: divide the inputs into tasks, do those that are not done, write the manifest.
+
+While it is being made, OUTPUT is .OUTPUT.partial, which is kept after an error and when processes are killed:
+
+plan.json            options and inputs; another start with others is refused
+tokenizer/           loaded or trained once, by one process
+tasks/TTTTT.json     what a task wrote; the task is done once this is there
+SPLIT/SOURCE-TTTTT-NNNNN.npy
+
+The shards, their order and the manifest depend on options and inputs alone.
+"""
 
 import errno
-import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
-from rich.text import Text
 from transformers import PreTrainedTokenizerFast
 
-from grow.common.errors import DataError
-from grow.common.temporary import publish, temporary_directory
-from grow.data.encode import PIECE_CHARACTERS, cut, encode
-from grow.data.manifest import DTYPES, SPLITS, TOKENIZER_DIR, Shard, smallest_dtype, write_manifest
+from grow.common.errors import CheckpointError, DataError
+from grow.common.files import kept_directory, publish_new, unfinished
+from grow.common.locks import lock
+from grow.common.provenance import read_json, write_json
+from grow.common.temporary import MARKER, discard, remove
+from grow.common.work_bar import WorkBar
+from grow.data.encode import PIECE_CHARACTERS, cut
+from grow.data.held_out import is_held_out, say_held_out
+from grow.data.manifest import MANIFEST_FILE, TOKENIZER_DIR
+from grow.data.prepare_options import Options
+from grow.data.shard_task import TASKS, Report, ShardTask
 from grow.data.shards import TokenShards
-from grow.data.texts import Document, Track, find_texts, read_documents
-from grow.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer, vocabulary_size
+from grow.data.task_records import write_results
+from grow.data.task_workers import run_in_workers
+from grow.data.texts import TextFile, find_texts
+from grow.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 
-VALIDATION_PERCENT = 5
 TOKENIZER_CHARACTERS = 200_000_000  # most characters to train a tokenizer on
-OPEN_FILES = 64
-
-Documents = Callable[[Track], Iterator[Document]]
-"""Starts a new pass over the same documents."""
-
-
-def prepare_files(
-    inputs: list[str], output: Path, *, tokenizer: str | None, vocab_size: int | None, shard_tokens: int
-) -> TokenShards:
-    """Tokenize text files into a new directory of shards.
-
-    Args:
-        inputs: Files, directories and glob patterns (see grow/data/texts.py).
-        output: Directory to make.
-        tokenizer: Directory or hub id of a tokenizer; None trains one of `vocab_size` entries on the texts.
-        vocab_size: Entries of the tokenizer to train.
-        shard_tokens: Tokens after which the next shard file is begun.
-
-    Raises:
-        DataError: an input is missing or damaged, the output exists, or the disk is full.
-    """
-    files = find_texts(inputs)
-    size = sum(file.path.stat().st_size for file in files)
-    return prepare(
-        lambda track: read_documents(files, track),
-        output,
-        tokenizer=tokenizer,
-        vocab_size=vocab_size,
-        shard_tokens=shard_tokens,
-        input_bytes=size,
-    )
+PLAN = "plan.json"
 
 
 def prepare(
-    documents: Documents,
-    output: Path,
-    *,
-    tokenizer: str | None,
-    vocab_size: int | None,
-    shard_tokens: int,
-    input_bytes: int | None = None,
+    inputs: list[str], output: Path, options: Options, *, workers: int = 1, restart: bool = False
 ) -> TokenShards:
-    """Tokenize documents into a new directory of shards, as `prepare_files`.
+    """Tokenize texts into a directory of shards, or go on where an earlier start was killed or failed.
+
+    Args:
+        inputs: Files, directories, patterns, URLs and lists (see grow/data/texts.py).
+        output: Directory to make.
+        options: What decides the tokens.
+        workers: Processes, each of which does one task at a time.
+        restart: Whether to begin anew.
 
     Raises:
-        DataError: there are too few documents, the output exists, or the disk is full.
+        DataError: an input is missing, damaged or changed, the output exists, or the disk is full. Finished tasks are
+            kept.
     """
-    if output.is_file() or (output.is_dir() and any(output.iterdir())):
-        raise DataError(f"{output}: expected nothing, found a file or directory. Remove it or choose another output.")
-    with _renamed_when_complete(output) as partial, _progress() as progress:
-        if tokenizer is not None:
-            encoder = load_tokenizer(tokenizer)
-        else:
-            encoder = _train(documents, vocab_size or 0, progress, input_bytes)
-        save_tokenizer(encoder, partial / TOKENIZER_DIR)
-        _write_shards(documents, encoder, partial, shard_tokens, progress, input_bytes)
+    prepare_part(inputs, output, options, workers=workers, restart=restart)
     return TokenShards.open(output)
 
 
-def is_held_out(text: str) -> bool:
-    """Return whether a document is held out for validation: a fixed 5 % by hash, so equal texts are in one split."""
-    digest = hashlib.sha256(text.encode()).digest()
-    return int.from_bytes(digest[:8], "little") % 100 < VALIDATION_PERCENT
+def prepare_part(
+    inputs: list[str],
+    output: Path,
+    options: Options,
+    *,
+    part: tuple[int, int] = (0, 1),
+    workers: int = 1,
+    restart: bool = False,
+) -> bool:
+    """Do the tasks whose number modulo `part[1]` is `part[0]`; whoever does the last of all finishes the directory.
+
+    Returns:
+        Whether the directory is complete.
+
+    Raises:
+        DataError: as `prepare`.
+    """
+    if part[1] > 1 and (output / MANIFEST_FILE).is_file():
+        return True
+    if output.is_file() or (output.is_dir() and any(output.iterdir())):
+        raise DataError(f"{output}: expected nothing, found a file or directory. Remove it or choose another output.")
+    files = find_texts(inputs)
+    if output.is_dir():
+        output.rmdir()
+    marker = MARKER if part[1] == 1 else f".part-{part[0]}-of-{part[1]}.lock"
+    with _errors_explained(output), kept_directory(output, 0, PLAN, marker) as directory:
+        made = _Preparation(files=files, directory=directory, options=options)
+        try:
+            made.begin(marker, restart=restart)
+            made.run([task for task in made.tasks if task.number % part[1] == part[0]], workers)
+            return made.finish(output)
+        except BaseException as error:
+            if part[1] == 1 and (output.exists() or not any((directory / TASKS).glob("*.json"))):
+                discard(directory)  # nothing in it is of use
+            if isinstance(error, OSError):
+                raise DataError(_write_failure(output, error)) from None
+            raise
 
 
 @contextmanager
-def _renamed_when_complete(output: Path) -> Iterator[Path]:
-    """Yield a temporary directory to write to, which is renamed to `output` at the end and removed after an error.
-
-    Raises:
-        DataError: it cannot be written, or another process made `output` meanwhile.
-    """
+def _errors_explained(output: Path) -> Iterator[None]:
     try:
-        with temporary_directory(output) as partial:
-            yield partial
-            publish(partial, output)
+        yield
+    except CheckpointError as error:
+        raise DataError(str(error)) from None
     except OSError as error:
         raise DataError(_write_failure(output, error)) from None
 
 
 def _write_failure(output: Path, error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{output}: the disk is full; what was written has been removed. Free space or choose another output."
-    if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-        return f"{output}: expected nothing, found a directory that another process made meanwhile. Use that one."
-    return f"{output}: cannot be written: {error}. Choose another output."
-
-
-class _Rate(ProgressColumn):
-    """Shows documents and tokens so far, and tokens per second."""
-
-    def render(self, task: Task) -> Text:
-        documents, tokens = task.fields["documents"], task.fields["tokens"]
-        rate = f" · {tokens / task.elapsed:,.0f}/s" if tokens and task.elapsed else ""
-        return Text(f"{documents:,} documents · {tokens:,} tokens{rate}")
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(12), _Rate(), TimeElapsedColumn())
-    return Progress(*columns, console=Console(stderr=True))
-
-
-class _Pass:
-    """One pass over the documents, with its progress bar."""
-
-    def __init__(self, progress: Progress, description: str, input_bytes: int | None) -> None:
-        self._progress = progress
-        self._bytes = input_bytes
-        self._task = progress.add_task(description, total=input_bytes, documents=0, tokens=0)
-        self.documents = self._tokens = 0
-
-    def track(self, file: BinaryIO) -> BinaryIO:
-        """Wrap a file so that the bar follows how far it is read."""
-        return self._progress.wrap_file(file, total=self._bytes, task_id=self._task)
-
-    def count(self, documents: int, tokens: int) -> None:
-        self.documents += documents
-        self._tokens += tokens
-        self._progress.update(self._task, documents=self.documents, tokens=self._tokens)
-
-
-def _train(documents: Documents, vocab_size: int, progress: Progress, size: int | None) -> PreTrainedTokenizerFast:
-    bar = _Pass(progress, "train tokenizer", size)
-
-    def texts() -> Iterator[str]:
-        characters = 0
-        for document in documents(bar.track):
-            if characters > TOKENIZER_CHARACTERS:
-                return
-            bar.count(1, 0)
-            if not is_held_out(document.text):
-                characters += len(document.text)
-                yield from cut(document.text, PIECE_CHARACTERS)
-
-    return train_tokenizer(texts(), vocab_size)
-
-
-def _write_shards(
-    documents: Documents,
-    tokenizer: PreTrainedTokenizerFast,
-    directory: Path,
-    shard_tokens: int,
-    progress: Progress,
-    input_bytes: int | None,
-) -> None:
-    """Write all shards and the manifest; the tokenizer must have been saved before."""
-    eos_id, vocab_size = int(tokenizer.eos_token_id), vocabulary_size(tokenizer)
-    dtype = smallest_dtype(vocab_size)
-    writers: dict[tuple[str, str], _Writer] = {}
-    files, bar = _AppendedFiles(), _Pass(progress, "write shards", input_bytes)
-    for piece, tokens in encode(documents(bar.track), tokenizer):
-        if piece.is_first:
-            key = (SPLITS[is_held_out(piece.document.text)], piece.document.source)
-            if key not in writers:
-                writers[key] = _Writer(files, directory, *key, dtype, vocab_size, shard_tokens)
-            writers[key].begin_document()
-        writers[key].add(tokens)
-        bar.count(piece.is_last, len(tokens))
-    shards = [shard for key in sorted(writers) for shard in writers[key].close()]
-    _check_splits(shards, bar)
-    write_manifest(directory, dtype=dtype, vocab_size=vocab_size, eos_id=eos_id, shards=shards)
-
-
-class _AppendedFiles:
-    """Files that are written piece by piece, of which only the latest used stay open: a process may open few."""
-
-    def __init__(self) -> None:
-        self._open: dict[Path, BinaryIO] = {}
-
-    def append(self, path: Path, raw: bytes) -> None:
-        file = self._open.pop(path, None) or path.open("ab")
-        self._open[path] = file  # as the last, which is the latest used
-        file.write(raw)
-        if len(self._open) > OPEN_FILES:
-            self.close(next(iter(self._open)))
-
-    def close(self, path: Path) -> None:
-        if path in self._open:
-            self._open.pop(path).close()
-
-
-class _Writer:
-    """Appends documents to the shard files of one split and source, and begins the next file above a size."""
-
-    def __init__(
-        self,
-        files: _AppendedFiles,
-        directory: Path,
-        split: str,
-        source: str,
-        dtype: str,
-        vocab_size: int,
-        shard_tokens: int,
-    ) -> None:
-        (directory / split).mkdir(exist_ok=True)
-        self._files, self._directory, self._split, self._source = files, directory, split, source
-        self._dtype, self._vocab_size, self._shard_tokens = DTYPES[dtype], vocab_size, shard_tokens
-        self._done: list[Shard] = []
-        self._begin()
-
-    def begin_document(self) -> None:
-        """Begin the next file where this one is full; a document is never divided between two."""
-        if self._tokens >= self._shard_tokens:
-            self._finish()
-            self._begin()
-
-    def add(self, ids: NDArray[np.int64]) -> None:
-        if ids.max() >= self._vocab_size:
-            raise DataError(f"token id {ids.max()}: expected ids below the vocabulary's size of {self._vocab_size}.")
-        raw = ids.astype(self._dtype).tobytes()
-        self._files.append(self._directory / self._name, raw)
-        self._digest.update(raw)
-        self._tokens += len(ids)
-
-    def close(self) -> list[Shard]:
-        """Finish the last file and return all shards that were written."""
-        self._finish()
-        return self._done
-
-    def _begin(self) -> None:
-        self._name = f"{self._split}/{self._source}-{len(self._done):05d}.npy"
-        self._digest = hashlib.sha256()
-        self._tokens = 0
-
-    def _finish(self) -> None:
-        self._files.close(self._directory / self._name)
-        self._done.append(
-            Shard(
-                file=self._name,
-                split=self._split,
-                source=self._source,
-                start=0,
-                tokens=self._tokens,
-                sha256=self._digest.hexdigest(),
-            )
+        return (
+            f"{output}: the disk is full. Finished tasks are kept in {unfinished(output)}: free space and start the "
+            "same command again."
         )
+    return f"{output}: cannot be written: {error}. Start the same command again, or choose another output."
 
 
-def _check_splits(shards: list[Shard], bar: _Pass) -> None:
-    missing = [split for split in SPLITS if not any(shard.split == split for shard in shards)]
-    if missing:
-        raise DataError(
-            f"expected documents for training and for validation, found {bar.documents} documents, none of them for "
-            f"{missing[0]} ({VALIDATION_PERCENT} % are held out by hash). Give more, or shorter, documents."
-        )
+@dataclass(kw_only=True, frozen=True)
+class _Preparation:
+    """Inputs, options, and the unfinished directory; a worker gets a copy."""
+
+    files: list[TextFile]
+    directory: Path
+    options: Options
+
+    @cached_property
+    def tasks(self) -> list[ShardTask]:
+        """Inputs grouped by their names and sizes alone; the part of a data set is a task of its own."""
+        groups: list[list[TextFile]] = []
+        limit = self.options.task_mb * 1_000_000
+        left = 0
+        for file in self.files:
+            size = file.size or (limit if "#" in file.name else 0)
+            if not groups or size > left:
+                groups.append([])
+                left = limit
+            groups[-1].append(file)
+            left -= size
+        common = {"shard_tokens": self.options.shard_tokens, "validation_percent": self.options.validation_percent}
+        return [
+            ShardTask(number=number, files=group, directory=self.directory, **common)  # type: ignore[arg-type]
+            for number, group in enumerate(groups)
+        ]
+
+    def begin(self, marker: str, *, restart: bool) -> None:
+        """Compare with the plan of an earlier start, or write it; make the tokenizer; say what will be held out.
+
+        Raises:
+            DataError: an earlier start had other options or inputs, or a finished task's input was changed.
+        """
+        with lock(self.directory / ".plan.lock", wait=True):
+            if restart:
+                for path in self.directory.iterdir():
+                    if path.name not in (marker, ".plan.lock"):
+                        remove(path)
+            plan = {"options": self.options.of_the_data, "inputs": [[file.name, file.size] for file in self.files]}
+            path = self.directory / PLAN
+            if path.is_file():
+                self._compare(read_json(path), plan)
+            else:
+                write_json(path, plan)
+            (self.directory / TASKS).mkdir(exist_ok=True)
+            tokenizer = self._make_tokenizer()
+        if not any(task.record.is_file() for task in self.tasks):
+            percent = self.options.validation_percent
+            say_held_out(self.options.reader(skip=True), self.files, tokenizer, percent)
+
+    def run(self, tasks: list[ShardTask], workers: int) -> None:
+        """Do the tasks that are not done, each in one process."""
+        left = [task for task in tasks if not task.record.is_file()]
+        size = sum(file.size for task in left for file in task.files)
+        with WorkBar("write shards", size) as bar:
+            if min(workers, len(left)) > 1:
+                run_in_workers(partial(_run_task, self.options), left, min(workers, len(left)), bar)
+            else:
+                for task in left:
+                    _run_task(self.options, task, bar.add)
+
+    def finish(self, output: Path) -> bool:
+        """Write the manifest and give the directory its name, if all tasks are done; return whether it has it.
+
+        Raises:
+            DataError: there is nothing to train on or to hold out, or too much bad input.
+        """
+        try:
+            with lock(self.directory / ".finish.lock", wait=True):
+                if not all(task.record.is_file() for task in self.tasks):
+                    return False
+                write_results(self.directory, [read_json(task.record) for task in self.tasks], self.options)
+                for path in self.directory.glob(".*.lock"):
+                    if path.name != MARKER:
+                        path.unlink()
+                publish_new(self.directory, output)
+        except FileNotFoundError:  # another part has just done it
+            if not (output / MANIFEST_FILE).is_file():
+                raise
+        return True
+
+    def _compare(self, before: dict[str, Any], plan: dict[str, Any]) -> None:
+        advice = f"Give what it had, or restart=true to begin anew ({self.directory} holds what was done)."
+        changed = [
+            f"{k}={before['options'].get(k)}" for k, v in plan["options"].items() if before["options"].get(k) != v
+        ]
+        if changed:
+            raise DataError(f"{self.directory}: an unfinished start had {', '.join(changed)}. {advice}")
+        odd = [name for name, size in before["inputs"] if [name, size] not in plan["inputs"]]
+        odd += [name for name, size in plan["inputs"] if [name, size] not in before["inputs"]]
+        for task in self.tasks if not odd else []:
+            if task.record.is_file():
+                done = {each["name"]: each["version"] for each in read_json(task.record)["inputs"]}
+                odd += [file.name for file in task.files if done[file.name] != file.version]
+        if odd:
+            raise DataError(f"{odd[0]}: this input was added, removed or changed after an unfinished start. {advice}")
+
+    def _make_tokenizer(self) -> PreTrainedTokenizerFast:
+        target, new = self.directory / TOKENIZER_DIR, self.directory / ".tokenizer.new"
+        if not target.is_dir():
+            remove(new)
+            name = self.options.tokenizer
+            save_tokenizer(self._train() if name is None else load_tokenizer(name), new)
+            new.rename(target)
+        return load_tokenizer(str(target))
+
+    def _train(self) -> PreTrainedTokenizerFast:
+        reader = self.options.reader()
+
+        def texts(bar: WorkBar) -> Iterator[str]:
+            characters = 0
+            reader.on_bytes = lambda size: bar.add(0, 0, size)
+            for document in reader.documents(self.files):
+                if characters > TOKENIZER_CHARACTERS:
+                    return
+                bar.add(1, 0, 0)
+                if not is_held_out(document.text, self.options.validation_percent):
+                    characters += len(document.text)
+                    yield from cut(document.text, PIECE_CHARACTERS)
+
+        with WorkBar("train tokenizer", sum(file.size for file in self.files)) as bar:
+            return train_tokenizer(texts(bar), self.options.vocab_size or 0)
+
+
+def _run_task(options: Options, task: ShardTask, report: Report) -> None:
+    """Do one task; another process that is doing it is waited for."""
+    with lock(task.directory / f".task-{task.number:05d}.lock", wait=True):
+        if not task.record.is_file():
+            task.run(options.reader(), load_tokenizer(str(task.directory / TOKENIZER_DIR)), report)
