@@ -58,7 +58,7 @@ def prepare_texts(config: PrepareDataConfig) -> "TokenShards | None":
 
 def verify_shards(config: PrepareDataConfig) -> None:
     """Compare every shard and the tokenizer with the manifest."""
-    from grow.data.verify import verify  # here, so that help and configuration errors answer at once
+    from grow.data.verify_shards import verify  # here, so that help and configuration errors answer at once
 
     shards = verify(Path(config.verify or ""), config.workers)
     say(f"{config.verify}: {shards:,} shards and the tokenizer are as the manifest says")

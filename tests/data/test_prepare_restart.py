@@ -20,7 +20,7 @@ from grow.data.held_out import is_held_out
 from grow.data.prepare import prepare, prepare_part
 from grow.data.prepare_options import Options
 from grow.data.shards import TokenShards
-from grow.data.verify import verify
+from grow.data.verify_shards import verify
 
 
 @pytest.fixture(scope="module")
