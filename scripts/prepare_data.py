@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from grow.cli.command import entry_point
 from grow.common.printed import say
-from grow.data.prepare_settings import PrepareDataConfig
+from grow.preparation.prepare_settings import PrepareDataConfig
 
 if TYPE_CHECKING:
     from grow.data.shards import TokenShards
@@ -35,9 +35,9 @@ def main(config: PrepareDataConfig) -> None:
 
 def prepare_texts(config: PrepareDataConfig) -> "TokenShards | None":
     """Make token shards of texts; None where other parts are to be done."""
-    from grow.data.prepare import prepare_part  # here, so that help and configuration errors answer at once
-    from grow.data.prepare_options import Options
     from grow.data.shards import TokenShards
+    from grow.preparation.prepare import prepare_part  # here, so that help and configuration errors answer at once
+    from grow.preparation.prepare_options import Options
 
     options = Options(
         tokenizer=config.tokenizer,
@@ -58,7 +58,7 @@ def prepare_texts(config: PrepareDataConfig) -> "TokenShards | None":
 
 def verify_shards(config: PrepareDataConfig) -> None:
     """Compare every shard and the tokenizer with the manifest."""
-    from grow.data.verify_shards import verify  # here, so that help and configuration errors answer at once
+    from grow.preparation.verify_shards import verify  # here, so that help and configuration errors answer at once
 
     shards = verify(Path(config.verify or ""), config.workers)
     say(f"{config.verify}: {shards:,} shards and the tokenizer are as the manifest says")
@@ -66,7 +66,7 @@ def verify_shards(config: PrepareDataConfig) -> None:
 
 def adopt_shards(config: PrepareDataConfig) -> "TokenShards":
     """Write a manifest for shards that exist."""
-    from grow.data.adopt import adopt  # here, so that help and configuration errors answer at once
+    from grow.preparation.adopt import adopt  # here, so that help and configuration errors answer at once
 
     return adopt(
         Path(config.adopt or ""),

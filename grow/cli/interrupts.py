@@ -8,8 +8,8 @@ from grow.analysis.settings import AnalyzeConfig
 from grow.averaging.settings import AverageCheckpointsConfig
 from grow.cli.checkpoint_config import GrowCheckpointConfig
 from grow.cli.run_config import ChainConfig, RunConfig
-from grow.data.prepare_settings import PrepareDataConfig
 from grow.evaluation.settings import EvalConfig, FetchEvalDataConfig
+from grow.preparation.prepare_settings import PrepareDataConfig
 from grow.training.run_directory import RunDirectory
 from grow.training.settings import ExportConfig
 

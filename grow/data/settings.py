@@ -31,7 +31,7 @@ class DataSettings:
     sequence_length: int
     """Tokens of one training sequence: the model reads this many inputs and predicts as many targets."""
     prepare: str | None = None
-    """Name of an embedded corpus (grow/data/corpus.py) that is prepared on first use when `path` is empty."""
+    """Name of an embedded corpus (grow/preparation/corpus.py) that is prepared on first use when `path` is empty."""
     damaged_tokens: list[int] | None = None
     """For experiments: [FIRST, END] in tokens of the run; training sequences that begin between them are random ids."""
     mixture: Any = None

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from grow.data.prepare import prepare
-from grow.data.prepare_options import Options
 from grow.data.shards import TokenShards
+from grow.preparation.prepare import prepare
+from grow.preparation.prepare_options import Options
 
 
 def make_sentences(count: int, seed: int) -> list[str]:

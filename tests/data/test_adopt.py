@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from grow.common.errors import DataError
-from grow.data.adopt import adopt
 from grow.data.shards import TokenShards
+from grow.preparation.adopt import adopt
 
 
 @pytest.fixture

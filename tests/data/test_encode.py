@@ -7,12 +7,12 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from grow.data import encode as encode_module
-from grow.data import shard_task
-from grow.data.encode import cut, encode
-from grow.data.held_out import is_held_out
-from grow.data.texts import Document, Reader, TextFile
 from grow.data.tokenizer import load_tokenizer
+from grow.preparation import encode as encode_module
+from grow.preparation import shard_task
+from grow.preparation.encode import cut, encode
+from grow.preparation.held_out import is_held_out
+from grow.preparation.texts import Document, Reader, TextFile
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_a_batch_is_bounded_in_characters_and_in_pieces(tokenizer, monkeypatch):
 
 
 def test_a_file_without_a_blank_line_is_read_in_bounded_passages(tmp_path, monkeypatch):
-    monkeypatch.setattr("grow.data.texts.LONGEST_PASSAGE", 1000)
+    monkeypatch.setattr("grow.preparation.texts.LONGEST_PASSAGE", 1000)
     text = "word " * 5000 + "\n" + "line\n" * 1000
     (tmp_path / "a.txt").write_text(text)
     found = [document.text for document in Reader().documents([TextFile(str(tmp_path / "a.txt"), "made")])]

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from grow.common.errors import DataError
-from grow.data import shard_task, task_records
-from grow.data.held_out import is_held_out
 from grow.data.shards import TokenShards
 from grow.data.tokenizer import load_tokenizer, train_tokenizer
+from grow.preparation import shard_task, task_records
+from grow.preparation.held_out import is_held_out
 
 
 def contents(directory):

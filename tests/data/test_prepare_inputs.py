@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from grow.common.errors import DataError
-from grow.data.findings import Findings
-from grow.data.texts import Reader, find_texts
+from grow.preparation.findings import Findings
+from grow.preparation.texts import Reader, find_texts
 
 ROWS = [{"text": f"text {number}", "source": "web"} for number in range(40)]
 LINES = b"".join(json.dumps(row).encode() + b"\n" for row in ROWS)
@@ -125,7 +125,7 @@ def test_sources_that_would_share_a_file_name_are_refused(tmp_path):
 
 
 def test_too_many_sources_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("grow.data.texts.MOST_SOURCES", 3)
+    monkeypatch.setattr("grow.preparation.texts.MOST_SOURCES", 3)
     (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": "x", "source": str(n)}) for n in range(4)))
     with pytest.raises(DataError, match=r"at most 3 sources.*source_key=null"):
         read(tmp_path)

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from grow.common.errors import DataError
-from grow.data import shard_task
-from grow.data.held_out import is_held_out
-from grow.data.prepare import prepare, prepare_part
-from grow.data.prepare_options import Options
 from grow.data.shards import TokenShards
-from grow.data.verify_shards import verify
+from grow.preparation import shard_task
+from grow.preparation.held_out import is_held_out
+from grow.preparation.prepare import prepare, prepare_part
+from grow.preparation.prepare_options import Options
+from grow.preparation.verify_shards import verify
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,9 @@ def test_a_full_disk_keeps_finished_tasks_and_the_same_command_goes_on(texts, op
 @pytest.mark.parametrize("change", ["options", "inputs", "restart"])
 def test_another_plan_is_refused_until_it_begins_anew(texts, options, expected, tmp_path, monkeypatch, change):
     shutil.copytree(texts, tmp_path / "texts")
-    monkeypatch.setattr("grow.data.prepare.write_results", lambda *args: (_ for _ in ()).throw(DataError("later")))
+    monkeypatch.setattr(
+        "grow.preparation.prepare.write_results", lambda *args: (_ for _ in ()).throw(DataError("later"))
+    )
     with pytest.raises(DataError, match="later"):
         prepare([str(tmp_path / "texts")], tmp_path / "out", options)
     monkeypatch.undo()

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from grow.common.errors import DataError
-from grow.data.texts import PASSAGE_CHARACTERS, Reader, find_texts
+from grow.preparation.texts import PASSAGE_CHARACTERS, Reader, find_texts
 
 
 def documents(*inputs):

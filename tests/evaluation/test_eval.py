@@ -27,8 +27,8 @@ def command(*arguments: str, python: str = sys.executable) -> subprocess.Complet
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     """A model with its tokenizer, items of every task, and token shards."""
-    from grow.data.prepare import prepare
-    from grow.data.prepare_options import Options
+    from grow.preparation.prepare import prepare
+    from grow.preparation.prepare_options import Options
 
     directory = tmp_path_factory.mktemp("place")
     make_model("llama").save_pretrained(directory / "model")

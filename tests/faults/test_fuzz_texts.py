@@ -8,8 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from grow.common.errors import DataError
-from grow.data import texts
-from grow.data.texts import Reader, TextFile
+from grow.preparation import texts
+from grow.preparation.texts import Reader, TextFile
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

@@ -26,16 +26,16 @@ from grow.common.locks import lock
 from grow.common.provenance import read_json, write_json
 from grow.common.temporary import MARKER, discard, remove
 from grow.common.work_bar import WorkBar
-from grow.data.encode import PIECE_CHARACTERS, cut
-from grow.data.held_out import is_held_out, say_held_out
 from grow.data.manifest import MANIFEST_FILE, TOKENIZER_DIR
-from grow.data.prepare_options import Options
-from grow.data.shard_task import TASKS, Report, ShardTask
 from grow.data.shards import TokenShards
-from grow.data.task_records import write_results
-from grow.data.task_workers import run_in_workers
-from grow.data.texts import TextFile, find_texts
 from grow.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
+from grow.preparation.encode import PIECE_CHARACTERS, cut
+from grow.preparation.held_out import is_held_out, say_held_out
+from grow.preparation.prepare_options import Options
+from grow.preparation.shard_task import TASKS, Report, ShardTask
+from grow.preparation.task_records import write_results
+from grow.preparation.task_workers import run_in_workers
+from grow.preparation.texts import TextFile, find_texts
 
 TOKENIZER_CHARACTERS = 200_000_000  # most characters to train a tokenizer on
 PLAN = "plan.json"
@@ -47,7 +47,7 @@ def prepare(
     """Tokenize texts into a directory of shards, or go on where an earlier start was killed or failed.
 
     Args:
-        inputs: Files, directories, patterns, URLs and lists (see grow/data/texts.py).
+        inputs: Files, directories, patterns, URLs and lists (see grow/preparation/texts.py).
         output: Directory to make.
         options: What decides the tokens.
         workers: Processes, each of which does one task at a time.

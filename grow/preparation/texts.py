@@ -23,7 +23,7 @@ from grow.common.inputs import (
     opened,
     unpacked,
 )
-from grow.data.findings import Findings
+from grow.preparation.findings import Findings
 
 PASSAGE_CHARACTERS = 4096
 LONGEST_PASSAGE = 2**18  # characters; text without a blank line is cut there

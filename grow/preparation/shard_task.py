@@ -15,11 +15,11 @@ from transformers import PreTrainedTokenizerFast
 from grow.common.errors import DataError
 from grow.common.provenance import write_json
 from grow.common.temporary import to_disk
-from grow.data.encode import LONG_DOCUMENT, Piece, encode
-from grow.data.held_out import is_held_out
 from grow.data.manifest import DTYPES, SPLITS, Shard, smallest_dtype
-from grow.data.texts import Reader, TextFile
 from grow.data.tokenizer import vocabulary_size
+from grow.preparation.encode import LONG_DOCUMENT, Piece, encode
+from grow.preparation.held_out import is_held_out
+from grow.preparation.texts import Reader, TextFile
 
 OPEN_FILES = 64
 TASKS = "tasks"

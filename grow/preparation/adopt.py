@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from grow.common.errors import DataError
 from grow.common.inputs import names_in_list
 from grow.common.work_bar import WorkBar
-from grow.data.foreign_index import SUFFIXES, TokenFile, token_file
 from grow.data.manifest import DTYPES, MANIFEST_FILE, SPLITS, TOKENIZER_DIR, Shard, write_manifest
 from grow.data.shards import TokenShards
-from grow.data.texts import Sources
 from grow.data.tokenizer import load_tokenizer, save_tokenizer, vocabulary_size
+from grow.preparation.foreign_index import SUFFIXES, TokenFile, token_file
+from grow.preparation.texts import Sources
 
 CHUNK_TOKENS = 2**22
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
-from grow.data.texts import Document
+from grow.preparation.texts import Document
 
 PIECE_CHARACTERS = 2**18
 BATCH_CHARACTERS = 2_000_000

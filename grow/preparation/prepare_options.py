@@ -3,8 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from grow.data.findings import Findings
-from grow.data.texts import Reader
+from grow.preparation.findings import Findings
+from grow.preparation.texts import Reader
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

