@@ -18,10 +18,10 @@ from transformers import PreTrainedModel
 
 from grow.cli.config import compose
 from grow.cli.run_config import RunConfig
-from grow.data.corpus import open_data
 from grow.data.data_module import TokenDataModule
 from grow.families.build import model_from_noise, parameter_count
 from grow.families.registry import stock_config
+from grow.preparation.corpus import open_data
 from grow.training.engine.environment import StartedOutside
 from grow.training.engine.zero import build_zero
 from grow.training.fit import fit

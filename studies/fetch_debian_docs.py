@@ -28,7 +28,7 @@ from typing import Any
 from grow.common.errors import DataError
 from grow.common.provenance import read_json, write_json
 from grow.common.temporary import replaced_file
-from grow.data.markup import CONVERTERS
+from studies.markup import CONVERTERS
 
 # name: (format, megabytes of text to expect), 225 MB in all. Many packages hold their text in two formats: one each.
 PACKAGES = {

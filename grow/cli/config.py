@@ -25,7 +25,7 @@ from grow.cli.spelling import spelled
 from grow.common.errors import ConfigError
 from grow.common.places import CONFIG_DIR
 from grow.data.check import vocabulary_of
-from grow.data.settings import DataSettings, PrepareDataConfig
+from grow.data.settings import DataSettings
 from grow.distributed.settings import StrategySettings
 from grow.evaluation.settings import EvalConfig, EvaluationSettings, FetchEvalDataConfig
 from grow.families.settings import MODEL_SETTINGS, ArchitectureSettings, ImportCheckpointConfig, ScaledSettings
@@ -33,6 +33,7 @@ from grow.growth.settings import ChainSettings, GrowthSettings
 from grow.inspection.settings import InspectDataConfig
 from grow.loggers.settings import LoggerSettings
 from grow.merging.settings import ExtractPluginConfig, MergeConfig, MergingSettings, SweepMergesConfig
+from grow.preparation.prepare_settings import PrepareDataConfig
 from grow.report.settings import ReportConfig, ReportPresetsConfig, WandbReportConfig
 from grow.training.settings import (
     CheckpointSettings,

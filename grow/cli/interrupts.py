@@ -8,8 +8,8 @@ from grow.analysis.settings import AnalyzeConfig
 from grow.averaging.settings import AverageCheckpointsConfig
 from grow.cli.checkpoint_config import GrowCheckpointConfig
 from grow.cli.run_config import ChainConfig, RunConfig
-from grow.data.settings import PrepareDataConfig
 from grow.evaluation.settings import EvalConfig, FetchEvalDataConfig
+from grow.preparation.prepare_settings import PrepareDataConfig
 from grow.training.run_directory import RunDirectory
 from grow.training.settings import ExportConfig
 
@@ -32,6 +32,10 @@ def what_is_kept(config: Any) -> str:
             return "Weight files that are complete are kept; the same command continues."
         case PrepareDataConfig(adopt=str()):
             return "No shard was changed; the same command starts anew."
+        case PrepareDataConfig(verify=str()):
+            return "No shard was changed; the same command starts anew."
+        case PrepareDataConfig() if any(_unfinished(Path(config.output or ""))):
+            return "Tasks that are finished are kept; the same command continues."
         case GrowCheckpointConfig() | PrepareDataConfig() | ExportConfig() | AverageCheckpointsConfig():
             return _of_directory(Path(config.output or ""))
         case FetchEvalDataConfig():

@@ -69,7 +69,7 @@ def run_process(command: list[str], environment: Mapping[str, str] | None = None
             text=True,
             errors="replace",
             process_group=0,
-            preexec_fn=_ends_with(os.getpid()),
+            preexec_fn=ends_with(os.getpid()),
         )
         for signum in received:  # while it was being started
             process.send_signal(signum)
@@ -82,14 +82,14 @@ def run_process(command: list[str], environment: Mapping[str, str] | None = None
     return Ended(code=code, error=error or f"exit code {code}", signals=frozenset(received))
 
 
-def _ends_with(parent: int) -> Callable[[], None] | None:
-    """Return what a child calls before it becomes its program, so that it is told when its parent dies."""
+def ends_with(parent: int, signum: int = signal.SIGTERM) -> Callable[[], None] | None:
+    """Return what a child calls as it begins, so that it gets a signal when its parent dies; None where none can."""
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None).prctl  # found before the fork, after which little may be called
 
     def follow() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        prctl(_PR_SET_PDEATHSIG, signum)
         if os.getppid() != parent:  # it died before the line above
             os.kill(os.getpid(), signal.SIGKILL)
 

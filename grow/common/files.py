@@ -27,7 +27,7 @@ def new_directory(output: Path, needed_bytes: int) -> Iterator[Path]:
     with disk_errors_named(output), temporary_directory(output) as partial:
         check_space(partial, needed_bytes, output)
         yield partial
-        _publish(partial, output)
+        publish_new(partial, output)
 
 
 @contextmanager
@@ -45,22 +45,46 @@ def continued_directory(output: Path, needed_bytes: int, ledger: str) -> Iterato
         CheckpointError: the output exists, another process is making it, the disk cannot hold it, or what lies at the
             name of an unfinished output was not made by Grow.
     """
+    with kept_directory(output, needed_bytes, ledger) as partial:
+        try:
+            yield partial
+            publish_new(partial, output)
+        except Exception:
+            discard(partial)
+            raise
+
+
+@contextmanager
+def kept_directory(output: Path, needed_bytes: int, ledger: str, marker: str = MARKER) -> Iterator[Path]:
+    """Yield the directory of an unfinished output, which is kept whatever happens in the block.
+
+    Once it is complete, the block gives it its name with `publish_new`. Arguments and errors are those of
+    `continued_directory`.
+
+    Args:
+        output: Final name of the directory.
+        needed_bytes: Bytes it will have in the end.
+        ledger: Name of a file or directory by which it is known as Grow's.
+        marker: Name of the file that this process locks; processes with different ones share the directory.
+    """
     _refuse_existing(output)
-    partial = output.with_name(f".{output.name}.partial")
+    partial = unfinished(output)
     with disk_errors_named(output):
         partial.parent.mkdir(parents=True, exist_ok=True)
-        _refuse_foreign(partial, {MARKER, ledger})
+        _refuse_foreign(partial, {MARKER, marker, ledger})
         written = sum(file.lstat().st_size for file in partial.glob("*"))
         check_space(partial.parent, needed_bytes - written, output)
         partial.mkdir(exist_ok=True)
-        with _locked(partial, output):
-            try:
-                _refuse_existing(output)  # made while this process opened the marker
-                yield partial
-                _publish(partial, output)
-            except Exception:
+        with _locked(partial / marker, output):
+            if os.path.lexists(output):  # made while this process opened the marker
                 discard(partial)
-                raise
+            _refuse_existing(output)
+            yield partial
+
+
+def unfinished(output: Path) -> Path:
+    """Return the name of a directory's unfinished state."""
+    return output.with_name(f".{output.name}.partial")
 
 
 def _refuse_existing(output: Path) -> None:
@@ -69,10 +93,10 @@ def _refuse_existing(output: Path) -> None:
 
 
 @contextmanager
-def _locked(partial: Path, output: Path) -> Iterator[None]:
+def _locked(path: Path, output: Path) -> Iterator[None]:
     """Keep other processes from making the same directory for the length of a block."""
     try:
-        marker = lock(partial / MARKER)
+        marker = lock(path)
     except (LockHeldError, FileNotFoundError):  # not found: it has just got its final name
         raise CheckpointError(f"{output}: another process is making it. Wait for it, or choose another.") from None
     with marker:
@@ -95,7 +119,12 @@ def _refuse_foreign(partial: Path, signs: set[str]) -> None:
     )
 
 
-def _publish(partial: Path, output: Path) -> None:
+def publish_new(partial: Path, output: Path) -> None:
+    """Give a directory its final name once all of it is on the disk.
+
+    Raises:
+        CheckpointError: another process made the output meanwhile.
+    """
     try:
         publish(partial, output)
     except OSError as error:

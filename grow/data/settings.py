@@ -1,10 +1,10 @@
 """Configuration of the data package. Imports nothing heavy."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from grow.common.checks import LARGEST_SIZE, at_least_one, from_to, not_negative, positive
+from grow.common.checks import LARGEST_SIZE, from_to, not_negative, positive
 from grow.common.errors import ConfigError
 
 _MOST_SOURCES = 64  # of a mixture
@@ -31,7 +31,7 @@ class DataSettings:
     sequence_length: int
     """Tokens of one training sequence: the model reads this many inputs and predicts as many targets."""
     prepare: str | None = None
-    """Name of an embedded corpus (grow/data/corpus.py) that is prepared on first use when `path` is empty."""
+    """Name of an embedded corpus (grow/preparation/corpus.py) that is prepared on first use when `path` is empty."""
     damaged_tokens: list[int] | None = None
     """For experiments: [FIRST, END] in tokens of the run; training sequences that begin between them are random ids."""
     mixture: Any = None
@@ -80,54 +80,3 @@ def _check_weights(key: str, weights: Any) -> None:
         not_negative(f"{key}.{source}", weight)
     if not 0 < sum(weights.values()) < math.inf or len(weights) > _MOST_SOURCES:
         raise ConfigError(f"{key}={weights}: expected weights of 1 to {_MOST_SOURCES} sources, with a sum above 0.")
-
-
-@dataclass(kw_only=True, slots=True)
-class PrepareDataConfig:
-    """scripts/prepare_data.py: texts to token shards (input, output), or a manifest for shards that exist (adopt)."""
-
-    input: list[str] = field(default_factory=list)
-    """Files, directories and patterns of .txt and .jsonl texts, gzipped or not."""
-    output: str | None = None
-    """Directory to make."""
-    shard_tokens: int = 64 * 2**20
-    """Tokens after which the next shard file is begun."""
-    adopt: str | None = None
-    """Directory of raw .npy shards that has no manifest yet."""
-    dtype: str | None = None
-    """adopt: uint16 or uint32."""
-    eos_id: int | None = None
-    """adopt: the id that ends a document; null takes the tokenizer's."""
-    validation_tokens: int | None = None
-    """adopt: tokens to hold out; texts always hold out 5 % of the documents."""
-    tokenizer: str | None = None
-    """Directory or hub id of the tokenizer."""
-    vocab_size: int | None = None
-    """Texts: size of the tokenizer to train, in place of `tokenizer`. adopt: as in the manifest; null takes the
-    tokenizer's."""
-
-    def __post_init__(self) -> None:
-        if self.adopt is None:
-            self._check_texts()
-        else:
-            self._check_adopt()
-
-    def _check_texts(self) -> None:
-        if not self.input or self.output is None:
-            raise ConfigError("expected input='[TEXTS]' output=DIRECTORY to tokenize texts, or adopt=DIRECTORY.")
-        if (self.tokenizer is None) == (self.vocab_size is None):
-            raise ConfigError("expected tokenizer=DIRECTORY_OR_HUB_ID to use one, or vocab_size=N to train one.")
-        at_least_one("shard_tokens", self.shard_tokens)
-        at_least_one("vocab_size", self.vocab_size, LARGEST_SIZE)
-        for name in ("dtype", "eos_id", "validation_tokens"):
-            if getattr(self, name) is not None:
-                raise ConfigError(f"{name}={getattr(self, name)}: only adopt=DIRECTORY takes it. Leave it out.")
-
-    def _check_adopt(self) -> None:
-        if self.input or self.output is not None:
-            raise ConfigError("adopt=DIRECTORY describes shards where they are: leave out input and output.")
-        if self.tokenizer is None or self.dtype not in ("uint16", "uint32") or not self.validation_tokens:
-            raise ConfigError("adopt=DIRECTORY also needs tokenizer=..., dtype=uint16 or uint32, validation_tokens=N.")
-        at_least_one("validation_tokens", self.validation_tokens)
-        at_least_one("vocab_size", self.vocab_size, LARGEST_SIZE)
-        not_negative("eos_id", self.eos_id)

@@ -55,9 +55,25 @@ class TokenShards:
             DataError: the manifest or a shard is missing, damaged, truncated or of another format, or the tokens or the
                 tokenizer are not those that the manifest describes.
         """
+        found = cls.described(path)
+        found._check_sizes()
+        if (found.tokenizer_dir / "tokenizer.json").is_file():
+            found.check_tokenizer()
+        warning = check_sample(
+            found.shards, found.read, files=found.files, vocab_size=found.vocab_size, eos_id=found.eos_id
+        )
+        return replace(found, warning=warning)
+
+    @classmethod
+    def described(cls, path: str | Path) -> "TokenShards":
+        """Return what the manifest describes, of which nothing else is looked at.
+
+        Raises:
+            DataError: the manifest is missing, damaged or of another format.
+        """
         path = Path(path)
         manifest, digest = read_manifest(path)
-        found = cls(
+        return cls(
             path=path,
             files=path / (manifest.root or ""),
             digest=digest,
@@ -67,13 +83,6 @@ class TokenShards:
             tokenizer_sha256=manifest.tokenizer_sha256,
             shards=manifest.shards,
         )
-        found._check_sizes()
-        if (found.tokenizer_dir / "tokenizer.json").is_file():
-            found._check_tokenizer()
-        warning = check_sample(
-            found.shards, found.read, files=found.files, vocab_size=found.vocab_size, eos_id=found.eos_id
-        )
-        return replace(found, warning=warning)
 
     @property
     def tokenizer_dir(self) -> Path:
@@ -141,7 +150,7 @@ class TokenShards:
         """
         for shard in self.shards:
             self.check(shard)
-        self._check_tokenizer()
+        self.check_tokenizer()
 
     def check_vocabulary(self, model_vocab_size: int) -> None:
         """Refuse a model that has no embedding for some token of the shards.
@@ -160,7 +169,12 @@ class TokenShards:
         """Return the shards of a split, in the manifest's order."""
         return [shard for shard in self.shards if shard.split == split]
 
-    def _check_tokenizer(self) -> None:
+    def check_tokenizer(self) -> None:
+        """Refuse a tokenizer that is not the manifest's.
+
+        Raises:
+            DataError: it was changed.
+        """
         _compare(self.tokenizer_dir, self.tokenizer_sha256, tokenizer_digest(self.tokenizer_dir))
 
     def _check_sizes(self) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from grow.common import provenance
-from grow.data.corpus import open_data
 from grow.data.data_module import TokenDataModule
 from grow.data.manifest import TOKENIZER_DIR
 from grow.data.mixture import Mixture
@@ -23,6 +22,7 @@ from grow.distributed.processes import from_first, group, local_device, on_first
 from grow.families.source_directory import find_source
 from grow.loggers.settings import LoggerSettings
 from grow.loggers.views import Views, open_views
+from grow.preparation.corpus import open_data
 from grow.training.plan import Plan
 from grow.training.run_directory import RunDirectory
 

@@ -9,7 +9,7 @@ from grow.cli.config import compose
 from grow.cli.run_config import ChainConfig, EstimateConfig
 from grow.common.errors import ConfigError, DataError
 from grow.common.places import CONFIG_DIR
-from grow.data.corpus import open_data
+from grow.preparation.corpus import open_data
 from grow.training.plan import Batch
 
 HEADLINE = ["model=olmo_2.9b", "growth=hyperclone_noisy"]

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from grow.data.prepare import prepare_files
 from grow.data.shards import TokenShards
+from grow.preparation.prepare import prepare
+from grow.preparation.prepare_options import Options
 
 
 def make_sentences(count: int, seed: int) -> list[str]:
@@ -26,7 +27,8 @@ def write_json_lines(path: Path, texts: list[str], source: str | None = None) ->
 
 def prepare_files_small(output: Path, *files: Path, **options) -> TokenShards:
     options = {"tokenizer": None, "vocab_size": 400, "shard_tokens": 3000} | options
-    return prepare_files([str(file) for file in files], output, **options)
+    how = {name: options.pop(name) for name in ("workers", "restart") if name in options}
+    return prepare([str(file) for file in files], output, Options(**options), **how)
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from grow.common.errors import DataError
-from grow.data.adopt import adopt
 from grow.data.shards import TokenShards
+from grow.preparation.adopt import adopt
 
 
 @pytest.fixture
@@ -105,3 +105,66 @@ def test_shards_with_a_manifest_are_not_adopted_again(adopted):
 def test_a_directory_without_shards_is_refused(prepared, tmp_path):
     with pytest.raises(DataError, match=r"expected \.npy shards"):
         adopt(tmp_path, tokenizer=str(prepared.tokenizer_dir), dtype="uint16", validation_tokens=1)
+
+
+def test_a_directory_is_left_alone_when_the_manifest_goes_elsewhere(bare, adopted, tmp_path):
+    before = sorted(bare.rglob("*"))
+    shards = adopted(output=tmp_path / "out", workers=2)
+    shards.verify()
+    assert sorted(bare.rglob("*")) == before
+    assert adopted(output=tmp_path / "again").shards == adopted().shards == shards.shards
+
+
+def test_the_source_is_the_nearest_folder_that_differs(bare, adopted):
+    for source in ("web", "wiki"):
+        (bare / source).rename(bare / "moved")
+        (bare / source / "v1_5").mkdir(parents=True)
+        (bare / "moved").rename(bare / source / "v1_5" / "allenai_dolma")
+    assert adopted().sources == ("web", "wiki")
+
+
+def test_a_mix_names_sources_and_reads_a_path_as_often_as_it_is_listed(bare, adopted, tmp_path):
+    lines = ["# common crawl", "cc,{TOKENIZER}/part-0-00000.npy", "cc,web/part-1-00000.npy", "cc,web/part-1-00000.npy"]
+    (tmp_path / "mix").write_text("\n".join(lines))
+    with pytest.raises(DataError, match="found 2 files"):
+        adopted(mix=tmp_path / "mix")
+    (bare / "wiki" / "part-0-00000.npy").rename(bare / "wiki" / "other.npy")
+    shards = adopted(mix=tmp_path / "mix")
+    assert shards.sources == ("cc",)
+    assert {(shard.file, shard.split): shard.repeats for shard in shards.shards} == {
+        ("web/part-0-00000.npy", "train"): 1,
+        ("web/part-1-00000.npy", "train"): 2,
+        ("web/part-1-00000.npy", "validation"): 1,
+    }
+
+
+def as_megatron(path, tokens):
+    tokens.tofile(path.with_suffix(".bin"))
+    header = b"MMIDIDX\x00\x00" + np.uint64(1).tobytes() + b"\x08" + np.array([20, 21], "<u8").tobytes()
+    sizes, places = np.full(20, 10, "<i4"), np.arange(20, dtype="<i8") * 20
+    path.with_suffix(".idx").write_bytes(
+        header + sizes.tobytes() + places.tobytes() + np.arange(21, dtype="<i8").tobytes()
+    )
+
+
+def as_datatrove(path, tokens):
+    tokens.tofile(path.with_suffix(".ds"))
+    np.arange(10, 201, 10, dtype="<u8").tofile(path.with_suffix(".ds.index"))
+
+
+@pytest.mark.parametrize(("write", "suffix"), [(as_megatron, ".bin"), (as_datatrove, ".ds")])
+def test_files_of_others_are_compared_with_their_index(bare, adopted, tmp_path, write, suffix):
+    expected = [(shard.start, shard.sha256, shard.documents) for shard in adopted(output=tmp_path / "out").shards]
+    for path in list(bare.rglob("*.npy")):
+        write(path, np.fromfile(path, "<u2"))
+        path.unlink()
+    found = adopted(output=tmp_path / "out2").shards
+    assert [(shard.start, shard.sha256, shard.documents) for shard in found] == expected
+    first = bare / "web" / f"part-0-00000{suffix}"
+    tokens = np.fromfile(first, "<u2")
+    tokens[:-10].tofile(first)
+    with pytest.raises(DataError, match="expected the 200 tokens of its index, found 190"):
+        adopted(output=tmp_path / "out3")
+    np.roll(tokens, 1).tofile(first)
+    with pytest.raises(DataError, match="where the index ends a document"):
+        adopted(output=tmp_path / "out3")

@@ -9,10 +9,10 @@ import zipfile
 import pytest
 
 from grow.common.errors import DataError
-from grow.data import corpus
 from grow.data.settings import DataSettings
 from grow.data.shards import TokenShards
 from grow.data.tokenizer import save_tokenizer, train_tokenizer, vocabulary_digest
+from grow.preparation import corpus
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from grow.data import encode as encode_module
-from grow.data import prepare as prepare_module
-from grow.data.encode import cut, encode
-from grow.data.prepare import is_held_out
-from grow.data.texts import Document, TextFile, read_documents
 from grow.data.tokenizer import load_tokenizer
+from grow.preparation import encode as encode_module
+from grow.preparation import shard_task
+from grow.preparation.encode import cut, encode
+from grow.preparation.held_out import is_held_out
+from grow.preparation.texts import Document, Reader, TextFile
 
 
 @pytest.fixture
@@ -63,27 +63,28 @@ def test_a_tokenizer_that_does_not_cut_words_gets_whole_documents(monkeypatch):
 def test_a_batch_is_bounded_in_characters_and_in_pieces(tokenizer, monkeypatch):
     monkeypatch.setattr(encode_module, "BATCH_CHARACTERS", 100)
     monkeypatch.setattr(encode_module, "PIECES_PER_BATCH", 4)
-    pieces = encode_module._pieces([Document("x" * size, "made") for size in (60, 60, 1, 1, 1, 1, 1)], None)
+    pieces = encode_module._pieces([Document("x" * size, "made") for size in (60, 60, 1, 1, 1, 1, 1)], by_words=True)
     assert [len(batch) for batch in encode_module._batches(pieces)] == [2, 4, 1]
 
 
 def test_a_file_without_a_blank_line_is_read_in_bounded_passages(tmp_path, monkeypatch):
-    monkeypatch.setattr("grow.data.texts.LONGEST_PASSAGE", 1000)
+    monkeypatch.setattr("grow.preparation.texts.LONGEST_PASSAGE", 1000)
     text = "word " * 5000 + "\n" + "line\n" * 1000
     (tmp_path / "a.txt").write_text(text)
-    found = [document.text for document in read_documents([TextFile(tmp_path / "a.txt", "made")])]
+    found = [document.text for document in Reader().documents([TextFile(str(tmp_path / "a.txt"), "made")])]
     assert max(map(len, found)) <= 1000
     assert "".join(found).replace("\n", "") == text.replace("\n", "")
 
 
-def test_more_sources_than_a_process_may_open_files_are_written(tmp_path, sentences, monkeypatch, prepared):
-    monkeypatch.setattr(prepare_module, "OPEN_FILES", 2)
+def test_more_sources_than_a_process_may_open_files_are_written(
+    tmp_path, sentences, monkeypatch, prepared, prepare_texts
+):
+    monkeypatch.setattr(shard_task, "OPEN_FILES", 2)
     rows = [{"text": text, "source": f"source-{number % 9}"} for number, text in enumerate(sentences(180, seed=3))]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    shards = prepare_module.prepare_files(
-        [str(tmp_path / "a.jsonl")], tmp_path / "out", tokenizer=str(prepared.tokenizer_dir), vocab_size=None,
-        shard_tokens=300,
-    )  # fmt: skip
+    shards = prepare_texts(
+        tmp_path / "out", tmp_path / "a.jsonl", tokenizer=str(prepared.tokenizer_dir), vocab_size=None, shard_tokens=300
+    )
     shards.verify()
     tokenizer = load_tokenizer(str(prepared.tokenizer_dir))
     for source in shards.sources:

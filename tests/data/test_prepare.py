@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from grow.common.errors import DataError
-from grow.data import prepare as prepare_module
-from grow.data.prepare import is_held_out
 from grow.data.shards import TokenShards
 from grow.data.tokenizer import load_tokenizer, train_tokenizer
+from grow.preparation import shard_task, task_records
+from grow.preparation.held_out import is_held_out
 
 
 def contents(directory):
@@ -82,7 +82,8 @@ def test_a_text_that_spells_the_end_of_text_does_not_end(sentences, write_jsonl,
 
 
 def test_a_large_vocabulary_is_stored_in_four_bytes(prepared, corpus, tmp_path, monkeypatch, prepare_texts):
-    monkeypatch.setattr(prepare_module, "smallest_dtype", lambda vocab_size: "uint32")
+    for module in (shard_task, task_records):
+        monkeypatch.setattr(module, "smallest_dtype", lambda vocab_size: "uint32")
     wide = prepare_texts(tmp_path / "wide", corpus / "first.jsonl", corpus / "second.jsonl")
     assert wide.dtype == "uint32"
     every = np.arange(len(prepared.windows("train", 16)))
@@ -90,7 +91,7 @@ def test_a_large_vocabulary_is_stored_in_four_bytes(prepared, corpus, tmp_path, 
 
 
 def test_ids_beyond_the_vocabulary_are_never_written(corpus, tmp_path, monkeypatch, prepare_texts):
-    monkeypatch.setattr(prepare_module, "vocabulary_size", lambda tokenizer: 300)
+    monkeypatch.setattr(shard_task, "vocabulary_size", lambda tokenizer: 300)
     with pytest.raises(DataError, match="expected ids below the vocabulary's size of 300"):
         prepare_texts(tmp_path / "out", corpus / "first.jsonl")
     assert list(tmp_path.iterdir()) == []
@@ -101,14 +102,14 @@ def test_a_failed_write_leaves_nothing(corpus, tmp_path, monkeypatch, prepare_te
     def fail(*args):
         raise OSError(code, "failed")
 
-    monkeypatch.setattr(prepare_module._Writer, "_finish", fail)
+    monkeypatch.setattr(shard_task._Writer, "_finish", fail)
     with pytest.raises(DataError, match=message):
         prepare_texts(tmp_path / "out", corpus / "first.jsonl")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_killed_run_leaves_nothing_that_is_trusted(corpus, tmp_path, monkeypatch, prepare_texts):
-    monkeypatch.setattr(prepare_module, "write_manifest", lambda *args, **kwargs: (_ for _ in ()).throw(SystemExit))
+    monkeypatch.setattr(task_records, "write_manifest", lambda *args, **kwargs: (_ for _ in ()).throw(SystemExit))
     monkeypatch.setattr(shutil, "rmtree", lambda *args, **kwargs: None)
     with pytest.raises(SystemExit):
         prepare_texts(tmp_path / "out", corpus / "first.jsonl")
@@ -130,7 +131,7 @@ def test_an_output_that_appears_meanwhile_is_left_alone(corpus, tmp_path, monkey
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "theirs").write_text("first")
 
-    monkeypatch.setattr(prepare_module, "write_manifest", appear)
+    monkeypatch.setattr(task_records, "write_manifest", appear)
     with pytest.raises(DataError, match="another process"):
         prepare_texts(tmp_path / "out", corpus / "first.jsonl")
     assert contents(tmp_path) == {(tmp_path / "out" / "theirs").relative_to(tmp_path): b"first"}

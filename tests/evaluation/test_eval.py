@@ -27,16 +27,16 @@ def command(*arguments: str, python: str = sys.executable) -> subprocess.Complet
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     """A model with its tokenizer, items of every task, and token shards."""
-    from grow.data.prepare import prepare_files
+    from grow.preparation.prepare import prepare
+    from grow.preparation.prepare_options import Options
 
     directory = tmp_path_factory.mktemp("place")
     make_model("llama").save_pretrained(directory / "model")
     make_tokenizer(directory / "model")
     make_items(directory / "items")
     texts = write_json_lines(directory / "texts.jsonl", make_sentences(150, seed=3))
-    prepare_files(
-        [str(texts)], directory / "shards", tokenizer=str(directory / "model"), vocab_size=None, shard_tokens=3000
-    )
+    options = Options(tokenizer=str(directory / "model"), vocab_size=None, shard_tokens=3000)
+    prepare([str(texts)], directory / "shards", options)
     return directory
 
 

@@ -13,8 +13,8 @@ from grow.common.errors import CheckpointError, ConfigError
 from grow.common.files import continued_directory
 from grow.common.locks import LockHeldError, lock
 from grow.common.rows import cut_torn_line, last_clock, numbered_rows, read_rows, whole_bytes
-from grow.data import corpus
 from grow.loggers.views import Views
+from grow.preparation import corpus
 from grow.training.loop.metrics import MetricsFile
 from grow.training.run_directory import RunDirectory
 from tests.training.tiny import in_process, make_shards

@@ -8,8 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from grow.common.errors import DataError
-from grow.data import texts
-from grow.data.texts import TextFile, read_documents
+from grow.preparation import texts
+from grow.preparation.texts import Reader, TextFile
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -52,7 +52,7 @@ def test_any_bytes_are_documents_or_a_data_error(tmp_path, monkeypatch, file):
     path = tmp_path / name
     path.write_bytes(raw)
     try:
-        found = list(read_documents([TextFile(path, "made")]))
+        found = list(Reader().documents([TextFile(str(path), "made")]))
     except DataError as error:
         assert str(path) in str(error)
         return
@@ -68,7 +68,7 @@ def test_plain_text_is_cut_and_nothing_but_line_ends_is_lost(tmp_path, monkeypat
     monkeypatch.setattr(texts, "PASSAGE_CHARACTERS", 10)
     path = tmp_path / "a.txt"
     path.write_text(text, newline="")
-    found = [document.text for document in read_documents([TextFile(path, "made")])]
+    found = [document.text for document in Reader().documents([TextFile(str(path), "made")])]
     assert "".join("".join(found).split()) == "".join(text.split())
 
 
@@ -77,4 +77,4 @@ def test_odd_lines_are_named_by_file_and_number(tmp_path, monkeypatch, line):
     monkeypatch.setattr(texts, "LONGEST_LINE", 200_000 if line[:1] == b"[" else 5003)
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "fine"}\n' + line)
     with pytest.raises(DataError, match=r"a\.jsonl:2: expected"):
-        list(read_documents([TextFile(tmp_path / "a.jsonl", "made")]))
+        list(Reader().documents([TextFile(str(tmp_path / "a.jsonl"), "made")]))

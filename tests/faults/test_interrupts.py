@@ -80,6 +80,8 @@ CASES = [  # command, its overrides, what has been written, what is said
     *((name, given, lambda out: None, NOTHING) for name, given in MADE),
     *((name, given, finished, "out is complete.") for name, given in MADE),
     ("grow_checkpoint", MADE[0][1], partial, "Weight files that are complete are kept; the same command continues."),
+    ("prepare_data", MADE[1][1], partial, "Tasks that are finished are kept; the same command continues."),
+    ("prepare_data", ["verify=shards"], lambda out: None, "No shard was changed"),
     (
         "prepare_data",
         ["adopt=shards", "tokenizer=t", "dtype=uint16", "validation_tokens=5"],

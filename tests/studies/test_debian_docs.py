@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from grow.common.errors import DataError
-from grow.data.markup import html_text, man_text, rst_text, txt_text
 from studies import fetch_debian_docs as docs
+from studies.markup import html_text, man_text, rst_text, txt_text
 
 PROSE = "The kernel is the part of an operating system that talks to the machine, and it is loaded at the start of it."
 

