@@ -1,7 +1,7 @@
 """Try scales and drops of a merge: a table, sweep.csv and sweep.png of the held-out loss of every data source.
 
-python scripts/sweep_merges.py base=DIR models='[A,B]' data=SHARDS scale='[0.3,0.5,1]' table=DIR
-python scripts/sweep_merges.py base=DIR models='[A,B]' data=SHARDS merging=dare drop='[0.5,0.9]' table=DIR output=DIR
+python scripts/sweep_merges.py base=DIR models='[A,B]' corpus=SHARDS scale='[0.3,0.5,1]' table=DIR
+python scripts/sweep_merges.py base=DIR models='[A,B]' corpus=SHARDS merging=dare drop='[0.5,0.9]' table=DIR output=DIR
 """
 
 from pathlib import Path

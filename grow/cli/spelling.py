@@ -30,7 +30,7 @@ PATHS = frozenset(
             "source",
             "run",
         ),
-        *("tokenizer", "heldout", "adopt", "decontaminate", "base"),
+        *("tokenizer", "heldout", "adopt", "decontaminate", "base", "corpus", "table"),
     )
 )
 """Keys whose value is a path, or the name of a model on the hub."""

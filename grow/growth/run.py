@@ -96,7 +96,7 @@ def grow(
             continued=ledger.notice,
         )
         _record(record, partial)
-        write_card(partial, output.name, growth_record=partial / GROWTH_FILE)
+        write_card(partial, f"{target.model_type} grown with {growth.name}", growth_record=partial / GROWTH_FILE)
         ledger.remove()
     return record
 

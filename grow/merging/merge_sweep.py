@@ -107,7 +107,7 @@ def _directory(model: str) -> Path:
 
 def _halves(config: SweepMergesConfig) -> tuple[Batches, Batches]:
     """Return two disjoint sets of held-out sequences of every source, of the same size."""
-    shards = TokenShards.open(config.data)
+    shards = TokenShards.open(config.corpus)
     for shard in shards.of_split("validation"):
         shards.check(shard)
     halves: tuple[Batches, Batches] = {}, {}

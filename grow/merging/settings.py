@@ -178,7 +178,7 @@ class SweepMergesConfig:
 
     models: list[str]
     """Models, as scripts/merge.py takes them."""
-    data: str
+    corpus: str
     """Directory of token shards whose held-out split is measured."""
     table: str
     """Directory for sweep.csv and sweep.png; nothing else is kept."""

@@ -21,7 +21,7 @@ def shards(tmp_path_factory):
 
 def config(directories, shards, root, *overrides):
     base, tuned = directories
-    common = [f"base={base}", f"models=[{tuned}]", f"data={shards}", f"table={root}/table"]
+    common = [f"base={base}", f"models=[{tuned}]", f"corpus={shards}", f"table={root}/table"]
     sizes = ["sequence_length=16", "tokens=320", "scale=[0,1,1]"]
     return compose([*common, *sizes, *overrides], "sweep_merges", SweepMergesConfig)
 
