@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedConfig,
 )
 from transformers.activations import ACT2FN
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from grow.common.clock import flops_per_token
@@ -28,6 +29,8 @@ from grow.families.weights import WeightReader
 if TYPE_CHECKING:
     from transformers import PreTrainedModel  # costs more than torch; what reads only configurations does without it
 
+LINEAR = (nn.Linear, Conv1D)
+"""The modules that multiply with a matrix; GPT-2's store it transposed."""
 _GENERATION_FILE = "generation_config.json"
 _SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
 _QUANTIZED = ("quantization_config", "compression_config")
@@ -147,7 +150,7 @@ def parameter_count(model: nn.Module) -> int:
 def training_flops_per_token(model: PreTrainedModel, sequence_length: int) -> int:
     """Return the FLOPs of forward and backward for one token, by the convention of `grow.common.clock`."""
     sizes = family_of(model.config.model_type).sizes(model.config)
-    matmul = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
+    matmul = sum(module.weight.numel() for module in model.modules() if isinstance(module, LINEAR))
     packed = sum(parameter.numel() for parameter in model.parameters() if parameter.dim() == 3)  # experts, not routers
     return flops_per_token(
         matmul_parameters=matmul + (packed * sizes["active_experts"] // sizes["experts"] if packed else 0),
