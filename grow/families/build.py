@@ -142,6 +142,12 @@ def _names_code(key: str) -> bool:
     return key == "auto_map" or "attn_implementation" in key or "experts_implementation" in key
 
 
+def decoder_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
+    """Return a model's decoder blocks, and the name under which its decoder has them."""
+    children = model.get_decoder().named_children()
+    return next((name, child) for name, child in children if isinstance(child, nn.ModuleList))
+
+
 def parameter_count(model: nn.Module) -> int:
     """Count all parameters; a tied head counts once."""
     return sum(parameter.numel() for parameter in model.parameters())

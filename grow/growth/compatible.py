@@ -43,7 +43,7 @@ def check_growable(family: Family, source: PreTrainedConfig, target: PreTrainedC
     if before["positions"] != after["positions"]:
         _check_positions(family, source, before["positions"], after["positions"])
     if after["head_dim"] != before["head_dim"]:
-        _check_head_dim(family, source)
+        _check_head_dim(family, source, target, after["head_dim"] // before["head_dim"])
 
 
 def check_layers(family: Family, source: PreTrainedConfig, target: PreTrainedConfig, layers: list[int]) -> None:
@@ -84,11 +84,13 @@ def _rope_kinds(config: PreTrainedConfig) -> list[str]:
     return [each.get("rope_type", "default") for each in by_layer or [rope]]
 
 
-def _check_head_dim(family: Family, source: PreTrainedConfig) -> None:
-    if family.rotary_dims(source) % 2:
+def _check_head_dim(family: Family, source: PreTrainedConfig, target: PreTrainedConfig, copies: int) -> None:
+    before, after = family.rotary_dims(source), family.rotary_dims(target)
+    if after != before * copies:
         raise GrowthError(
-            f"head_dim cannot grow exactly where an odd number of its elements ({family.rotary_dims(source)}) is "
-            "rotated. Grow the number of heads instead (scale.heads)."
+            f"head_dim cannot grow exactly where the rotated elements of a head grow from {before} to {after}, not "
+            f"{copies}-fold: their share of it is no whole number of pairs. Grow the number of heads instead "
+            "(scale.heads)."
         )
     clip = getattr(source, "clip_qkv", None)
     if clip is not None:

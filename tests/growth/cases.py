@@ -27,10 +27,12 @@ from transformers import (
     SmolLM3Config,
 )
 
+from grow.families.experts import module_places
 from grow.families.registry import family_of
 from grow.families.weights import WeightReader
 from grow.growth.made_tensors import GrowthPlan
 from grow.growth.one_source import plan_one_source
+from grow.growth.planning import with_source_layers
 from grow.growth.settings import GrowthSettings, ScaleSettings
 from grow.growth.target import scaled_target
 from grow.growth.tensor_writer import made_tensor
@@ -91,7 +93,8 @@ ONE_LAYOUT: dict[str, PreTrainedConfig] = {
     "olmoe": OlmoeConfig(**_ONE, **_TWO_OF_FOUR),
     "qwen3_moe": Qwen3MoeConfig(**_ONE, **_TWO_OF_FOUR, head_dim=12, moe_intermediate_size=24, norm_topk_prob=True),
 }
-"""A layout of each family that has only one; a new family adds its line here."""
+"""Layouts of the families that have one or two; a new family adds its line here."""
+LAYOUTS = {**CONFIGS, **ONE_LAYOUT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +135,7 @@ Target = ScaleSettings | PreTrainedConfig
 def plan(source: Source, growth: GrowthSettings, scale: Target) -> tuple[GrowthPlan, PreTrainedConfig]:
     """The plan of a growth by factors or into a given architecture, and that architecture."""
     target = scaled_target(source.config, scale) if isinstance(scale, ScaleSettings) else scale
+    target = with_source_layers([source.config], target, growth)
     return plan_one_source(WeightReader(source.directory), source.config, target, growth), target
 
 
@@ -154,13 +158,13 @@ def grown_model(source: Source, growth: GrowthSettings, scale: Target) -> PreTra
 
 def model_of(target: PreTrainedConfig, tensors: dict[str, Tensor], dtype: torch.dtype) -> PreTrainedModel:
     """A stock model with the given tensors."""
+    target._experts_implementation = "eager"  # torch has no grouped product of doubles
     model = AutoModelForCausalLM.from_config(target, dtype=dtype, attn_implementation="eager").eval()
-    renamed = family_of(target.model_type).renamed
-    missing, unexpected = model.load_state_dict(
-        {renamed.get(name, name): tensor for name, tensor in tensors.items()}, strict=False
-    )
-    assert not unexpected
-    assert set(missing) <= {"lm_head.weight"}
+    places, parameters = module_places(family_of(target.model_type), model), dict(model.named_parameters())
+    assert tensors.keys() == places.keys()
+    with torch.no_grad():
+        for name, place in places.items():
+            parameters[place.parameter].view(-1)[place.elements] = tensors[name].flatten()
     return model
 
 
