@@ -16,9 +16,8 @@ Source: derived; relatives are Deep Fusion, arXiv 2306.11903 (T5), and the last 
 Deviation: both of those train the blocks between the sources from small values; here they start as zeros.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
 
 import torch
 from transformers import PreTrainedConfig
@@ -38,6 +37,7 @@ from grow.growth.depth import layer_map
 from grow.growth.made_tensors import GrowthPlan, JoinedTensor, TensorPart, TensorPlan
 from grow.growth.maps import AxisMap
 from grow.growth.one_source import NEVER_GROWN, SourcePlanner, line_of
+from grow.growth.placement import lengths_of_parts, placed
 from grow.growth.settings import GrowthSettings
 from grow.growth.target import ADDED_SIZES
 
@@ -171,43 +171,11 @@ def _from_all(
         if not any(axis == _HEAD_INPUT for axis in dims):
             tensor = replace(tensor, gradient_share=weights[planner.reader_number])
         tensors.append(tensor)
-    parts = _placed(tensors, dims, [_lengths_of_parts(dims[0], planner.axes) for planner in planners])
+    parts = placed(tensors, dims, [lengths_of_parts(dims[0], planner.axes) for planner in planners])
     if line.transposed:
         parts = [replace(part, row=part.column, column=part.row) for part in parts]
     info = TensorInfo(name=name, shape=shape, dtype=_widest(part.tensor.target.dtype for part in parts))
     return JoinedTensor(target=info, parts=tuple(parts))
-
-
-def _lengths_of_parts(axis: Axis, axes: Mapping[str, AxisMap]) -> list[int]:
-    """Return the lengths of the concatenated parts of an axis; one where it is none, or concatenated head by head."""
-    if axis in NEVER_GROWN:
-        return []
-    parts = axis[0] if len(axis) == 1 else (axis,)
-    return [len(maps.axis_of(((part,),) if isinstance(part, str) else part, axes).index) for part in parts]
-
-
-def _placed(tensors: Sequence[TensorPlan], dims: Sequence[Axis], lengths: Sequence[list[int]]) -> list[TensorPart]:
-    """Return where the rows and columns of each source's tensor lie in the joined one, part by part of its rows."""
-    parts, row = [], 0
-    for number in range(max(map(len, lengths))):
-        column = 0
-        for tensor, own in zip(tensors, lengths, strict=True):
-            first = sum(own[:number])
-            cut = tensor if len(own) == 1 else _with_rows(tensor, slice(first, first + own[number]))
-            parts.append(TensorPart(tensor=cut, row=row, column=column))
-            row += own[number]
-            column += 0 if tensor.columns is None or dims[-1] in NEVER_GROWN else len(tensor.columns.index)
-    if parts:
-        return parts
-    starts = accumulate((len(tensor.columns.index) if tensor.columns else 0 for tensor in tensors), initial=0)
-    return [TensorPart(tensor=tensor, row=0, column=start) for tensor, start in zip(tensors, starts, strict=False)]
-
-
-def _with_rows(tensor: TensorPlan, rows: slice) -> TensorPlan:
-    """Restrict a tensor's plan to some of its rows."""
-    width = rows.stop - rows.start
-    shape = (*tensor.target.shape[:-1], width) if tensor.transposed else (width, *tensor.target.shape[1:])
-    return replace(tensor, rows=maps.cut(tensor.rows, rows), target=replace(tensor.target, shape=shape))
 
 
 def _shared(planners: Sequence[SourcePlanner], name: str, shape: tuple[int, ...]) -> JoinedTensor:
