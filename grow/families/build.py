@@ -43,8 +43,14 @@ def model_from_noise(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(
-            config, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False
+            config, dtype=torch.float32, attn_implementation=attention_of(config), trust_remote_code=False
         )
+
+
+def attention_of(config: PreTrainedConfig) -> str:
+    """Return torch's fused attention, or `eager` for a stock class that has none (Gemma 2, whose scores are capped)."""
+    stock: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    return "sdpa" if stock._supports_sdpa else "eager"
 
 
 def model_on_meta(config: PreTrainedConfig) -> PreTrainedModel:
@@ -63,7 +69,7 @@ def load_model(directory: Path, dtype: torch.dtype = torch.float32) -> PreTraine
         CheckpointError: the directory holds no complete model, or its files change while they are read.
     """
     config, reader = load_config(directory), WeightReader(directory)
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa"}
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention_of(config)}
     if dtype == torch.float64:
         options["experts_implementation"] = "eager"  # torch has no grouped product of doubles
     tensors = {name: _Unread(reader, name) for name in reader.names}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from grow.common.errors import CheckpointError
-from grow.families.build import load_config
+from grow.families.build import attention_of, load_config
 from grow.families.registry import family_of
 from grow.families.weights import WeightReader
 from grow.growth.one_source import find_source_tensor
@@ -36,7 +36,7 @@ def streamed_model(directory: Path, dtype: torch.dtype, device: str = "cpu") -> 
         config._experts_implementation = "eager"  # torch has no grouped product of doubles
     with torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(
-            config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
+            config, dtype=dtype, attn_implementation=attention_of(config), trust_remote_code=False
         )
     stored = _Stored(WeightReader(directory), model)
     for module in list(model.modules()):
