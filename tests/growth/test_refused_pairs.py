@@ -11,6 +11,7 @@ from grow.common.errors import CheckpointError, GrowthError
 from grow.growth.depth import planned_layers
 from grow.growth.made_tensors import GrowthPlan
 from grow.growth.settings import GrowthSettings, ScaleSettings
+from grow.growth.stored_dtype import coarsest_dtype
 from tests.growth.cases import (
     _SIZES,
     CONFIGS,
@@ -54,7 +55,7 @@ def test_the_tolerance_is_that_of_the_coarsest_tensor(tmp_path):
     tensors = load_file(file)
     save_file({name: each.float() if "embed_tokens" in name else each for name, each in tensors.items()}, file)
     made: GrowthPlan = plan(source, preset(), ScaleSettings())[0]
-    assert made.coarsest == torch.bfloat16
+    assert coarsest_dtype(made) == torch.bfloat16
     assert {tensor.target.dtype for tensor in made.tensors} == {torch.float32, torch.bfloat16}
 
 
