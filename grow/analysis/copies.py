@@ -52,9 +52,10 @@ def column_copies(config: PreTrainedConfig, growth: Mapping[str, Any], names: li
     found = {}
     for name in names:
         axis = _column_axis(find_line(family, name))
-        if axis is None or not all(part in _SIZE_OF for (part, *_) in axis):
+        parts = [str(part) for (part, *_) in axis or ()]
+        if axis is None or not all(part in _SIZE_OF for part in parts):
             continue
-        if any(factors.get(_SIZE_OF[part], 1) % 1 for (part, *_) in axis):
+        if any(factors.get(_SIZE_OF[part], 1) % 1 for part in parts):
             continue
         index = _source_elements(axis, factors, sizes)
         copies = len(index) // (int(index.max()) + 1)
@@ -70,7 +71,7 @@ def find_line(family: Family, name: str) -> Parameter | None:
 
 def _column_axis(line: Parameter | None) -> Axis | None:
     """Return the axis of a matrix's columns: the inputs of a linear weight, or the width of an embedding table."""
-    if line is None:
+    if line is None or line.transposed:
         return None
     if line.reads is not None:
         return line.reads
@@ -81,7 +82,7 @@ def _source_elements(axis: Axis, factors: Mapping[str, float], sizes: Mapping[st
     """Return the source element that each element of a grown axis is a copy of, int64 (columns,)."""
     index = torch.zeros(1, dtype=torch.int64)
     for part, *_ in axis:
-        inner = _tiled(part, factors, sizes)
+        inner = _tiled(str(part), factors, sizes)
         index = (index[:, None] * (int(inner.max()) + 1) + inner).flatten()
     return index
 

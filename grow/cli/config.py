@@ -28,7 +28,8 @@ from grow.data.check import vocabulary_of
 from grow.data.settings import DataSettings
 from grow.distributed.settings import StrategySettings
 from grow.evaluation.settings import EvalConfig, EvaluationSettings, FetchEvalDataConfig
-from grow.families.settings import MODEL_SETTINGS, ArchitectureSettings, ImportCheckpointConfig, ScaledSettings
+from grow.families.registry import MODEL_SETTINGS
+from grow.families.settings import ArchitectureSettings, ImportCheckpointConfig, ScaledSettings
 from grow.growth.settings import ChainSettings, GrowthSettings
 from grow.inspection.settings import InspectDataConfig
 from grow.loggers.settings import LoggerSettings

@@ -38,15 +38,15 @@ _KEPT = {
 
 
 def require_known_activations(family: str) -> None:
-    """Refuse a family whose activations are not in the table, such as a mixture of experts.
+    """Refuse a family whose activations are not in the table: mixtures of experts, and dense ones not yet counted.
 
     Raises:
         ConfigError: the family is not in the table.
     """
     if family not in _KEPT:
         raise ConfigError(
-            f"model: expected a dense model ({', '.join(sorted(_KEPT))}), found {family}. The activations of mixtures "
-            "of experts are not in the estimate's table; try a run of a few steps instead."
+            f"model: expected a dense model ({', '.join(sorted(_KEPT))}), found {family}. The activations of other "
+            "families and of mixtures of experts are not in the estimate's table; try a run of a few steps instead."
         )
 
 

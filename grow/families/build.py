@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedConfig,
 )
 from transformers.activations import ACT2FN
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from grow.common.clock import flops_per_token
@@ -28,6 +29,8 @@ from grow.families.weights import WeightReader
 if TYPE_CHECKING:
     from transformers import PreTrainedModel  # costs more than torch; what reads only configurations does without it
 
+LINEAR = (nn.Linear, Conv1D)
+"""The modules that multiply with a matrix; GPT-2's store it transposed."""
 _GENERATION_FILE = "generation_config.json"
 _SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
 _QUANTIZED = ("quantization_config", "compression_config")
@@ -40,8 +43,14 @@ def model_from_noise(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(
-            config, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False
+            config, dtype=torch.float32, attn_implementation=attention_of(config), trust_remote_code=False
         )
+
+
+def attention_of(config: PreTrainedConfig) -> str:
+    """Return torch's fused attention, or `eager` for a stock class that has none (Gemma 2, whose scores are capped)."""
+    stock: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    return "sdpa" if stock._supports_sdpa else "eager"
 
 
 def model_on_meta(config: PreTrainedConfig) -> PreTrainedModel:
@@ -60,7 +69,7 @@ def load_model(directory: Path, dtype: torch.dtype = torch.float32) -> PreTraine
         CheckpointError: the directory holds no complete model, or its files change while they are read.
     """
     config, reader = load_config(directory), WeightReader(directory)
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa"}
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention_of(config)}
     if dtype == torch.float64:
         options["experts_implementation"] = "eager"  # torch has no grouped product of doubles
     tensors = {name: _Unread(reader, name) for name in reader.names}
@@ -139,6 +148,12 @@ def _names_code(key: str) -> bool:
     return key == "auto_map" or "attn_implementation" in key or "experts_implementation" in key
 
 
+def decoder_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
+    """Return a model's decoder blocks, and the name under which its decoder has them."""
+    children = model.get_decoder().named_children()
+    return next((name, child) for name, child in children if isinstance(child, nn.ModuleList))
+
+
 def parameter_count(model: nn.Module) -> int:
     """Count all parameters; a tied head counts once."""
     return sum(parameter.numel() for parameter in model.parameters())
@@ -147,7 +162,7 @@ def parameter_count(model: nn.Module) -> int:
 def training_flops_per_token(model: PreTrainedModel, sequence_length: int) -> int:
     """Return the FLOPs of forward and backward for one token, by the convention of `grow.common.clock`."""
     sizes = family_of(model.config.model_type).sizes(model.config)
-    matmul = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
+    matmul = sum(module.weight.numel() for module in model.modules() if isinstance(module, LINEAR))
     packed = sum(parameter.numel() for parameter in model.parameters() if parameter.dim() == 3)  # experts, not routers
     return flops_per_token(
         matmul_parameters=matmul + (packed * sizes["active_experts"] // sizes["experts"] if packed else 0),

@@ -7,8 +7,8 @@ from typing import Any
 
 from grow.families.experts import unpack_experts
 from grow.families.family import Family
+from grow.families.mixture_settings import FlexOlmoSettings
 from grow.families.olmo2 import OLMO2
-from grow.families.settings import FlexOlmoSettings
 from grow.families.table import parse_table
 
 TABLE = parse_table("""

@@ -38,7 +38,8 @@ def specifics(model: GptNeoxSettings) -> dict[str, Any]:
 def rotary_dims(config: "PreTrainedConfig") -> int:
     """Return how many elements at the front of each head are rotated."""
     head_dim = config.hidden_size // config.num_attention_heads
-    return int(head_dim * config.rope_parameters.get("partial_rotary_factor", 1.0))
+    dims = int(head_dim * config.rope_parameters.get("partial_rotary_factor", 1.0))
+    return dims + dims % 2  # the stock class rotates whole pairs
 
 
 GPT_NEOX = Family(

@@ -9,7 +9,7 @@ from typing import Any
 from grow.families.experts import unpack_experts
 from grow.families.family import Family
 from grow.families.llama import LLAMA
-from grow.families.settings import MixtralSettings
+from grow.families.mixture_settings import MixtralSettings
 from grow.families.table import parse_table
 
 TABLE = parse_table("""

@@ -4,11 +4,14 @@
 project_out writes `head_in`. There project_out absorbs the 1/n of a grown residual stream, and the head stays as it is.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from grow.families.family import Family
 from grow.families.settings import OptSettings
 from grow.families.table import parse_table
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 TABLE = parse_table("""
     model.decoder.embed_tokens.weight                         vocab, word
@@ -42,6 +45,21 @@ def specifics(model: OptSettings) -> dict[str, Any]:
     return {"init_std": model.init_std, "do_layer_norm_before": model.pre_norm, "dropout": model.dropout}
 
 
+def unsupported(config: "PreTrainedConfig") -> str | None:
+    """Return what the table does not describe: a final norm and a projection behind it."""
+    if ends_in_norm(config) and config.word_embed_proj_dim != config.hidden_size:
+        return (
+            f"a final norm over {config.hidden_size} and word embeddings of {config.word_embed_proj_dim} "
+            "(do_layer_norm_before, word_embed_proj_dim)"
+        )
+    return None
+
+
+def ends_in_norm(config: "PreTrainedConfig") -> bool:
+    """Return whether a norm follows the last layer."""
+    return config.do_layer_norm_before and not config._remove_final_layer_norm
+
+
 OPT = Family(
     model_type="opt",
     table=TABLE,
@@ -58,4 +76,6 @@ OPT = Family(
     specifics=specifics,
     centred=True,
     normalises_stream=lambda config: not config.do_layer_norm_before,
+    ends_in_norm=ends_in_norm,
+    unsupported=unsupported,
 )

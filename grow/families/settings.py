@@ -29,6 +29,7 @@ class ModelSettings(ArchitectureSettings):
     """The architecture: a family and its sizes."""
 
     family: ClassVar[str] = ""  # transformers' model_type
+    free_head_dim: ClassVar[bool] = False  # whether heads x head_dim may differ from embed
 
     vocab_size: int
     max_positions: int
@@ -59,7 +60,7 @@ class ModelSettings(ArchitectureSettings):
             raise ConfigError(
                 f"model.pad_id={self.pad_id}: expected null, or an id below model.vocab_size={self.vocab_size}."
             )
-        if self.family not in ("llama", "mixtral") and self.embed != self.heads * self.head_dim:
+        if not self.free_head_dim and self.embed != self.heads * self.head_dim:
             raise ConfigError(
                 f"model.embed={self.embed}: a {self.family} model needs heads x head_dim = "
                 f"{self.heads} x {self.head_dim} = {self.heads * self.head_dim}. Change one of the three."
@@ -76,7 +77,8 @@ class ImportCheckpointConfig:
     """Directory to make."""
 
 
-def _check_positive(model: ModelSettings, *names: str) -> None:
+def check_positive(model: ModelSettings, *names: str) -> None:
+    """Refuse settings of a model that are not above zero."""
     for name in names:
         positive(f"model.{name}", getattr(model, name))
 
@@ -116,7 +118,7 @@ class GptNeoxSettings(ModelSettings):
 
     def __post_init__(self) -> None:
         ModelSettings.__post_init__(self)
-        _check_positive(self, "rotary_fraction", "rope_theta")
+        check_positive(self, "rotary_fraction", "rope_theta")
         from_to("model.rotary_fraction", self.rotary_fraction, 0, 1)
 
 
@@ -133,7 +135,7 @@ class OlmoSettings(ModelSettings):
     def __post_init__(self) -> None:
         ModelSettings.__post_init__(self)
         _check_groups(self)
-        _check_positive(self, "rope_theta", *(["clip_qkv"] if self.clip_qkv is not None else []))
+        check_positive(self, "rope_theta", *(["clip_qkv"] if self.clip_qkv is not None else []))
 
 
 @dataclass(kw_only=True, slots=True)
@@ -149,7 +151,7 @@ class Olmo2Settings(ModelSettings):
     def __post_init__(self) -> None:
         ModelSettings.__post_init__(self)
         _check_groups(self)
-        _check_positive(self, "norm_eps", "rope_theta")
+        check_positive(self, "norm_eps", "rope_theta")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -157,6 +159,7 @@ class LlamaSettings(ModelSettings):
     """Llama (arXiv 2302.13971): RMSNorm, SwiGLU, rotary positions, grouped queries; head_dim is free."""
 
     family: ClassVar[str] = "llama"
+    free_head_dim: ClassVar[bool] = True
 
     kv_heads: int
     norm_eps: float = 1e-5
@@ -165,53 +168,131 @@ class LlamaSettings(ModelSettings):
     def __post_init__(self) -> None:
         ModelSettings.__post_init__(self)
         _check_groups(self)
-        _check_positive(self, "norm_eps", "rope_theta")
-
-
-def _check_experts(model: "MixtralSettings | FlexOlmoSettings") -> None:
-    at_least_one("model.experts", model.experts, LARGEST_SIZE)
-    if not 1 <= model.active_experts <= model.experts:
-        raise ConfigError(
-            f"model.active_experts={model.active_experts}: expected a number from 1 to model.experts={model.experts}."
-        )
+        check_positive(self, "norm_eps", "rope_theta")
 
 
 @dataclass(kw_only=True, slots=True)
-class MixtralSettings(LlamaSettings):
-    """Mixtral (arXiv 2401.04088): a Llama whose feed-forward blocks are experts; `ffn` is the width of each."""
+class MistralSettings(LlamaSettings):
+    """Mistral (arXiv 2310.06825): a Llama that may attend to a window of the last tokens only."""
 
-    family: ClassVar[str] = "mixtral"
+    family: ClassVar[str] = "mistral"
 
-    experts: int
-    active_experts: int
-    """Experts that each token goes through."""
+    sliding_window: int | None = None
+    """Tokens that each token attends to; null for all before it."""
 
     def __post_init__(self) -> None:
         LlamaSettings.__post_init__(self)
-        _check_experts(self)
+        at_least_one("model.sliding_window", self.sliding_window, LARGEST_SIZE)
 
 
 @dataclass(kw_only=True, slots=True)
-class FlexOlmoSettings(Olmo2Settings):
-    """FlexOlmo (arXiv 2507.07024): an OLMo-2 whose feed-forward blocks are experts; `ffn` is the width of each."""
+class SmolLm3Settings(LlamaSettings):
+    """SmolLM3: a Llama of which one layer in four has no rotary positions."""
 
-    family: ClassVar[str] = "flex_olmo"
+    family: ClassVar[str] = "smollm3"
+    free_head_dim: ClassVar[bool] = False
 
-    experts: int
-    active_experts: int
-    """Experts that each token goes through."""
+    layers_per_unrotated: int = 4
+    """One layer without rotary positions follows so many, itself included."""
+
+    def __post_init__(self) -> None:
+        LlamaSettings.__post_init__(self)
+        at_least_one("model.layers_per_unrotated", self.layers_per_unrotated, LARGEST_SIZE)
+
+
+@dataclass(kw_only=True, slots=True)
+class Qwen2Settings(LlamaSettings):
+    """Qwen2 and Qwen2.5 (arXiv 2407.10671): a Llama with biases on queries, keys and values."""
+
+    family: ClassVar[str] = "qwen2"
+    free_head_dim: ClassVar[bool] = False
+
+
+@dataclass(kw_only=True, slots=True)
+class Qwen3Settings(LlamaSettings):
+    """Qwen3 (arXiv 2505.09388): a Llama with an RMSNorm over each head's queries and keys."""
+
+    family: ClassVar[str] = "qwen3"
+
+
+@dataclass(kw_only=True, slots=True)
+class Phi3Settings(MistralSettings):
+    """Phi-3 (arXiv 2404.14219): a Llama with fused projections, windows and partial rotary positions."""
+
+    family: ClassVar[str] = "phi3"
+    free_head_dim: ClassVar[bool] = False
+
+    rotary_fraction: float = 1.0
+    """Fraction of head_dim that is rotated."""
+
+    def __post_init__(self) -> None:
+        MistralSettings.__post_init__(self)
+        check_positive(self, "rotary_fraction")
+        from_to("model.rotary_fraction", self.rotary_fraction, 0, 1)
+
+
+@dataclass(kw_only=True, slots=True)
+class Gpt2Settings(ModelSettings):
+    """GPT-2 (Radford et al. 2019): learned positions, GELU, biases, LayerNorm."""
+
+    family: ClassVar[str] = "gpt2"
+
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        ModelSettings.__post_init__(self)
+        from_to("model.dropout", self.dropout, 0, 1)
+
+
+@dataclass(kw_only=True, slots=True)
+class Gemma2Settings(LlamaSettings):
+    """Gemma 2 (arXiv 2408.00118): norms around each sublayer, every other layer with a window, capped scores."""
+
+    family: ClassVar[str] = "gemma2"
+
+    norm_eps: float = 1e-6
+    query_scale: int | None = None
+    """Scores are divided by its root; null for head_dim."""
+    sliding_window: int = 4096
+    """Tokens that each token attends to, in layers that have a window."""
+    score_cap: float | None = 50.0
+    """Bound of the attention scores, by a tanh; null for none."""
+    logit_cap: float | None = 30.0
+    """Bound of the logits, by a tanh; null for none."""
+
+    def __post_init__(self) -> None:
+        LlamaSettings.__post_init__(self)
+        at_least_one("model.query_scale", self.query_scale, LARGEST_SIZE)
+        at_least_one("model.sliding_window", self.sliding_window, LARGEST_SIZE)
+        check_positive(self, *(name for name in ("score_cap", "logit_cap") if getattr(self, name) is not None))
+
+
+@dataclass(kw_only=True, slots=True)
+class Gemma3Settings(Gemma2Settings):
+    """Gemma 3's text models (arXiv 2503.19786): five layers with a window to one without, norms on queries and keys."""
+
+    family: ClassVar[str] = "gemma3_text"
+
+    rope_theta: float = 1_000_000.0
+    local_rope_theta: float = 10_000.0
+    """Base of the rotary positions of layers with a window."""
+    score_cap: float | None = None
+    logit_cap: float | None = None
+
+    def __post_init__(self) -> None:
+        Gemma2Settings.__post_init__(self)
+        check_positive(self, "local_rope_theta")
+
+
+@dataclass(kw_only=True, slots=True)
+class Olmo3Settings(Olmo2Settings):
+    """OLMo-3 (arXiv 2512.13961): an OLMo-2 of which three layers in four attend to a window of the last tokens."""
+
+    family: ClassVar[str] = "olmo3"
+
+    sliding_window: int = 4096
+    """Tokens that each token attends to, in layers that have a window."""
 
     def __post_init__(self) -> None:
         Olmo2Settings.__post_init__(self)
-        _check_experts(self)
-
-
-MODEL_SETTINGS = (
-    OptSettings,
-    GptNeoxSettings,
-    OlmoSettings,
-    Olmo2Settings,
-    LlamaSettings,
-    MixtralSettings,
-    FlexOlmoSettings,
-)
+        at_least_one("model.sliding_window", self.sliding_window, LARGEST_SIZE)

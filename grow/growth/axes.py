@@ -2,6 +2,7 @@
 
     embed      the residual stream: ONE map for all who write it, since a residual addition adds element by element
     normed     the stream behind a norm (where a filler is zero);  head_in: what the head reads
+    unscaled   the stream before the model multiplies it by sqrt(embed) (Gemma)
     heads      whole heads, query heads inside the group of their key-value head;  query, key, value: inside a head
     raw_heads  the same heads before a norm over all of them (OLMo-2), expanded so that it sees the same statistics
     ffn        hidden units: not normalised, so that any index map is exact
@@ -35,6 +36,8 @@ def axis_maps(
     embed = _stream(sizes, centred=family.centred)
     own_table = sizes.before["word"] != sizes.before["embed"] or sizes.after["word"] != sizes.after["embed"]
     word = _plain(sizes, "word") if own_table else embed
+    unscaled = before_root(embed, sizes.before["embed"], sizes.after["embed"])
+    tied = bool(target.tie_word_embeddings)
     kv_heads = _plain(sizes, "kv_heads")
     heads = _heads(sizes, kv_heads)
     query, key = _query_and_key(sizes, family.rotary_dims(source))
@@ -42,16 +45,17 @@ def axis_maps(
         "embed": embed,
         "normed": maps.after_norm(embed),
         "word": word,
-        "head_in": head_input(word, tied=bool(target.tie_word_embeddings)),
+        "unscaled": unscaled,
+        "head_in": head_input(unscaled if tied and family.scales_embedding else word, tied=tied),
         "kv_heads": kv_heads,
         "raw_kv_heads": maps.isometric(kv_heads.index, kv_heads.source_length),
         "heads": heads,
         "raw_heads": maps.isometric(heads.index, heads.source_length),
-        "query": query,
+        "query": maps.rescaled(query, _score_factor(family, source, target, sizes)),
         "key": key,
         "value": maps.tile(sizes.before["head_dim"], _factor(sizes, "head_dim")),
         "ffn": _plain(sizes, "ffn"),
-        **({"experts": maps.tile(sizes.before["experts"], _factor(sizes, "experts"))} if family.dense else {}),
+        **_experts(sizes),
     }
 
 
@@ -139,6 +143,26 @@ def _query_and_key(sizes: _Sizes, rotary_dims: int) -> tuple[AxisMap, AxisMap]:
     tiled = maps.query_of_tiled_head(plain, copies), maps.tile(plain, copies)
     query, key = (maps.concatenate([*pair], label_parts=False) for pair in zip(rotated, tiled, strict=True))
     return query, key
+
+
+def _experts(sizes: _Sizes) -> dict[str, AxisMap]:
+    """Return the map of the experts by its name, for a mixture of experts; nothing for a dense model."""
+    if "experts" not in sizes.before:
+        return {}
+    return {"experts": maps.tile(sizes.before["experts"], _factor(sizes, "experts"))}
+
+
+def _score_factor(family: Family, source: PreTrainedConfig, target: PreTrainedConfig, sizes: _Sizes) -> float:
+    """Return what queries need besides the sqrt(n) of n times the head_dim, where scores are scaled by another rule."""
+    if family.score_scale is None:
+        return 1.0
+    ratio = family.score_scale(source) / family.score_scale(target)
+    return ratio / _factor(sizes, "head_dim") ** 0.5
+
+
+def before_root(embed: AxisMap, before: int, after: int) -> AxisMap:
+    """Return the map of a stream that the model multiplies by the root of its width: `before` in the source."""
+    return maps.rescaled(embed, (before / after) ** 0.5)
 
 
 def head_input(word: AxisMap, *, tied: bool) -> AxisMap:

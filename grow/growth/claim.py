@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from transformers import PreTrainedConfig
 
 from grow.families.family import Family
-from grow.families.table import Axis
+from grow.families.table import Axis, axis_name
 from grow.growth.depth import repeated_layers
 from grow.growth.maps import AxisMap, axis_of
 from grow.growth.settings import GrowthSettings
@@ -50,13 +50,14 @@ def _of_norms(family: Family, source: PreTrainedConfig, axes: Mapping[str, AxisM
         grown = axis_of(axis, axes)
         kind = "LayerNorm" if family.centred else "RMSNorm"
         if not keeps_norm(grown, centred=family.centred):
-            name = "*".join("|".join(factor) for factor in axis)
             yield (
-                f"a {kind} over {name} sees other statistics: {grown.source_length} to {len(grown.index)} elements of "
-                f"unequal copies"
+                f"a {kind} over {axis_name(axis)} sees other statistics: {grown.source_length} to {len(grown.index)} "
+                "elements of unequal copies"
             )
     if axes["embed"].averaged and axes["embed"].filler.any() and family.normalises_stream(source):
         yield "layers of this model normalise the residual stream itself, so its filler does not stay the mean"
+    elif axes["embed"].averaged and axes["embed"].filler.any() and not family.ends_in_norm(source):
+        yield "no norm follows the last layer, so the head reads the filler"
 
 
 def _of_values(axes: Mapping[str, AxisMap], growth: GrowthSettings) -> Iterator[str]:

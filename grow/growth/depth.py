@@ -7,6 +7,7 @@
 
     new_layers=identity   a b  ->  a (a) b (b)   where (a) is a copy of a that adds nothing yet:
                           x + o_proj(...) + down_proj(...) = x     with o_proj = down_proj = 0
+    interpose, identity   a b c d  ->  a b c d (d)   the last of each group is the one that is copied        (LLaMA-Pro)
 
 A repeated layer changes the function, so these rules do not preserve it and the plan says so, except where every
 repeated layer starts as the identity. Only the last projection of a branch is zero, so that its own gradient is not
@@ -21,6 +22,7 @@ Deviation: `stack` reaches any number of layers, the last copy being cut at the 
 
 from grow.common.errors import GrowthError
 from grow.families.table import Parameter
+from grow.growth.settings import GrowthSettings
 
 _STREAM = (("embed",),)
 
@@ -47,6 +49,19 @@ def layer_map(depth: str, before: int, after: int) -> list[int]:
     if depth == "interpose":
         return [layer * before // after for layer in range(after)]
     return [*range(after // 2), *range(before - after // 2, before)]
+
+
+def planned_layers(growth: GrowthSettings, before: int, after: int) -> list[int]:
+    """Return the source layer of each target layer of a growth; of layers that start as the identity too.
+
+    Interposed identities copy the last layer of their group: 32 layers to 40 are 0 1 2 3 3 4 5 6 7 7 ...
+
+    Raises:
+        GrowthError: this rule cannot make that many layers.
+    """
+    if growth.depth == "interpose" and growth.new_layers == "identity" and after > before:
+        return [-(-(layer + 1) * before // after) - 1 for layer in range(after)]
+    return layer_map(growth.depth, before, after)
 
 
 def _check_reachable(depth: str, before: int, after: int) -> None:

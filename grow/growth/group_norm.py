@@ -19,25 +19,30 @@ from transformers import PreTrainedModel
 
 from grow.common.errors import GrowthError
 from grow.families.registry import family_of
+from grow.families.table import Axis, find_parameter
 from grow.growth.streamed import streamed_model
+
+_STREAM: Axis = (("embed",),)
+_SIZE_OF = {"embed": "embed", "raw_heads": "heads", "raw_kv_heads": "kv_heads"}
 
 
 class GroupNorm(nn.Module):
     """A stock norm applied to the widths of each source on their own, mixed with the norm over all."""
 
-    def __init__(self, stock: nn.Module, widths: Sequence[int], *, centred: bool) -> None:
+    def __init__(self, stock: nn.Module, widths: Sequence[int], *, centred: bool, offset: float = 0.0) -> None:
         """Take over a stock norm's parameters and eps.
 
         Args:
             stock: LayerNorm or RMSNorm of transformers or torch.
             widths: Number of elements of each source, in order.
             centred: Whether the norm subtracts the mean.
+            offset: What the stock norm adds to its stored gain.
         """
         super().__init__()
         self.weight = getattr(stock, "weight", None)
         self.bias = getattr(stock, "bias", None)
         self.eps: float = getattr(stock, "variance_epsilon", getattr(stock, "eps", 1e-5))  # OLMo's is a constant
-        self.widths, self.centred = list(widths), centred
+        self.widths, self.centred, self.offset = list(widths), centred, offset
         self.joint = 0.0
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -45,7 +50,7 @@ class GroupNorm(nn.Module):
         normed = torch.cat([self._norm(part) for part in hidden.split(self.widths, dim=-1)], dim=-1)
         if self.joint:
             normed = torch.lerp(normed, self._norm(hidden), self.joint)
-        normed = normed if self.weight is None else normed * self.weight
+        normed = normed if self.weight is None else normed * (self.weight + self.offset)
         return normed if self.bias is None else normed + self.bias
 
     def _norm(self, part: Tensor) -> Tensor:
@@ -62,15 +67,16 @@ def use_group_norms(model: PreTrainedModel, sources: Sequence[Any]) -> None:
     """
     family = family_of(model.config.model_type)
     sizes = [family.sizes(source) for source in sources]
-    by_axis = {
-        "q_norm": [each["heads"] * each["head_dim"] for each in sizes],
-        "k_norm": [each["kv_heads"] * each["head_dim"] for each in sizes],
-    }
-    stream = [each["embed"] for each in sizes]
     for name, norm in list(_norms(model)):
+        line = find_parameter(family.table, family.stored_name(f"{name}.weight"))
+        axis = _STREAM if line is None or line.normalises is None else line.normalises
+        if axis[0][0] not in _SIZE_OF:  # a norm inside each head sees one source at a time already
+            continue
+        inner = "head_dim" if len(axis) > 1 else None
+        widths = [each[_SIZE_OF[axis[0][0]]] * (each[inner] if inner else 1) for each in sizes]
         parent, _, last = name.rpartition(".")
-        widths = by_axis.get(last, stream)
-        setattr(model.get_submodule(parent), last, GroupNorm(norm, widths, centred=family.centred))
+        offset = 0.0 if line is None else line.offset
+        setattr(model.get_submodule(parent), last, GroupNorm(norm, widths, centred=family.centred, offset=offset))
     model.save_pretrained = _save_pretrained.__get__(model)  # type: ignore[method-assign]
 
 

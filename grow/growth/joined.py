@@ -31,16 +31,18 @@ from grow.families.table import Axis, in_layer, layer_of
 from grow.families.tensor_file import TensorInfo
 from grow.families.weights import WeightReader
 from grow.growth import maps
-from grow.growth.axes import axis_maps, head_input
-from grow.growth.compatible import check_growable, check_head
+from grow.growth.axes import axis_maps, before_root, head_input
+from grow.growth.compatible import check_growable, check_head, check_layers
 from grow.growth.depth import layer_map
 from grow.growth.made_tensors import GrowthPlan, JoinedTensor, TensorPart, TensorPlan
 from grow.growth.maps import AxisMap
 from grow.growth.one_source import NEVER_GROWN, SourcePlanner, line_of
+from grow.growth.placement import lengths_of_parts, placed
 from grow.growth.settings import GrowthSettings
 from grow.growth.target import ADDED_SIZES
 
 _HEAD_INPUT: Axis = (("head_in",),)
+_INSIDE_A_HEAD = ("query", "key", "value")
 
 
 def plan_joined(
@@ -101,10 +103,9 @@ def _plan_beside(join: _Join, stream_sizes: Sequence[float] | None) -> _Planned:
     planners = []
     for number, (reader, config) in enumerate(zip(join.readers, join.configs, strict=True)):
         scale = 1.0 if stream_sizes is None else stream_sizes[0] / stream_sizes[number]
-        axes = _own_axes(
-            family, config, whole, growth.shares_of_sources[number], scale, bool(target.tie_word_embeddings)
-        )
+        axes = _own_axes(family, config, target, whole, growth.shares_of_sources[number], scale)
         layers = layer_map("interpose", family.sizes(config)["layers"], family.sizes(target)["layers"])
+        check_layers(family, config, target, layers)
         planners.append(
             SourcePlanner(
                 family=family,
@@ -113,6 +114,7 @@ def _plan_beside(join: _Join, stream_sizes: Sequence[float] | None) -> _Planned:
                 seen={**axes, "embed": axes["normed"]},
                 growth=whole,
                 layers=layers,
+                tied=bool(config.tie_word_embeddings),
                 reader_number=number,
             )
         )
@@ -124,45 +126,71 @@ def _plan_beside(join: _Join, stream_sizes: Sequence[float] | None) -> _Planned:
 
 
 def _own_axes(
-    family: Family, config: PreTrainedConfig, growth: GrowthSettings, weight: float, scale: float, tied: bool
+    family: Family,
+    config: PreTrainedConfig,
+    target: PreTrainedConfig,
+    growth: GrowthSettings,
+    weight: float,
+    scale: float,
 ) -> dict[str, AxisMap]:
     """Return the axes of one source, unchanged in length, with its stream scaled and its logits weighted."""
-    axes = axis_maps(family, config, config, growth)
+    axes, tied = axis_maps(family, config, config, growth), bool(target.tie_word_embeddings)
     stream = axes["embed"]
     scaled = replace(stream, expand=stream.expand * scale, read=stream.read / scale)
     own_table = axes["word"] is not axes["embed"]
     word = axes["word"] if own_table else scaled
+    unscaled = before_root(scaled, family.sizes(config)["embed"], family.sizes(target)["embed"])
     if tied:
-        head = head_input(word, tied=True)
+        head = head_input(unscaled if family.scales_embedding else word, tied=True)
         weighted = replace(head, expand=head.expand * weight)
     else:
         plain = head_input(axes["word"], tied=False)
         weighted = replace(plain, read=plain.read * weight)
-    return {**axes, "embed": scaled, "normed": stream, "word": word, "head_in": weighted}
+    return {**axes, "embed": scaled, "normed": stream, "word": word, "unscaled": unscaled, "head_in": weighted}
 
 
 def _from_all(
     family: Family, planners: Sequence[SourcePlanner], name: str, shape: tuple[int, ...], weights: Sequence[float]
 ) -> JoinedTensor:
-    """Plan a target tensor of sources side by side: each source's part starts where the one before it ends."""
+    """Plan a target tensor of sources side by side: each source's part starts where the one before it ends.
+
+    Where an axis is a concatenation, its first parts of all sources come first, then their second parts.
+    """
     line = line_of(family, name)
+    if line.writes[0][0][0] in _INSIDE_A_HEAD:
+        return _shared(planners, name, shape)
     dims = [*line.writes, *([line.reads] if line.reads else [])]
-    shared = [axis in NEVER_GROWN for axis in dims]
-    starts, parts = [0] * len(dims), []
+    upright = shape[::-1] if line.transposed else shape
+    tensors = []
     for planner in planners:
-        lengths = [
-            size if fixed else len(maps.axis_of(axis, planner.axes).index)
-            for axis, size, fixed in zip(dims, shape, shared, strict=True)
-        ]
-        tensor = planner.plan(name, tuple(lengths))
+        lengths = tuple(
+            size if axis in NEVER_GROWN else len(maps.axis_of(axis, planner.axes).index)
+            for axis, size in zip(dims, upright, strict=True)
+        )
+        tensor = planner.plan(name, lengths[::-1] if line.transposed else lengths)
         if not any(axis == _HEAD_INPUT for axis in dims):
             tensor = replace(tensor, gradient_share=weights[planner.reader_number])
-        parts.append(TensorPart(tensor=tensor, row=starts[0], column=starts[-1] if len(dims) == 2 else 0))
-        starts = [
-            start if fixed else start + length for start, length, fixed in zip(starts, lengths, shared, strict=True)
-        ]
+        tensors.append(tensor)
+    parts = placed(tensors, dims, [lengths_of_parts(dims[0], planner.axes) for planner in planners])
+    if line.transposed:
+        parts = [replace(part, row=part.column, column=part.row) for part in parts]
     info = TensorInfo(name=name, shape=shape, dtype=_widest(part.tensor.target.dtype for part in parts))
     return JoinedTensor(target=info, parts=tuple(parts))
+
+
+def _shared(planners: Sequence[SourcePlanner], name: str, shape: tuple[int, ...]) -> JoinedTensor:
+    """Plan a tensor that all heads share, such as the gain of a norm over each: all sources must have the same.
+
+    Raises:
+        GrowthError: the sources are different models.
+    """
+    if len({planner.reader.directory.resolve() for planner in planners}) > 1:
+        raise GrowthError(
+            f"{name} is shared by all heads of a layer, and each source has its own. Models of this family cannot be "
+            "joined side by side; growth=join_above stacks them."
+        )
+    tensor = planners[0].plan(name, shape)
+    return JoinedTensor(target=tensor.target, parts=(TensorPart(tensor=tensor, row=0, column=0),))
 
 
 def _widest(dtypes: Iterable[torch.dtype]) -> torch.dtype:
@@ -215,6 +243,7 @@ def _plan_above(join: _Join) -> _Planned:
             axes=axis_maps(family, config, target, growth),
             growth=growth,
             layers=list(range(count)),
+            tied=bool(config.tie_word_embeddings),
             reader_number=number,
         )
         for number, (reader, config, count) in enumerate(zip(join.readers, join.configs, counts, strict=True))

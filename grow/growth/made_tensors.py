@@ -46,6 +46,10 @@ class TensorPlan:
     router's probability, or joined sources share the logits."""
     new_expert: bool = False
     """Whether its expert repeats an expert before it."""
+    transposed: bool = False
+    """Whether it is stored with its inputs as rows: then target and source hold the transpose of what is planned."""
+    offset: float = 0.0
+    """What the model adds to the stored values before it multiplies with them."""
 
     @property
     def column_gain(self) -> Tensor:

@@ -31,7 +31,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from grow.families.table import Axis
+from grow.families.table import Axis, Factor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,6 +162,13 @@ def between(read: AxisMap, written: AxisMap) -> AxisMap:
     return replace(written, expand=ratio, read=read.expand * written.read, averaged=False)
 
 
+def rescaled(axis_map: AxisMap, factor: float) -> AxisMap:
+    """Return the map whose elements are written `factor` times as large, and read accordingly."""
+    if factor == 1:
+        return axis_map
+    return replace(axis_map, expand=axis_map.expand * factor, read=axis_map.read / factor)
+
+
 def transposed(axis_map: AxisMap) -> AxisMap:
     """Return the map with writing and reading exchanged.
 
@@ -211,6 +218,12 @@ def concatenate(maps: list[AxisMap], *, label_parts: bool = True) -> AxisMap:
     )
 
 
+def cut(axis_map: AxisMap, part: slice) -> AxisMap:
+    """Return the map of some of the target's elements."""
+    fields = {name: getattr(axis_map, name)[part] for name in ("index", "expand", "read", "part", "filler")}
+    return replace(axis_map, **fields)
+
+
 def product(outer: AxisMap, inner: AxisMap) -> AxisMap:
     """Return the map of an axis that is `outer` blocks of `inner`: the Kronecker product of the two maps."""
     return AxisMap(
@@ -225,8 +238,12 @@ def product(outer: AxisMap, inner: AxisMap) -> AxisMap:
 
 def axis_of(axis: Axis, maps: Mapping[str, AxisMap]) -> AxisMap:
     """Return the map of an axis in an axis table: the product of its factors, each a concatenation of parts."""
-    factors = [concatenate([maps[part] for part in factor]) if len(factor) > 1 else maps[factor[0]] for factor in axis]
-    grown = factors[0]
-    for factor in factors[1:]:
+    grown, *inner = (_of_factor(factor, maps) for factor in axis)
+    for factor in inner:
         grown = product(grown, factor)
     return grown
+
+
+def _of_factor(factor: Factor, maps: Mapping[str, AxisMap]) -> AxisMap:
+    parts = [maps[part] if isinstance(part, str) else axis_of(part, maps) for part in factor]
+    return concatenate(parts) if len(parts) > 1 else parts[0]

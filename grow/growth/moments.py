@@ -170,9 +170,10 @@ def grow_moment(tensor: TensorPlan, moment: Tensor, power: int) -> Tensor:
     if columns is None:
         return moment.flatten()[tensor.rows.index] * rows.to(moment) ** power
     assert tensor.columns is not None
-    whole = moment.view(tensor.rows.source_length, tensor.columns.source_length)
+    lengths = tensor.rows.source_length, tensor.columns.source_length
+    whole = moment.view(lengths[::-1]).T if tensor.transposed else moment.view(lengths)
     grown = whole.index_select(0, tensor.rows.index).index_select(1, tensor.columns.index)
-    return grown.mul_(rows.to(moment)[:, None] ** power).mul_(columns.to(moment) ** power)
+    return _as_stored(tensor, grown.mul_(rows.to(moment)[:, None] ** power).mul_(columns.to(moment) ** power))
 
 
 def only_old(tensor: TensorPlan, moment: Tensor) -> Tensor:
@@ -181,7 +182,7 @@ def only_old(tensor: TensorPlan, moment: Tensor) -> Tensor:
     if tensor.columns is None:
         return moment * rows
     columns = (tensor.columns.copy_number == 0) & ~tensor.columns.filler
-    return moment * rows[:, None] * columns
+    return moment * _as_stored(tensor, rows[:, None] & columns)
 
 
 def adam_factors(tensor: TensorPlan) -> AdamFactors:
@@ -189,11 +190,16 @@ def adam_factors(tensor: TensorPlan) -> AdamFactors:
     rows, columns = _duals(tensor)
     written = tensor.rows.expand
     if columns is not None:
-        rows, written = rows[:, None] * columns, written[:, None] * tensor.column_gain
+        rows = _as_stored(tensor, rows[:, None] * columns)
+        written = _as_stored(tensor, written[:, None] * tensor.column_gain)
     unmoved = written == 0  # such elements stay zero, so they need no decay
     decay = torch.where(unmoved, 0.0, 1 / written)
     eps = torch.where(rows == 0, 1.0, rows)  # where no gradient arrives, eps stays above zero and divides a zero
     return AdamFactors(lr=written, weight_decay=decay, eps=eps)
+
+
+def _as_stored(tensor: TensorPlan, matrix: Tensor) -> Tensor:
+    return matrix.T if tensor.transposed else matrix
 
 
 def _duals(tensor: TensorPlan) -> tuple[Tensor, Tensor | None]:

@@ -21,8 +21,8 @@ from grow.families.weights import WeightReader
 from grow.growth import maps
 from grow.growth.axes import axis_maps
 from grow.growth.claim import reasons_against
-from grow.growth.compatible import check_copies, check_growable, check_head
-from grow.growth.depth import ends_branch, layer_map, repeated_layers
+from grow.growth.compatible import check_copies, check_growable, check_head, check_layers
+from grow.growth.depth import ends_branch, planned_layers, repeated_layers
 from grow.growth.made_tensors import ExpertTensor, GrowthPlan, TensorPlan
 from grow.growth.maps import AxisMap
 from grow.growth.settings import GrowthSettings
@@ -51,12 +51,15 @@ def plan_one_source(
     family = family_of(source.model_type)
     check_growable(family, source, target)
     before, after = family.sizes(source), family.sizes(target)
-    layers = layer_map(growth.depth, before["layers"], after["layers"])
+    layers = planned_layers(growth, before["layers"], after["layers"])
+    check_layers(family, source, target, layers)
     axes = axis_maps(family, source, target, growth)
     check_head(family, target, axes["head_in"].copies)
     factors = {size: after[size] / before[size] for size in after}
     check_copies(growth, factors)
-    planner = SourcePlanner(family=family, reader=reader, axes=axes, growth=growth, layers=layers)
+    planner = SourcePlanner(
+        family=family, reader=reader, axes=axes, growth=growth, layers=layers, tied=bool(source.tie_word_embeddings)
+    )
     shapes = stored_tensors(family, model_on_meta(target))
     return GrowthPlan(
         tensors=[_with_expert_noise(planner.plan(name, shape), planner) for name, shape in shapes.items()],
@@ -114,6 +117,8 @@ class SourcePlanner:
     growth: GrowthSettings
     layers: list[int]
     """Source layer of each target layer."""
+    tied: bool
+    """Whether the source's head is its embedding table, and so may be missing."""
     reader_number: int = 0
     """Number of the source, out of several."""
     seen: Mapping[str, AxisMap] | None = None
@@ -135,9 +140,9 @@ class SourcePlanner:
         layer = layer_of(line, name)
         below = None if layer is None else self.layers[layer]
         copied = in_expert(line, in_layer(line, name, below), self._source_expert(line, name))
-        source = self.reader.info(find_source_tensor(self.family, self.reader, copied))
+        source = self.reader.info(find_source_tensor(self.family, self.reader, copied, tied=self.tied))
         rows, columns = self._grown(line, shape)
-        self._check_shape(source, rows, columns)
+        self._check_shape(source, rows, columns, transposed=line.transposed)
         reads = columns if line.reads is not None else None
         repeats = layer in self.repeated
         expert = expert_of(line, name)
@@ -156,6 +161,8 @@ class SourcePlanner:
             zeroed=repeats and self.growth.new_layers == "identity" and ends_branch(self.family.table, line),
             gradient_share=1.0 if expert is None else float(self.axes["experts"].read[expert]),
             new_expert=expert is not None and bool(self.axes["experts"].copy_number[expert]),
+            transposed=line.transposed,
+            offset=line.offset,
         )
 
     def _source_expert(self, line: Parameter, name: str) -> int | None:
@@ -164,7 +171,8 @@ class SourcePlanner:
 
     def _grown(self, line: Parameter, shape: tuple[int, ...]) -> tuple[AxisMap, AxisMap | None]:
         dims = [*line.writes, *([line.reads] if line.reads else [])]
-        rows, *columns = (self._map_of(axis, size) for axis, size in zip(dims, shape, strict=True))
+        upright = shape[::-1] if line.transposed else shape
+        rows, *columns = (self._map_of(axis, size) for axis, size in zip(dims, upright, strict=True))
         if line.normalises is not None:
             rows = maps.between(maps.axis_of(line.normalises, self.seen or self.axes), rows)
         return rows, columns[0] if columns else None
@@ -172,8 +180,9 @@ class SourcePlanner:
     def _map_of(self, axis: Axis, size: int) -> AxisMap:
         return maps.tile(size, 1) if axis in NEVER_GROWN else maps.axis_of(axis, self.axes)
 
-    def _check_shape(self, source: TensorInfo, rows: AxisMap, columns: AxisMap | None) -> None:
+    def _check_shape(self, source: TensorInfo, rows: AxisMap, columns: AxisMap | None, *, transposed: bool) -> None:
         expected = tuple(axis_map.source_length for axis_map in (rows, columns) if axis_map is not None)
+        expected = expected[::-1] if transposed else expected
         if source.shape != expected:
             raise CheckpointError(
                 f"{self.reader.directory}: {source.name} has shape {source.shape}, but its config.json says "
@@ -192,22 +201,28 @@ class SourcePlanner:
         if not self.growth.next_layer or last or rows.copies == 1 or line.normalises or line.writes[0] == _NORMED:
             return None
         assert below is not None
-        return find_source_tensor(self.family, self.reader, in_layer(line, name, below + 1))
+        return find_source_tensor(self.family, self.reader, in_layer(line, name, below + 1), tied=self.tied)
 
 
 def _has_copies(columns: AxisMap) -> bool:
     return bool((columns.counts > 1).any())
 
 
-def find_source_tensor(family: Family, reader: WeightReader, name: str) -> str:
+def find_source_tensor(family: Family, reader: WeightReader, name: str, *, tied: bool) -> str:
     """Return the source's name for a tensor: the same, one without the stock model's prefix, or a tied head's table.
+
+    Args:
+        family: Family of the source.
+        reader: Reader of the source.
+        name: Name of the tensor in axis tables.
+        tied: Whether the source's configuration ties its head to the embedding table.
 
     Raises:
         CheckpointError: the source has no such tensor.
     """
     names = [name, family.renamed.get(name, name), name.partition(".")[2]]
     line = find_parameter(family.table, name)
-    if line is not None and line.is_head:
+    if tied and line is not None and line.is_head:
         names += [_find_embedding(family, reader)]
     for candidate in names:
         if candidate in reader:

@@ -15,6 +15,7 @@ from grow.common.errors import GrowthError
 from grow.families.registry import family_of
 from grow.families.weights import WeightReader
 from grow.growth.compatible import check_trained_head
+from grow.growth.depth import planned_layers
 from grow.growth.joined import plan_joined
 from grow.growth.made_tensors import GrowthPlan
 from grow.growth.one_source import plan_one_source
@@ -75,6 +76,38 @@ def _check_join(configs: Sequence[PreTrainedConfig], target: PreTrainedConfig, g
             f"growth.sources: {len(configs)} models for {experts} experts, so {len(configs) - experts} would not be "
             f"used. Name at most {experts}, or choose a target with more experts."
         )
+
+
+def with_source_layers(
+    configs: Sequence[PreTrainedConfig], target: PreTrainedConfig, growth: GrowthSettings
+) -> PreTrainedConfig:
+    """Return the target with the kinds of attention and positions of the source layers that its layers start from.
+
+    Sources side by side keep those of the deepest one; the others have to agree with it.
+
+    Args:
+        configs: Configurations of the sources.
+        target: The architecture to grow into, of a source's family.
+        growth: How to grow.
+
+    Raises:
+        GrowthError: this growth cannot make that many layers.
+    """
+    family, dense = family_of(target.model_type), family_of(configs[0].model_type)
+    counts, after = [dense.sizes(config)["layers"] for config in configs], family.sizes(target)["layers"]
+    if target.model_type != configs[0].model_type and not upcycles(configs[0], target):
+        return target
+    if len(configs) > 1 and growth.join == "above" and sum(counts) == after:
+        origins = [(config, layer) for config, count in zip(configs, counts, strict=True) for layer in range(count)]
+    elif len(configs) == 1 or upcycles(configs[0], target):
+        origins = [(configs[0], layer) for layer in planned_layers(growth, counts[0], after)]
+    elif max(counts) == after:
+        origins = [(configs[counts.index(after)], layer) for layer in range(after)]
+    else:
+        return target  # the planner says what does not add up
+    followed = type(target).from_dict(target.to_dict())
+    family.with_layers(followed, origins)
+    return followed
 
 
 def balances_streams(configs: Sequence[PreTrainedConfig], target: PreTrainedConfig, growth: GrowthSettings) -> bool:

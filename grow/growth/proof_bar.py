@@ -10,12 +10,13 @@ from transformers import PreTrainedModel
 
 from grow.common.console import TableConsole
 from grow.common.printed import printable
+from grow.families.build import decoder_blocks
 
 
 @contextmanager
 def proof_bar(directory: Path, model: PreTrainedModel) -> Iterator[None]:
     """Show how many layers a model has computed, for the length of a block with one forward pass."""
-    layers = model.get_decoder().layers
+    _, layers = decoder_blocks(model)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = TableConsole(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:

@@ -11,7 +11,7 @@ from grow.families.registry import family_of
 from grow.families.tensor_file import TensorInfo
 from grow.families.weights import WeightReader
 from grow.growth.made_tensors import GrowthPlan
-from grow.growth.planning import plan_of
+from grow.growth.planning import plan_of, with_source_layers
 from grow.growth.settings import GrowthSettings
 
 
@@ -21,7 +21,7 @@ def rehearse(source: PreTrainedConfig, target: PreTrainedConfig, growth: GrowthS
     Raises:
         GrowthError: source and target do not fit together.
     """
-    return plan_of([_ShapeReader(source)], [source], target, growth)
+    return plan_of([_ShapeReader(source)], [source], with_source_layers([source], target, growth), growth)
 
 
 class _ShapeReader(WeightReader):

@@ -33,7 +33,7 @@ from grow.families.weights import MAX_SHARD_BYTES, WeightReader
 from grow.growth.group_norm import stream_size
 from grow.growth.ledger import LEDGER_FILE, open_ledger
 from grow.growth.made_tensors import GrowthPlan
-from grow.growth.planning import balances_streams, plan_of
+from grow.growth.planning import balances_streams, plan_of, with_source_layers
 from grow.growth.record import GrowthRecord
 from grow.growth.settings import GrowthSettings
 from grow.growth.stored_dtype import coarsest_dtype, finest_dtype
@@ -71,6 +71,7 @@ def grow(
     """
     tokens = random_tokens(target) if tokens is None else tokens
     sources = _open(growth.sources or [source])
+    target = with_source_layers(sources.configs, target, growth)
     sizes = _stream_sizes(sources, target, growth, tokens)
     plan = plan_of(sources.readers, sources.configs, target, growth, sizes)
     with continued_directory(output, plan.bytes, LEDGER_FILE) as partial, ThreadPoolExecutor(1) as hashing:

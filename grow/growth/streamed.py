@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from grow.common.errors import CheckpointError
-from grow.families.build import load_config
+from grow.families.build import attention_of, load_config
 from grow.families.registry import family_of
 from grow.families.weights import WeightReader
 from grow.growth.one_source import find_source_tensor
@@ -36,7 +36,7 @@ def streamed_model(directory: Path, dtype: torch.dtype, device: str = "cpu") -> 
         config._experts_implementation = "eager"  # torch has no grouped product of doubles
     with torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(
-            config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
+            config, dtype=dtype, attn_implementation=attention_of(config), trust_remote_code=False
         )
     stored = _Stored(WeightReader(directory), model)
     for module in list(model.modules()):
@@ -53,12 +53,13 @@ class _Stored:
 
     def __init__(self, reader: WeightReader, model: PreTrainedModel) -> None:
         self.reader, self.family = reader, family_of(model.config.model_type)
+        self.tied = bool(model.config.tie_word_embeddings)
         self.names = {parameter: self.family.stored_name(name) for name, parameter in model.named_parameters()}
 
     def pieces(self, parameter: nn.Parameter) -> list[str]:
         """Return the names of the tensors that make up a parameter, in order."""
         unpacked = self.family.unpacked(self.names[parameter], tuple(parameter.shape))
-        return [find_source_tensor(self.family, self.reader, name) for name in unpacked]
+        return [find_source_tensor(self.family, self.reader, name, tied=self.tied) for name in unpacked]
 
     def check(self, own: dict[str, nn.Parameter]) -> None:
         """Refuse a checkpoint that lacks one of a module's own parameters."""
@@ -85,4 +86,7 @@ def _compute_buffers(model: PreTrainedModel, device: str) -> None:
     """Compute the buffers of a model on the meta device, such as rotary frequencies, from its configuration."""
     for name, module in list(model.named_modules()):
         if any(True for _ in module.buffers(recurse=False)):
-            model.set_submodule(name, type(module)(model.config).to(device))
+            if hasattr(module, "scalar_embed_scale"):  # an embedding that multiplies by the root of its width
+                module.embed_scale = torch.tensor(module.scalar_embed_scale, device=device)
+            else:
+                model.set_submodule(name, type(module)(model.config).to(device))

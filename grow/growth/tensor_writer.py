@@ -196,15 +196,21 @@ def _joined(plan: JoinedTensor, readers: Sequence[WeightReader], seed: int) -> T
 def grow_tensor(plan: TensorPlan, read: ReadTensor, seed: int) -> Iterator[Tensor]:
     """Yield the rows of one grown tensor, in blocks of about 32 MB.
 
-    Half-precision weights are computed in float32 and rounded once, when they are written.
+    Half-precision weights are computed in float32 and rounded once, when they are written. A matrix that is stored
+    transposed is made as a whole.
 
     Args:
         plan: How the tensor grows.
         read: Reads a tensor of the source by its name.
         seed: Seed of everything that is drawn.
     """
+    if plan.transposed:
+        upright = replace(plan, target=replace(plan.target, shape=plan.target.shape[::-1]), transposed=False)
+        yield torch.cat(list(grow_tensor(upright, lambda name: read(name).T, seed))).T
+        return
     if plan.zeroed:
-        yield from (torch.zeros(len(plan.rows.index[block]), *plan.target.shape[1:]) for block in _blocks(plan))
+        shape = plan.target.shape[1:]
+        yield from (torch.full((len(plan.rows.index[block]), *shape), -plan.offset) for block in _blocks(plan))
         return
     if plan.rows.is_identity and (plan.columns is None or plan.columns.is_identity):
         yield read(plan.source)  # nothing has copies, so nothing is shared, drawn or rounded
@@ -223,6 +229,8 @@ def grow_tensor(plan: TensorPlan, read: ReadTensor, seed: int) -> Iterator[Tenso
         if above is not None:
             taken = grown_rows(above, rows, columns, plan.share, block, contracts=plan.contracts)
             grown[new[block]] = taken[new[block]]
+        if plan.offset:  # gain * (stored + offset) - offset
+            grown += plan.offset * (rows.expand[block].to(grown) - 1)
         yield grown if columns is None else _break_symmetry(plan, columns, grown, block, noise, seed)
 
 
@@ -247,7 +255,7 @@ def _blocks(plan: TensorPlan) -> list[slice]:
 
 def _append_means(plan: TensorPlan, weight: Tensor) -> Tensor:
     """Return a source tensor with the mean of each written axis behind its elements, where fillers hold that mean."""
-    if weight.dtype in _HALVES and (plan.columns is not None or plan.rows.averaged):
+    if weight.dtype in _HALVES and (plan.columns is not None or plan.rows.averaged or plan.offset):
         weight = weight.float()
     if plan.rows.averaged:
         weight = torch.cat([weight, weight.mean(0, keepdim=True)])

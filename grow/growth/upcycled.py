@@ -30,12 +30,12 @@ from grow.families.registry import family_of
 from grow.families.table import Axis, Parameter, expert_of, layer_of
 from grow.families.tensor_file import TensorInfo
 from grow.families.weights import WeightReader
+from grow.growth import maps
 from grow.growth.axes import axis_maps
 from grow.growth.claim import changed_experts, reasons_against
-from grow.growth.compatible import check_head
-from grow.growth.depth import layer_map
+from grow.growth.compatible import check_head, check_layers
+from grow.growth.depth import planned_layers
 from grow.growth.made_tensors import GrowthPlan, JoinedTensor, MadeTensor, RouterTensor, TensorPart, TensorPlan
-from grow.growth.maps import AxisMap
 from grow.growth.one_source import HIDDEN, SourcePlanner, as_expert, line_of
 from grow.growth.settings import GrowthSettings
 
@@ -73,10 +73,19 @@ def plan_upcycled(
     grown.tie_word_embeddings = target.tie_word_embeddings
     axes = axis_maps(dense, source, grown, growth)
     check_head(dense, grown, axes["head_in"].copies)
-    layers = layer_map(growth.depth, before["layers"], after["layers"])
+    layers = planned_layers(growth, before["layers"], after["layers"])
+    check_layers(dense, source, target, layers)
     planners = [
-        SourcePlanner(family=dense, reader=reader, axes=axes, growth=growth, layers=layers, reader_number=number)
-        for number, reader in enumerate(readers)
+        SourcePlanner(
+            family=dense,
+            reader=reader,
+            axes=axes,
+            growth=growth,
+            layers=layers,
+            tied=bool(config.tie_word_embeddings),
+            reader_number=number,
+        )
+        for number, (reader, config) in enumerate(zip(readers, configs, strict=True))
     ]
     shapes = stored_tensors(mixture, model_on_meta(target))
     return GrowthPlan(
@@ -139,14 +148,9 @@ def _shard(tensor: TensorPlan, line: Parameter, shape: tuple[int, ...], shard: i
     part = slice(shard * width, (shard + 1) * width)
     if line.reads == HIDDEN:
         assert tensor.columns is not None
-        columns = _cut(tensor.columns, part)
+        columns = maps.cut(tensor.columns, part)
         return replace(tensor, columns=replace(columns, read=columns.read * shards))
-    return replace(tensor, rows=_cut(tensor.rows, part))
-
-
-def _cut(axis_map: AxisMap, part: slice) -> AxisMap:
-    fields = {name: getattr(axis_map, name)[part] for name in ("index", "expand", "read", "part", "filler")}
-    return replace(axis_map, **fields)
+    return replace(tensor, rows=maps.cut(tensor.rows, part))
 
 
 def _averaged(tensors: list[TensorPlan]) -> MadeTensor:

@@ -7,19 +7,32 @@ import torch
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
+    MistralConfig,
     Olmo2Config,
+    Olmo3Config,
     OlmoConfig,
+    OlmoeConfig,
     OPTConfig,
+    Phi3Config,
     PreTrainedConfig,
     PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+    Qwen3MoeConfig,
+    SmolLM3Config,
 )
 
+from grow.families.experts import module_places
 from grow.families.registry import family_of
 from grow.families.weights import WeightReader
 from grow.growth.made_tensors import GrowthPlan
 from grow.growth.one_source import plan_one_source
+from grow.growth.planning import with_source_layers
 from grow.growth.settings import GrowthSettings, ScaleSettings
 from grow.growth.target import scaled_target
 from grow.growth.tensor_writer import made_tensor
@@ -59,6 +72,31 @@ for _tied in (False, True):
         CONFIGS[f"llama{_suffix}"] = LlamaConfig(**_grouped, attention_bias=True, mlp_bias=True)
 
 
+_ONE = {**_SIZES, "intermediate_size": 48, "num_key_value_heads": 2, "tie_word_embeddings": True}
+_WINDOWS = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
+_CAPS = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}
+_TWO_OF_FOUR = {"num_experts": 4, "num_experts_per_tok": 2, "experts_implementation": "eager"}
+ONE_LAYOUT: dict[str, PreTrainedConfig] = {
+    "qwen2": Qwen2Config(**_ONE),
+    "qwen3": Qwen3Config(**_ONE, head_dim=12, attention_bias=True),
+    "mistral": MistralConfig(**_ONE, sliding_window=4),
+    "gpt2": GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=32, n_inner=48),
+    "gpt2-unscaled": GPT2Config(
+        vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=32, scale_attn_weights=False
+    ),
+    "gemma2": Gemma2Config(**_ONE, **_WINDOWS, **_CAPS, head_dim=12, query_pre_attn_scalar=10),
+    "gemma3": Gemma3TextConfig(**_ONE, **_WINDOWS, head_dim=12, query_pre_attn_scalar=10, attention_bias=True),
+    "gemma3-untied": Gemma3TextConfig(**{**_ONE, "tie_word_embeddings": False}, **_WINDOWS, head_dim=8),
+    "phi3": Phi3Config(**_ONE, rope_parameters=_half_rotary(0.5)),
+    "olmo3": Olmo3Config(**_ONE, **_WINDOWS),
+    "smollm3": SmolLM3Config(**_ONE, no_rope_layers=[1, 0]),
+    "olmoe": OlmoeConfig(**_ONE, **_TWO_OF_FOUR),
+    "qwen3_moe": Qwen3MoeConfig(**_ONE, **_TWO_OF_FOUR, head_dim=12, moe_intermediate_size=24, norm_topk_prob=True),
+}
+"""Layouts of the families that have one or two; a new family adds its line here."""
+LAYOUTS = {**CONFIGS, **ONE_LAYOUT}
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """A stored float64 model whose every parameter is random, so that no mistake hides behind a zero or a one."""
@@ -73,7 +111,7 @@ def make_source(config: PreTrainedConfig, directory: Path, seed: int = 0, dtype:
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="eager").eval()
     for name, parameter in model.named_parameters():
-        mean = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+        mean = 1.0 if ("norm" in name or "ln_" in name) and name.endswith("weight") else 0.0
         torch.nn.init.normal_(parameter, mean, 0.3)
     model.save_pretrained(directory)
     return Source(config, directory, model)
@@ -97,6 +135,7 @@ Target = ScaleSettings | PreTrainedConfig
 def plan(source: Source, growth: GrowthSettings, scale: Target) -> tuple[GrowthPlan, PreTrainedConfig]:
     """The plan of a growth by factors or into a given architecture, and that architecture."""
     target = scaled_target(source.config, scale) if isinstance(scale, ScaleSettings) else scale
+    target = with_source_layers([source.config], target, growth)
     return plan_one_source(WeightReader(source.directory), source.config, target, growth), target
 
 
@@ -119,13 +158,13 @@ def grown_model(source: Source, growth: GrowthSettings, scale: Target) -> PreTra
 
 def model_of(target: PreTrainedConfig, tensors: dict[str, Tensor], dtype: torch.dtype) -> PreTrainedModel:
     """A stock model with the given tensors."""
+    target._experts_implementation = "eager"  # torch has no grouped product of doubles
     model = AutoModelForCausalLM.from_config(target, dtype=dtype, attn_implementation="eager").eval()
-    renamed = family_of(target.model_type).renamed
-    missing, unexpected = model.load_state_dict(
-        {renamed.get(name, name): tensor for name, tensor in tensors.items()}, strict=False
-    )
-    assert not unexpected
-    assert set(missing) <= {"lm_head.weight"}
+    places, parameters = module_places(family_of(target.model_type), model), dict(model.named_parameters())
+    assert tensors.keys() == places.keys()
+    with torch.no_grad():
+        for name, place in places.items():
+            parameters[place.parameter].view(-1)[place.elements] = tensors[name].flatten()
     return model
 
 

@@ -1,38 +1,65 @@
 """Stored source models, one of each layout, and norms and routers that keep the precision of their input."""
 
+import sys
+
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
-from transformers.models.flex_olmo.modeling_flex_olmo import FlexOlmoRMSNorm, FlexOlmoTopKRouter
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
-from transformers.models.mixtral.modeling_mixtral import MixtralRMSNorm, MixtralTopKRouter
-from transformers.models.olmo.modeling_olmo import OlmoLayerNorm
-from transformers.models.olmo2.modeling_olmo2 import Olmo2RMSNorm
+from transformers import AutoModelForCausalLM
 
-from tests.growth.cases import CONFIGS, Source, make_source
+from grow.families.registry import FAMILIES
+from tests.growth.cases import LAYOUTS, Source, make_source
+
+
+def _rms_norm(self, x):
+    eps = getattr(self, "variance_epsilon", None) or self.eps
+    gain = 1 + self.weight if type(self).__name__.startswith("Gemma") else self.weight
+    return gain * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
+
+
+def _layer_norm(self, x):
+    return functional.layer_norm(x, self.normalized_shape, None, None, eps=1e-5)
+
+
+def _route(self, x):
+    logits = functional.linear(x.reshape(-1, self.hidden_dim), self.weight)
+    best, chosen = torch.topk(logits.softmax(-1), self.top_k, dim=-1)
+    renormalised = getattr(self, "norm_topk_prob", True)
+    return logits, best / best.sum(-1, keepdim=True) if renormalised else best, chosen
+
+
+def _embed(self, ids):
+    return functional.embedding(ids, self.weight) * self.scalar_embed_scale
+
+
+_EXACT = {"RMSNorm": _rms_norm, "OlmoLayerNorm": _layer_norm, "TopKRouter": _route, "ScaledWordEmbedding": _embed}
+
+
+@pytest.fixture(scope="session")
+def rounding_modules():
+    """The stock norms, routers and scaled embeddings of every family, which round to float32 inside."""
+    modules = {sys.modules[AutoModelForCausalLM._model_mapping[config].__module__] for config in _config_classes()}
+    return [
+        (kind, exact)
+        for module in modules
+        for name, kind in vars(module).items()
+        for ending, exact in _EXACT.items()
+        if isinstance(kind, type) and issubclass(kind, nn.Module) and name.endswith(ending)
+    ]
+
+
+def _config_classes():
+    import transformers
+
+    return [getattr(transformers, family.config_class) for family in FAMILIES.values()]
 
 
 @pytest.fixture(autouse=True)
-def exact_norms(monkeypatch):
-    """The stock norms and routers round to float32 inside; the tests look past that rounding."""
-
-    def rms_norm(self, x):
-        return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
-
-    def layer_norm(self, x):
-        return functional.layer_norm(x, self.normalized_shape, None, None, eps=1e-5)
-
-    def route(self, x):
-        logits = functional.linear(x.reshape(-1, self.hidden_dim), self.weight)
-        best, chosen = torch.topk(logits.softmax(-1), self.top_k, dim=-1)
-        renormalised = getattr(self, "norm_topk_prob", True)
-        return logits, best / best.sum(-1, keepdim=True) if renormalised else best, chosen
-
-    for norm in (LlamaRMSNorm, Olmo2RMSNorm, MixtralRMSNorm, FlexOlmoRMSNorm):
-        monkeypatch.setattr(norm, "forward", rms_norm)
-    for router in (MixtralTopKRouter, FlexOlmoTopKRouter):
-        monkeypatch.setattr(router, "forward", route)
-    monkeypatch.setattr(OlmoLayerNorm, "forward", layer_norm)
+def exact_norms(monkeypatch, rounding_modules):
+    """Look past that rounding."""
+    for kind, exact in rounding_modules:
+        monkeypatch.setattr(kind, "forward", exact)
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +69,7 @@ def sources(tmp_path_factory):
 
     def get(name: str) -> Source:
         if name not in made:
-            made[name] = make_source(CONFIGS[name], tmp_path_factory.mktemp("sources") / name)
+            made[name] = make_source(LAYOUTS[name], tmp_path_factory.mktemp("sources") / name)
         return made[name]
 
     return get

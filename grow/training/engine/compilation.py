@@ -1,11 +1,14 @@
 """torch.compile of the model, and its warm-up before the run's clock starts."""
 
+from collections.abc import Iterable
+
 import lightning.pytorch as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from grow.data.data_module import TokenDataModule
+from grow.families.build import decoder_blocks
 from grow.training.plan import Batch
 from grow.training.step.module import PretrainModule
 
@@ -17,7 +20,11 @@ def compile_in_place(model: PreTrainedModel, mode: str) -> None:
         model: Model whose parameters keep their names.
         mode: One of none, block and model.
     """
-    parts = {"none": (), "block": model.get_decoder().layers, "model": (model.base_model,)}
+    parts: dict[str, Iterable[nn.Module]] = {
+        "none": (),
+        "block": decoder_blocks(model)[1],
+        "model": (model.base_model,),
+    }
     for part in parts[mode]:
         part.compile(dynamic=False)
 

@@ -7,6 +7,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
+from grow.families.build import decoder_blocks
 from grow.training.step.module import PretrainModule
 
 
@@ -41,6 +42,6 @@ def shard_fully(module: PretrainModule) -> None:
     """Shard each decoder block by itself, and the rest of the module as one unit that stays gathered for the step."""
     assert module.device_mesh is not None  # the strategy has set it
     mesh = module.device_mesh["data_parallel"]
-    for block in module.model.get_decoder().layers:
+    for block in decoder_blocks(module.model)[1]:
         fully_shard(block, mesh=mesh)
     fully_shard(module, mesh=mesh)

@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from grow.common.errors import GrowthError
-from grow.families.build import training_flops_per_token
+from grow.families.build import LINEAR, decoder_blocks, training_flops_per_token
 from grow.families.registry import family_of
 from grow.families.table import find_parameter
 from grow.training.settings import TrainableSettings
@@ -112,7 +112,7 @@ class TrainableSet:
         new_layers: Collection[int] = (),
     ) -> None:
         self._decoder: Any = model.get_decoder()
-        self._layers: nn.ModuleList = self._decoder.layers
+        self._layers_name, self._layers = decoder_blocks(model)
         self._parts = parts_of(settings, len(self._layers), new_layers)
         self._seed, self._part = seed, self._parts[0]
         self._draws = settings.kind == "submodel"
@@ -163,11 +163,11 @@ class TrainableSet:
         self._part = part_of_step(self._parts, self._seed, step)
         for number, layer in enumerate(self._layers):
             layer.requires_grad_(number in self._part.trained)
-        self._decoder.layers = self._runs[self._part.block]
+        setattr(self._decoder, self._layers_name, self._runs[self._part.block])
         try:
             yield
         finally:
-            self._decoder.layers = self._layers
+            setattr(self._decoder, self._layers_name, self._layers)
 
     def attach_to(self, optimizer: Optimizer) -> None:
         """Make the optimizer skip the weights that a step does not train: ZeRO gives them zero gradients, not None."""
@@ -183,16 +183,17 @@ class TrainableSet:
 
 def _flops_per_token(model: PreTrainedModel, part: Part, sequence_length: int) -> int:
     """Compute the FLOPs of one token of a part: all layers cost the same, and so do the three passes."""
-    whole, layers = training_flops_per_token(model, sequence_length), model.get_decoder().layers
+    whole, layers = training_flops_per_token(model, sequence_length), decoder_blocks(model)[1]
     inside = {id(module) for module in layers.modules()}
-    outside = [module for module in model.modules() if isinstance(module, nn.Linear) and id(module) not in inside]
-    layer = (whole - sum(6 * module.weight.numel() for module in outside)) // len(layers)
-    head = model.get_output_embeddings()
-    around = sum(2 * _passes(module, head) * module.weight.numel() for module in outside)
+    linear = (module for module in model.modules() if isinstance(module, LINEAR) and id(module) not in inside)
+    outside: list[Tensor] = [module.weight for module in linear]
+    layer = (whole - sum(6 * weight.numel() for weight in outside)) // len(layers)
+    head = model.get_output_embeddings().weight
+    around = sum(2 * _passes(weight, head) * weight.numel() for weight in outside)
     return around + sum(layer * part.passes(number) // 3 for number in range(part.depth))
 
 
-def _passes(module: nn.Linear, head: nn.Module) -> int:
-    if module.weight.requires_grad:
+def _passes(weight: Tensor, head: Tensor) -> int:
+    if weight.requires_grad:
         return 3
-    return 2 if module is head else 1
+    return 2 if weight is head else 1
