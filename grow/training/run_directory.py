@@ -29,6 +29,7 @@ from grow.common.provenance import (
 )
 from grow.common.records import read_object
 from grow.common.redact import redacted
+from grow.common.temporary import finish_publishing
 from grow.distributed.ranks import restarted
 from grow.training.run_data import check_same_past
 
@@ -135,6 +136,8 @@ class RunDirectory:
             if resume == FRESH and self._holds_a_run:
                 self._move_aside()
                 locks.enter_context(self._locked())  # the first lock moved with the old run
+            for exported in (self.model, self.average):
+                finish_publishing(exported)
             yield None if self.is_finished else self.check_continues(config, resume)
 
     def _move_aside(self) -> None:
