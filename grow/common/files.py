@@ -179,9 +179,9 @@ def check_space(directory: Path, needed_bytes: int, output: Path) -> None:
     """Refuse to write more than the disk can hold.
 
     Args:
-        directory: existing directory on the disk.
-        needed_bytes: bytes that will be written.
-        output: name that the error message gives.
+        directory: Existing directory on the disk.
+        needed_bytes: Bytes that will be written.
+        output: Name that the error message gives.
 
     Raises:
         CheckpointError: the disk has fewer bytes free than needed.

@@ -173,8 +173,8 @@ class RunDirectory:
 
         Args:
             config: Configuration of the command line, as plain data.
-            resume: exact to refuse whatever changes the numbers; changed to accept the keys that may change on request;
-                fresh to accept everything, since the run will be moved aside.
+            resume: Value of resume: exact to refuse whatever changes the numbers; changed to accept the keys that may
+                change on request; fresh to accept everything, since the run will be moved aside.
 
         Returns:
             A line for each key that differs.
