@@ -23,6 +23,7 @@ from pathlib import Path
 
 from benchmarks.chaos_commands import COMMANDS, KillCount, kill_and_repeat
 from benchmarks.forks import import_everything, is_running, kill, start_ranks, wait
+from grow.cli.closed_pipe import ends_with_its_reader
 from grow.common.temporary import MARKER
 
 RUN = (
@@ -33,6 +34,7 @@ RUN = (
 )
 
 
+@ends_with_its_reader()
 def main() -> None:
     """Parse, kill, compare; exit 1 where anything ended otherwise than the quiet one."""
     options = read_options()

@@ -119,8 +119,14 @@ def replaced_file(path: Path, newline: str | None = None) -> Iterator[TextIO]:
 
 
 def remove(path: Path) -> None:
-    """Remove a directory, or the file or link found in its place, if there is any; never what a link leads to."""
+    """Remove a directory, or the file or link found in its place, if there is any; never what a link leads to.
+
+    The marker of a temporary directory goes last: what is left by a process killed here is still known as Grow's.
+    """
     if path.is_dir() and not path.is_symlink():
+        for inside in path.iterdir():
+            if inside.name != MARKER:
+                remove(inside)
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

@@ -113,7 +113,7 @@ def plan_evaluations(config: EvalConfig) -> list[PlannedEvaluation]:
             directory of results cannot be written.
     """
     settings = config.evaluation
-    checkpoints = [find_checkpoint(name) for name in config.checkpoints]
+    checkpoints = [find_checkpoint(name) for name in config.names]
     items = EvaluationData.open(settings.data_dir) if settings.tasks else None
     if items is not None:
         items.check(settings.tasks, settings.num_fewshot)

@@ -143,6 +143,31 @@ def test_nothing_is_left_of_a_process_killed_between_two_steps_once_another_came
     assert MARKER not in {path.name for path in (tmp_path / "model").iterdir()}
 
 
+@pytest.mark.parametrize("directory", [fresh, continued])
+def test_a_process_killed_while_it_removes_an_output_leaves_what_the_next_one_removes(tmp_path, monkeypatch, directory):
+    unlinked, unlink, rmdir = [], os.unlink, os.rmdir
+
+    def die_after_one(original):
+        def step(path, **options):
+            if unlinked:
+                raise KeyboardInterrupt
+            unlinked.append(path)
+            original(path, **options)
+
+        return step
+
+    with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch, directory(tmp_path / "model") as partial:
+        for name in ("a", "z"):
+            (partial / name).mkdir()
+        patch.setattr(os, "unlink", die_after_one(unlink))
+        patch.setattr(os, "rmdir", die_after_one(rmdir))
+        raise ValueError
+    assert unlinked
+    make(directory, tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert content(tmp_path / "model") == {"file": "ours"}
+
+
 def test_process_ids_that_repeat_do_not_let_one_job_remove_what_another_makes(tmp_path):
     with fresh(tmp_path / "model") as first:
         (first / "file").write_text("first")
