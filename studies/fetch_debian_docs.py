@@ -27,7 +27,8 @@ from typing import Any
 
 from grow.cli.closed_pipe import ends_with_its_reader
 from grow.common.errors import DataError
-from grow.common.provenance import read_json, write_json
+from grow.common.provenance import write_json
+from grow.common.records import read_json
 from grow.common.temporary import replaced_file
 from studies.markup import CONVERTERS
 
