@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.chaos_commands import COMMANDS, KillCount, kill_and_repeat
-from benchmarks.forks import import_everything, is_running, kill, start_ranks, wait
+from benchmarks.forks import import_everything, is_running, kill, sleep_while_running, start_ranks, wait
 from grow.cli.closed_pipe import ends_with_its_reader
 from grow.common.temporary import MARKER
 
@@ -111,11 +111,15 @@ def kill_and_continue(
         run = directory / f"run-{count.runs}"
         codes: list[int] = []
         while set(codes) != {0}:
+            started, is_first = time.monotonic(), not codes
             ranks = start_ranks(processes, [*overrides, f"run_dir={run}"], log=directory / "log")
             count.starts += 1
             if count.kills < kills:
                 _wait_for_moment(run, ranks, draw, longest_s, in_save)
-                count.kills += kill(ranks)
+                killed = kill(ranks)
+                count.kills += killed
+                if is_first and not killed:  # the machine is less busy than it was
+                    longest_s = time.monotonic() - started
             codes = wait(ranks)
             if not set(codes) <= {0, -signal.SIGKILL}:
                 raise RuntimeError(f"a start ended with {codes}:\n{(directory / 'log').read_text()[-4000:]}")
@@ -148,7 +152,7 @@ def _is_temporary(path: Path) -> bool:
 def _wait_for_moment(run: Path, ranks: list[int], draw: random.Random, longest_s: float, in_save: bool) -> None:
     """Wait for any moment of a run, or for one during a save."""
     if not in_save:
-        time.sleep(draw.uniform(0, longest_s))
+        sleep_while_running(ranks[0], draw.uniform(0, longest_s))
         return
     passing = draw.randrange(3)  # saves that are let pass
     for _ in _saves(run, ranks):

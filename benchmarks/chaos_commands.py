@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.forks import import_everything, kill, start_command, wait
+from benchmarks.forks import import_everything, kill, sleep_while_running, start_command, wait
 
 COMMANDS = {
     "prepare": "prepare_data",
@@ -97,7 +97,7 @@ def kill_and_repeat(
         if count.kills >= kills:
             return count
         most = min(draw.randint(1, _KILLS_OF_A_RUN), kills - count.kills)
-        _kill_until_made(cases[name], count, most, draw, longest_s[name])
+        longest_s[name] = _kill_until_made(cases[name], count, most, draw, longest_s[name])
         found = _take(cases[name], Case.made)
         count.runs += 1
         count.equal += found == quiet[name]
@@ -107,20 +107,27 @@ def kill_and_repeat(
     return count
 
 
-def _kill_until_made(case: Case, count: KillCount, most: int, draw: random.Random, longest_s: float) -> None:
+def _kill_until_made(case: Case, count: KillCount, most: int, draw: random.Random, longest_s: float) -> float:
     """Start a command again and again, and kill it at any moment of its first starts, `most` of them.
 
     It is done when it ended by itself; where its output is there already, it refuses to make it again.
+
+    Returns:
+        Seconds that a start takes: those of the first if nobody killed it, else `longest_s`.
     """
     for start in itertools.count():
+        started = time.monotonic()
         process = case.start()
         count.starts += 1
         if start < most:
-            time.sleep(draw.uniform(0, _BEYOND_THE_END * longest_s))
-            count.kills += kill(process)
+            sleep_while_running(process[0], draw.uniform(0, _BEYOND_THE_END * longest_s))
+            killed = kill(process)
+            count.kills += killed
+            if start == 0 and not killed:
+                longest_s = time.monotonic() - started
         codes = wait(process)
         if codes == [0] or (codes != [-signal.SIGKILL] and case.output.exists()):
-            return
+            return longest_s
         if codes != [-signal.SIGKILL]:
             raise RuntimeError(f"{case.command} ended with {codes}:\n{case.log.read_text()[-4000:]}")
 

@@ -7,6 +7,7 @@ import runpy
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from functools import partial
@@ -73,6 +74,13 @@ def fork_ranks(world_size: int, body: Callable[[], int], log: Path) -> list[int]
 def is_running(process: int) -> bool:
     """Return whether a child process still runs; one that has ended is left for `wait`."""
     return os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+
+def sleep_while_running(process: int, seconds: float) -> None:
+    """Sleep for so long, or until a child process has ended."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0 and is_running(process):
+        time.sleep(min(left, 0.005))
 
 
 def kill(ranks: list[int], number: int = signal.SIGKILL) -> bool:
