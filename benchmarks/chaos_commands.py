@@ -115,7 +115,8 @@ def _kill_until_made(case: Case, count: KillCount, most: int, draw: random.Rando
     Returns:
         Seconds that a start takes: those of the first if nobody killed it, else `longest_s`.
     """
-    for start in itertools.count():
+    codes, start = [-signal.SIGKILL], 0
+    while codes == [-signal.SIGKILL]:
         started = time.monotonic()
         process = case.start()
         count.starts += 1
@@ -126,10 +127,10 @@ def _kill_until_made(case: Case, count: KillCount, most: int, draw: random.Rando
             if start == 0 and not killed:
                 longest_s = time.monotonic() - started
         codes = wait(process)
-        if codes == [0] or (codes != [-signal.SIGKILL] and case.output.exists()):
-            return longest_s
-        if codes != [-signal.SIGKILL]:
-            raise RuntimeError(f"{case.command} ended with {codes}:\n{case.log.read_text()[-4000:]}")
+        start += 1
+    if codes != [0] and not case.output.exists():
+        raise RuntimeError(f"{case.command} ended with {codes}:\n{case.log.read_text()[-4000:]}")
+    return longest_s
 
 
 def _take(case: Case, of: Callable[[Case], dict[str, bytes]]) -> dict[str, bytes]:
