@@ -23,7 +23,8 @@ from transformers import PreTrainedTokenizerFast
 from grow.common.errors import CheckpointError, DataError
 from grow.common.files import kept_directory, publish_new, unfinished
 from grow.common.locks import lock
-from grow.common.provenance import read_json, write_json
+from grow.common.provenance import write_json
+from grow.common.records import read_json
 from grow.common.temporary import MARKER, discard, finish_publishing, remove
 from grow.common.work_bar import WorkBar
 from grow.data.manifest import MANIFEST_FILE, TOKENIZER_DIR
