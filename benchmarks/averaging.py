@@ -19,6 +19,7 @@ from pathlib import Path
 
 from benchmarks.cases import make_random_checkpoint
 from benchmarks.forks import in_fresh_process
+from grow.cli.closed_pipe import ends_with_its_reader
 from grow.common.provenance import git_commit, versions
 
 RUN = (
@@ -27,6 +28,7 @@ RUN = (
 )
 
 
+@ends_with_its_reader()
 def main() -> None:
     """Make checkpoints, measure, print, and write the figures as JSON."""
     options = read_options()

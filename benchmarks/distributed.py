@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.forks import fork_ranks, import_everything, wait
+from grow.cli.closed_pipe import ends_with_its_reader
 
 SHAPE = (
     *("model=tiny_2x", "growth=none", "data.sequence_length=128", "trainer.accelerator=cpu", "seed=0"),
@@ -27,6 +28,7 @@ SHAPE = (
 WARM_UP_STEPS = 3
 
 
+@ends_with_its_reader()
 def main() -> None:
     """Alternate the contestants, then measure saves; print what was found."""
     options = read_options()

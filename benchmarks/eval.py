@@ -18,6 +18,7 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from grow.cli.closed_pipe import ends_with_its_reader
 from grow.common.provenance import git_commit, versions
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5}  # nats of one choice: the harnes
 DECISIONS = {"float32": 1.0, "bfloat16": 0.98}  # share of per-item metrics that must agree
 
 
+@ends_with_its_reader()
 def main() -> None:
     """Sweep, take turns, compare, and print and write the figures."""
     options = read_options()

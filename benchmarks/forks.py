@@ -7,6 +7,7 @@ import runpy
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from functools import partial
@@ -29,18 +30,27 @@ def import_everything() -> None:
 
 def run_train(overrides: list[str]) -> None:
     """Run the task of train.py in this process, without the program around it."""
-    from grow.cli.config import compose
+    run_command("train", overrides)
+
+
+def run_command(name: str, overrides: list[str]) -> None:
+    """Run the task of a command in this process: train, or one of scripts/ by its name."""
+    from grow.cli.config import COMMANDS, compose
+    from grow.cli.run_config import RunConfig
     from grow.common.places import command_file
 
-    task = runpy.run_path(str(command_file("train")))[
-        "main"
-    ].__wrapped__  # (`import train` may find benchmarks/train.py)
-    task(compose(overrides))
+    task = runpy.run_path(str(command_file(name)))["main"].__wrapped__  # (`import train` may find benchmarks/train.py)
+    task(compose(overrides, name, COMMANDS.get(name, RunConfig)))
 
 
 def start_ranks(world_size: int, overrides: list[str], log: Path) -> list[int]:
     """Fork the processes of one start of train.py, as torchrun would start them, and return their ids."""
-    return fork_ranks(world_size, partial(_train, overrides), log)
+    return fork_ranks(world_size, partial(_exit_code, "train", overrides), log)
+
+
+def start_command(name: str, overrides: list[str], log: Path) -> list[int]:
+    """Fork the process of a command, as `run_command` names it, and return a list of its id."""
+    return fork_ranks(1, partial(_exit_code, name, overrides), log)
 
 
 def fork_ranks(world_size: int, body: Callable[[], int], log: Path) -> list[int]:
@@ -64,6 +74,13 @@ def fork_ranks(world_size: int, body: Callable[[], int], log: Path) -> list[int]
 def is_running(process: int) -> bool:
     """Return whether a child process still runs; one that has ended is left for `wait`."""
     return os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+
+def sleep_while_running(process: int, seconds: float) -> None:
+    """Sleep for so long, or until a child process has ended."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0 and is_running(process):
+        time.sleep(min(left, 0.005))
 
 
 def kill(ranks: list[int], number: int = signal.SIGKILL) -> bool:
@@ -122,12 +139,12 @@ def _become_rank(rank: int, world_size: int, port: int, body: Callable[[], int],
         os._exit(code)
 
 
-def _train(overrides: list[str]) -> int:
-    """Run train.py's task, print what goes wrong, and return the exit code."""
+def _exit_code(name: str, overrides: list[str]) -> int:
+    """Run a command's task, print what goes wrong, and return the exit code."""
     from grow.common.errors import GrowError
 
     try:
-        run_train(overrides)
+        run_command(name, overrides)
     except GrowError as error:
         print(f"{type(error).__name__}: {error}")
         return error.exit_code

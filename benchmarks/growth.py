@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cases import LLAMA_1B, make_random_checkpoint
+from grow.cli.closed_pipe import ends_with_its_reader
 from grow.common.provenance import git_commit, versions, write_json
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +39,7 @@ CASES = {
 }
 
 
+@ends_with_its_reader()
 def main() -> None:
     """Make a source, measure every case, print, and write the figures as JSON."""
     options = read_options()

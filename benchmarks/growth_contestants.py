@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.forks import peak_bytes
+from grow.cli.closed_pipe import ends_with_its_reader
 
 Work = Callable[[], dict[str, float] | None]
 
 
+@ends_with_its_reader()
 def main() -> None:
     """Prepare one contestant, say so, run it, and print its figures."""
     asked = read_options()

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.cases import SHAPES, TrainCase, make_shards
+from grow.cli.closed_pipe import ends_with_its_reader
 from grow.common.provenance import git_commit, versions
 
 PARITY_STEPS = 20
@@ -30,6 +31,7 @@ PARITY_TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}
 CONTESTANTS = ("grow", "bare loop", "lightning", "hf trainer")
 
 
+@ends_with_its_reader()
 def main() -> None:
     """Run every case, print a table, and write the figures as JSON."""
     options = read_options()

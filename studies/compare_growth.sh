@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# A 40M model grown from a 10M one against the 40M from noise and the 10M trained on, three seeds, on one GPU.
+# A 40M model grown from a 10M one against the 40M from noise and the 10M trained further, three seeds, on one GPU.
 #
 #     studies/compare_growth.sh            # all seeds, then the report in outputs/compare/report
 #     TUNE=1 studies/compare_growth.sh     # the learning-rate grid on seed 100; put its choices below
 #
-# Every run is annealed to its own budget. The source trained on gets the FLOPs of a target, not its tokens. Sources and
-# targets see the data in different orders; the arms of one seed see it in the same one. A run that is done is not
+# Every run is annealed to its own budget. The source trained further gets the FLOPs of a target, not its tokens. Sources
+# and targets see the data in different orders; the arms of one seed see it in the same one. A run that is done is not
 # repeated, one that was interrupted goes on. Any of the names below can be set in the environment, e.g. for a trial on CPU:
 #
 #     FORCE_CPU=1 SOURCE_MODEL=tiny TARGET_MODEL=tiny_2x DATA=data/english OUT=outputs/trial SEEDS="0 1" \
@@ -30,7 +30,7 @@ main() {
 need_gpu() {
     [ "$FORCE_CPU" = 1 ] || python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || {
         echo "No GPU: this would train, for each seed of $SEEDS, $SOURCE_MODEL and $TARGET_MODEL from noise, two grown" \
-            "$TARGET_MODEL and $SOURCE_MODEL trained on, about 10 minutes a seed on an H200. FORCE_CPU=1 runs it here."
+            "$TARGET_MODEL and $SOURCE_MODEL trained further, about 10 minutes a seed on an H200. FORCE_CPU=1 runs it."
         exit 0
     }
 }

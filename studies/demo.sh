@@ -29,7 +29,7 @@ train model=tiny_2x run_dir="$out/noise" "$target_tokens" optimizer.lr=2e-3
 echo "3/4  The bigger architecture grown from the source."
 train model=tiny_2x growth=hyperclone_noisy growth.source="$out/source" run_dir="$out/grown" "$target_tokens" \
     optimizer.lr=4e-3
-echo "4/4  The source itself, trained on for as many tokens: the second baseline."
+echo "4/4  The source itself, trained further for as many tokens: the second baseline."
 train model=tiny growth=identity growth.source="$out/source" run_dir="$out/continued" "$target_tokens" \
     optimizer.lr=4e-3
 

@@ -25,8 +25,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from grow.cli.closed_pipe import ends_with_its_reader
 from grow.common.errors import DataError
-from grow.common.provenance import read_json, write_json
+from grow.common.provenance import write_json
+from grow.common.records import read_json
 from grow.common.temporary import replaced_file
 from studies.markup import CONVERTERS
 
@@ -75,6 +77,7 @@ STOP_WORDS = re.compile(
 LEAST_ENGLISH, LEAST_ASCII, LEAST_NEW, LEAST_CHARACTERS = 0.15, 0.95, 0.5, 200
 
 
+@ends_with_its_reader()
 def main() -> None:
     """Fetch what is missing; a mistake is one paragraph and an exit code."""
     options = read_options()

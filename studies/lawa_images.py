@@ -17,10 +17,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from grow.cli.closed_pipe import ends_with_its_reader
+
 if TYPE_CHECKING:
     from studies.digit_models import Curve
 
 
+@ends_with_its_reader()
 def main() -> None:
     """Train over the seeds, compare, draw, and write the figures as JSON."""
     options = read_options()

@@ -1,6 +1,7 @@
 """The house rules of grow/ that no linter knows: import circles, sizes of files and rooms, names, docstrings."""
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +50,12 @@ def is_public(node: ast.AST) -> bool:
     return "overload" not in map(ast.unparse, node.decorator_list)  # an overload only declares types
 
 
+def arguments_in(docstring: str) -> list[str]:
+    """Entries of a docstring's `Args:` section, each with its first line."""
+    section = re.split(r"^(?!Args)\w+:$", docstring.partition("\nArgs:\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+    return re.findall(r"^ {4}(?=[\w*])(.*)$", section, re.MULTILINE)
+
+
 def test_no_file_imports_itself_by_way_of_others():
     modules = {module_of(path): tree for path, tree in TREES.items()}
     imports = {name: {*imported_by(tree)} & modules.keys() - {name} for name, tree in modules.items()}
@@ -92,3 +99,15 @@ def test_every_public_function_and_class_of_a_module_has_a_docstring():
         if is_public(node) and not ast.get_docstring(node)
     ]
     assert missing == []
+
+
+def test_every_argument_is_described_by_a_noun_with_a_capital():
+    low = [
+        f"{module_of(path)}.{node.name}: {entry}"
+        for path, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        for entry in arguments_in(ast.get_docstring(node) or "")
+        if entry.partition(": ")[2][:1].islower()
+    ]
+    assert low == []

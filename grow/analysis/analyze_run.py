@@ -46,9 +46,9 @@ def analyze_run(
     """Analyze every checkpoint of a run, oldest first, and write the results into the run directory.
 
     Args:
-        run: run directory.
-        layers: layers whose spectra are computed, from 0; None takes the first, quarter, middle and last.
-        source: run directory of the source; None takes the one of growth.json.
+        run: Run directory.
+        layers: Layers whose spectra are computed, from 0; None takes the first, quarter, middle and last.
+        source: Run directory of the source; None takes the one of growth.json.
 
     Returns:
         Rows of metrics, one for each checkpoint, and the dip of each score whose value on the source is known.
@@ -72,10 +72,10 @@ def record(run: Path, name: str, clock: Mapping[str, float], found: WeightAnalys
     """Write the analysis of one checkpoint to RUN/analysis/NAME.json.
 
     Args:
-        run: run directory.
-        name: name of the checkpoint.
-        clock: step, tokens, flops and seconds of the checkpoint.
-        found: numbers and spectra of its weights.
+        run: Run directory.
+        name: Name of the checkpoint.
+        clock: Step, tokens, flops and seconds of the checkpoint.
+        found: Numbers and spectra of its weights.
     """
     (run / ANALYSIS_FOLDER).mkdir(exist_ok=True)
     write_json(run / ANALYSIS_FOLDER / f"{name}.json", {"name": name, **clock, **asdict(found)})
@@ -158,9 +158,9 @@ def find_forgetting(run: Path, growth: Mapping[str, Any] | None, source: str | N
     source's own.
 
     Args:
-        run: run directory.
-        growth: content of growth.json; None where nothing was grown.
-        source: run directory of the source; None takes the one of growth.json.
+        run: Run directory.
+        growth: Content of growth.json; None where nothing was grown.
+        source: Run directory of the source; None takes the one of growth.json.
 
     Returns:
         Metric name -> its dip.

@@ -53,12 +53,13 @@ def sweep(config: SweepAveragesConfig) -> list[WindowCurve]:
     losses: dict[tuple[int, ...], float] = {}
     curves = []
     for k, every_steps in _windows(config, list(by_step)):
-        steps = [step for step in by_step if all(step - i * every_steps in by_step for i in range(k))]
-        windows = [tuple(step - i * every_steps for i in reversed(range(k))) for step in steps]
+        ends = [tuple(step - i * every_steps for i in reversed(range(k))) for step in by_step]
+        windows = [window for window in ends if by_step.keys() >= set(window)]
         for window in windows:
             if window not in losses:
                 losses[window] = _loss_of_average([by_step[step] for step in window], batches)
-        if steps:
+        if windows:
+            steps = [window[-1] for window in windows]
             curves.append(WindowCurve(k=k, every_steps=every_steps, steps=steps, losses=[losses[w] for w in windows]))
     if len(curves) < 2:
         raise ConfigError(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from grow.common.errors import CheckpointError, ConfigError
 from grow.common.locks import LockHeldError, lock
-from grow.common.temporary import MARKER, discard, publish, temporary_directory
+from grow.common.temporary import MARKER, discard, finish_publishing, publish, temporary_directory
 
 
 @contextmanager
@@ -88,7 +88,9 @@ def unfinished(output: Path) -> Path:
 
 
 def _refuse_existing(output: Path) -> None:
+    """Refuse an output that exists; if a process was killed while it gave it its name, the marker goes first."""
     if os.path.lexists(output):
+        finish_publishing(output)
         raise CheckpointError(f"{output}: already exists. Remove it, or choose another output directory.")
 
 
@@ -177,9 +179,9 @@ def check_space(directory: Path, needed_bytes: int, output: Path) -> None:
     """Refuse to write more than the disk can hold.
 
     Args:
-        directory: existing directory on the disk.
-        needed_bytes: bytes that will be written.
-        output: name that the error message gives.
+        directory: Existing directory on the disk.
+        needed_bytes: Bytes that will be written.
+        output: Name that the error message gives.
 
     Raises:
         CheckpointError: the disk has fewer bytes free than needed.

@@ -99,7 +99,7 @@ def may_change(key: str, resume: str) -> bool:
 
     Args:
         key: A dotted key.
-        resume: exact, or changed to accept the keys that may change on request.
+        resume: Value of resume: exact, or changed to accept the keys that may change on request.
     """
     if meaning(key) is Meaning.ON_REQUEST:
         return resume == "changed"

@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from grow.common.markdown import Markdown, markdown_code, markdown_table, markdown_text
-from grow.common.provenance import read_json, read_lineage
+from grow.common.provenance import read_lineage
+from grow.common.records import read_json
 from grow.common.redact import redacted
 
 CARD_FILE = "README.md"
@@ -38,7 +39,7 @@ def write_card(
     Args:
         directory: Directory of the model.
         title: Name of the model.
-        growth_record: growth.json of the growth that it came from; one that is missing is left out.
+        growth_record: File growth.json of the growth that it came from; one that is missing is left out.
         data: What it was trained on.
         scores: Final value of each metric.
     """

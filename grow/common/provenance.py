@@ -13,7 +13,6 @@ from typing import Any
 
 from grow.common.contained import read_errors_named
 from grow.common.digests import ContentDigest, file_digest
-from grow.common.records import read_json as read_json
 from grow.common.records import read_record
 from grow.common.redact import redacted
 from grow.common.temporary import replaced_file

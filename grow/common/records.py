@@ -6,7 +6,9 @@ the record does not name are left alone: a later version, or another reader, kno
 
 import functools
 import json
+import re
 import reprlib
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +17,9 @@ from grow.common.errors import CheckpointError, GrowError
 Record = TypeVar("Record")
 DAMAGED = "The file is damaged, or another program wrote it; make it again."
 _FAULTS_SHOWN = 3
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # as JSON escapes it
+_DISGUISE = {code: code + 0x100000 for code in range(0xD800, 0xE000)}  # to a plane for private use
+_UNDISGUISE = {hidden: code for code, hidden in _DISGUISE.items()}
 
 
 def read_record(path: Path, kind: type[Record]) -> Record:
@@ -45,7 +50,7 @@ def parse_record(
     from pydantic import ValidationError  # here, because help pages do not need it
 
     try:
-        return _parser(kind).validate_json(raw, strict=True)  # type: ignore[arg-type]  # types are hashable
+        return _validated(raw, kind)
     except ValidationError as fault:
         shown = [_described(dict(each)) for each in fault.errors(include_url=False)[:_FAULTS_SHOWN]]
         raise error(f"{where}: {'; '.join(shown)}. {advice}") from None
@@ -94,6 +99,39 @@ def _content(path: Path) -> bytes:
         raise CheckpointError(
             f"{path}: expected a file that can be read, found {error.strerror}. Check what lies there, and its owner."
         ) from None
+
+
+def _validated(raw: bytes, kind: type[Record]) -> Record:
+    """Parse JSON; lone surrogates, of file names that are not UTF-8, pass in disguise: pydantic refuses them."""
+    from pydantic import ValidationError
+
+    parser = _parser(kind)  # type: ignore[arg-type]  # types are hashable
+    try:
+        return parser.validate_json(raw, strict=True)
+    except ValidationError:
+        if not _SURROGATE.search(raw):
+            raise
+        try:
+            text = json.dumps(json.loads(raw), ensure_ascii=False)
+        except (ValueError, RecursionError):
+            text = ""
+        disguised = text.translate(_DISGUISE)
+        if disguised == text:
+            raise
+    return _undisguised(parser.validate_json(disguised.encode(), strict=True))
+
+
+def _undisguised(value: Any) -> Any:
+    """Return a record with its lone surrogates back in place."""
+    if isinstance(value, str):
+        return value.translate(_UNDISGUISE)
+    if isinstance(value, list):
+        return [_undisguised(item) for item in value]
+    if isinstance(value, dict):
+        return {_undisguised(key): _undisguised(item) for key, item in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{each.name: _undisguised(getattr(value, each.name)) for each in fields(value)})
+    return value
 
 
 @functools.cache

@@ -12,7 +12,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -32,16 +32,28 @@ def temporary_directory(output: Path) -> Iterator[Path]:
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     _reclaim_directories(output)
-    directory = _temporary_name(output)
-    new = directory.with_suffix(".new")  # until it is locked, so that no other process takes it for one that was left
-    new.mkdir()
-    try:
-        with _locked(new):
-            new.rename(directory)
+    with ExitStack() as held:
+        directory = _made_and_locked(output, held)
+        try:
             yield directory
-    finally:
-        discard(new)
-        discard(directory)
+        finally:
+            discard(directory)
+
+
+def _made_and_locked(output: Path, held: ExitStack) -> Path:
+    """Make a temporary directory of an output and lock its marker until `held` is closed.
+
+    Another process may take the directory for one that was left until it is locked, and remove it: another is made.
+    """
+    while True:
+        directory = _temporary_name(output)
+        directory.mkdir()
+        try:
+            held.enter_context(_locked(directory))
+        except (LockHeldError, FileNotFoundError):
+            discard(directory)
+        else:
+            return directory
 
 
 def publish(directory: Path, output: Path) -> None:
@@ -50,6 +62,14 @@ def publish(directory: Path, output: Path) -> None:
     directory.replace(output)
     (output / MARKER).unlink(missing_ok=True)  # last, so that a process killed here leaves what is known as Grow's
     to_disk(output.parent)
+
+
+def finish_publishing(output: Path) -> None:
+    """Remove the marker of a directory whose maker was killed right after it gave the directory its final name."""
+    marker = output / MARKER
+    if marker.is_file() and not marker.is_symlink():
+        with suppress(OSError, LockHeldError, CheckpointError), lock(marker):
+            marker.unlink(missing_ok=True)
 
 
 def settle(directory: Path) -> None:
@@ -99,8 +119,14 @@ def replaced_file(path: Path, newline: str | None = None) -> Iterator[TextIO]:
 
 
 def remove(path: Path) -> None:
-    """Remove a directory, or the file or link found in its place, if there is any; never what a link leads to."""
+    """Remove a directory, or the file or link found in its place, if there is any; never what a link leads to.
+
+    The marker of a temporary directory goes last: what is left by a process killed here is still known as Grow's.
+    """
     if path.is_dir() and not path.is_symlink():
+        for inside in path.iterdir():
+            if inside.name != MARKER:
+                remove(inside)
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
@@ -137,11 +163,15 @@ def _locked(directory: Path) -> Iterator[None]:
 
 
 def _reclaim_directories(output: Path) -> None:
+    """Remove the directories of an output that killed processes left: empty, or with a marker that nobody locks."""
     for left in _left_by_others(output):
         marker = left / MARKER
         if marker.is_file() and not marker.is_symlink():
             with suppress(OSError, LockHeldError, CheckpointError), lock(marker):
                 remove(left)
+        elif left.is_dir():
+            with suppress(OSError):  # it is not empty: not ours
+                left.rmdir()
 
 
 def _reclaim_files(path: Path) -> None:

@@ -43,8 +43,8 @@ class Mixture:
         """Return the mixture that a configuration asks for; None where it asks for none.
 
         Args:
-            weights: data.mixture: source -> weight, for the whole run.
-            stages: data.stages: `from_tokens` and `weights` of each, in its order.
+            weights: Value of data.mixture: source -> weight, for the whole run.
+            stages: Value of data.stages: `from_tokens` and `weights` of each, in its order.
             sequence_length: Tokens of one sequence.
         """
         if weights is not None:

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from grow.common.errors import CheckpointError
-from grow.common.provenance import read_json, write_json
+from grow.common.provenance import write_json
+from grow.common.records import read_json
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 _OLDER_NAMES = {"TokenizersBackend": "PreTrainedTokenizerFast"}  # Transformers 5 reads both, Transformers 4 the older

@@ -37,9 +37,9 @@ def find_overlaps(data: EvaluationData, documents: Iterable[str], ngram: int) ->
     """Search documents for the items of every task.
 
     Args:
-        data: evaluation items, of which the scored split of each task is searched for.
-        documents: texts of the corpus.
-        ngram: words of an n-gram.
+        data: Evaluation items, of which the scored split of each task is searched for.
+        documents: Texts of the corpus.
+        ngram: Words of an n-gram.
 
     Returns:
         Task -> what was found of it.

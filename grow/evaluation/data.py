@@ -98,8 +98,8 @@ class EvaluationData:
         """Refuse tasks that cannot be evaluated on this directory, and files that differ from the manifest.
 
         Args:
-            tasks: names of the tasks.
-            num_fewshot: solved examples before each item.
+            tasks: Names of the tasks.
+            num_fewshot: Solved examples before each item.
 
         Raises:
             ConfigError: a task has no items here, or no split to sample examples from.
@@ -170,8 +170,8 @@ def task_config(task: str, files: Mapping[str, Path]) -> dict[str, Any]:
     """Return a task file that includes the harness's own and reads local files, as plain data.
 
     Args:
-        task: name of the task.
-        files: file of each split that has local items.
+        task: Name of the task.
+        files: File of each split that has local items.
     """
     import lm_eval
 
@@ -193,9 +193,9 @@ def write_items(
     """Write items, and then their manifest.
 
     Args:
-        directory: directory to fill.
-        found: task -> its origin, and its items by split.
-        note: one sentence for readers of the manifest.
+        directory: Directory to fill.
+        found: By task: its origin, and its items by split.
+        note: One sentence for readers of the manifest.
     """
     tasks = {}
     for task, (origin, splits) in found.items():

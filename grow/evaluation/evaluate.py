@@ -54,16 +54,16 @@ def evaluate_model(
     The model is put into evaluation mode and, at the end, back into the mode it came in.
 
     Args:
-        model: stock model on `device`, of a family that Grow knows.
-        tokenizer: tokenizer of the model.
-        settings: what to measure.
-        device: device of this rank.
-        items: checked items of the settings' tasks; None where there are no tasks.
-        shards: token shards whose validation split is measured; None measures no held-out text.
-        sequence_length: tokens of one held-out window.
-        show_progress: called as requests are answered.
-        cache: results of finished tasks, on disk; None keeps none.
-        without_grad: runs one forward pass without gradients.
+        model: Stock model on `device`, of a family that Grow knows.
+        tokenizer: Tokenizer of the model.
+        settings: What to measure.
+        device: Device of this rank.
+        items: Checked items of the settings' tasks; None where there are no tasks.
+        shards: Token shards whose validation split is measured; None measures no held-out text.
+        sequence_length: Tokens of one held-out window.
+        show_progress: Function called as requests are answered.
+        cache: Results of finished tasks, on disk; None keeps none.
+        without_grad: Function that runs one forward pass without gradients.
     """
     batch_tokens = settings.batch_tokens or BATCH_TOKENS[device.type]
     scorer = Scorer(model=model, device=device, without_grad=without_grad)
@@ -113,7 +113,7 @@ def plan_evaluations(config: EvalConfig) -> list[PlannedEvaluation]:
             directory of results cannot be written.
     """
     settings = config.evaluation
-    checkpoints = [find_checkpoint(name) for name in config.checkpoints]
+    checkpoints = [find_checkpoint(name) for name in config.names]
     items = EvaluationData.open(settings.data_dir) if settings.tasks else None
     if items is not None:
         items.check(settings.tasks, settings.num_fewshot)
@@ -155,10 +155,10 @@ def evaluate_checkpoint(
     """Load a planned checkpoint, measure it, and write its results. All ranks call this; the first one writes.
 
     Args:
-        plan: checkpoint with its tokenizer, items and shards.
-        config: configuration of eval.py.
-        device: device of this rank.
-        show_progress: called as requests are answered.
+        plan: Checkpoint with its tokenizer, items and shards.
+        config: Configuration of eval.py.
+        device: Device of this rank.
+        show_progress: Function called as requests are answered.
 
     Raises:
         CheckpointError: the weights do not fit their configuration.

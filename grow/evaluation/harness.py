@@ -64,8 +64,8 @@ class ResultCache:
     """Results of finished tasks on disk, so that a killed evaluation continues at the next task.
 
     Args:
-        directory: directory of the files, one for each task.
-        key: digest of all that results depend on besides the task: weights, tokenizer, precision, ...
+        directory: Directory of the files, one for each task.
+        key: Digest of all that results depend on besides the task: weights, tokenizer, precision, ...
     """
 
     directory: Path
@@ -102,13 +102,13 @@ def run_tasks(
     """Run every task of the settings. All ranks call this and get the same results.
 
     Args:
-        scorer: model that scores the requests.
-        tokenizer: tokenizer of the model.
-        settings: names of the tasks, and numbers of items and examples.
-        data: items of the tasks, checked by the caller.
-        batch_tokens: largest number of tokens in a batch, padding included.
-        show_progress: called as requests are answered.
-        cache: results of finished tasks, on disk; None keeps none.
+        scorer: Model that scores the requests.
+        tokenizer: Tokenizer of the model.
+        settings: Names of the tasks, and numbers of items and examples.
+        data: Items of the tasks, checked by the caller.
+        batch_tokens: Largest number of tokens in a batch, padding included.
+        show_progress: Function called as requests are answered.
+        cache: Results of finished tasks, on disk; None keeps none.
     """
     results = {}
     with tempfile.TemporaryDirectory() as scratch, quiet():

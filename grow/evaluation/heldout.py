@@ -55,13 +55,13 @@ def measure_heldout(
     """Measure a model on each source of the validation split. All ranks call this and get the same.
 
     Args:
-        scorer: model that scores the windows.
-        tokenizer: tokenizer of the shards, from which the bytes of each token are known.
-        shards: token shards whose validation split is measured.
-        sequence_length: predicted tokens of one window.
-        tokens: largest number of predicted tokens of each source.
-        batch_tokens: largest number of tokens in a batch, padding included.
-        show_progress: called as windows are scored.
+        scorer: Model that scores the windows.
+        tokenizer: Tokenizer of the shards, from which the bytes of each token are known.
+        shards: Token shards whose validation split is measured.
+        sequence_length: Predicted tokens of one window.
+        tokens: Largest number of predicted tokens of each source.
+        batch_tokens: Largest number of tokens in a batch, padding included.
+        show_progress: Function called as windows are scored.
 
     Returns:
         Source -> its scores; sources without a whole window are left out.

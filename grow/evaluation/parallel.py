@@ -19,7 +19,7 @@ def joined(accelerator: str) -> Iterator[torch.device]:
     """Join the processes that torchrun started, if any, for the length of a block; yield this rank's device.
 
     Args:
-        accelerator: auto, cpu or gpu.
+        accelerator: Kind of device: auto, cpu or gpu.
 
     Raises:
         ConfigError: the configuration needs more GPUs than there are.

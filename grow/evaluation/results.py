@@ -45,7 +45,7 @@ class Scores:
         """Return all scores by metric name: eval/TASK/acc, eval/mean/acc, eval/heldout/SOURCE/loss, ...
 
         Args:
-            averaged: whether the weights are averaged ones, whose metric names begin with eval_avg.
+            averaged: Whether the weights are averaged ones, whose metric names begin with eval_avg.
         """
         prefix = "eval_avg" if averaged else "eval"
         row = {

@@ -86,7 +86,7 @@ def find_checkpoint(name: str) -> ScoredCheckpoint:
     """Find a model and check all that can be checked without loading it.
 
     Args:
-        name: run directory, model directory or hub id.
+        name: Run directory, model directory or hub id.
 
     Raises:
         CheckpointError: there is no such model, or it is incomplete or damaged.
@@ -126,8 +126,8 @@ def find_tokenizer(checkpoint: ScoredCheckpoint, given: str | None) -> PreTraine
     """Find and load the tokenizer of a checkpoint.
 
     Args:
-        checkpoint: model whose tokenizer is needed.
-        given: directory or hub id of the tokenizer; None searches the places named at the top of this module.
+        checkpoint: Model whose tokenizer is needed.
+        given: Directory or hub id of the tokenizer; None searches the places named at the top of this module.
 
     Raises:
         DataError: there is none, or its vocabulary is not the model's.
@@ -151,9 +151,9 @@ def check_same_vocabulary(tokenizer: PreTrainedTokenizerFast, place: str, shards
     """Refuse a tokenizer whose ids mean other words than those of token shards.
 
     Args:
-        tokenizer: tokenizer to check.
-        place: where it was found, for the error message.
-        shards: directory of token shards.
+        tokenizer: Tokenizer to check.
+        place: Where it was found, for the error message.
+        shards: Directory of token shards.
 
     Raises:
         DataError: the vocabularies differ.

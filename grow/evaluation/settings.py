@@ -73,16 +73,19 @@ class EvalConfig:
     """CPU threads; null takes torch's default."""
 
     def __post_init__(self) -> None:
-        listed = self.checkpoints if isinstance(self.checkpoints, list) else [self.checkpoints]
-        if not listed or not all(isinstance(name, str) and name for name in listed):
+        if not self.names or not all(isinstance(name, str) and name for name in self.names):
             raise ConfigError(
                 f"checkpoint={self.checkpoints!r}: expected a run directory, a checkpoint directory or a hub id, or a "
                 "list of them: checkpoint='[RUN/checkpoints/step-00000100,RUN]'."
             )
-        self.checkpoints = listed
         one_of("accelerator", self.accelerator, ACCELERATORS)
         one_of("precision", self.precision, PRECISIONS)
         at_least_one("threads", self.threads, MOST_THREADS)
+
+    @property
+    def names(self) -> list[str]:
+        """The checkpoints as a list, also where one is given alone."""
+        return self.checkpoints if isinstance(self.checkpoints, list) else [self.checkpoints]
 
 
 @dataclass(kw_only=True, slots=True)

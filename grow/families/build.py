@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 from grow.common.clock import flops_per_token
 from grow.common.contained import contained_file
 from grow.common.errors import CheckpointError
-from grow.common.provenance import read_json
+from grow.common.records import read_json
 from grow.families.registry import family_of
 from grow.families.weights import WeightReader
 

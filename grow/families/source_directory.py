@@ -8,7 +8,8 @@ from grow.common.files import disk_errors_named
 from grow.common.hub import MODEL_FILES, local_or_hub, refuse_missing, refuse_mistyped
 from grow.common.locks import lock
 from grow.common.printed import say
-from grow.common.provenance import RUN_FILE, digest_json, read_json
+from grow.common.provenance import RUN_FILE, digest_json
+from grow.common.records import read_json
 
 IMPORTED_DIR = Path("data/imported")
 """Where sources of other formats lie as stock directories, each converted once."""

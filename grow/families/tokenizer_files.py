@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from grow.common.contained import contained_file, read_errors_named
-from grow.common.provenance import read_json
+from grow.common.records import read_json
 from grow.data.tokenizer_config import TOKENIZER_CONFIG, make_portable
 
 TOKENIZER_FILES = (

@@ -16,7 +16,7 @@ import torch
 from grow.common.contained import contained_file
 from grow.common.digests import ContentDigest
 from grow.common.errors import CheckpointError
-from grow.common.provenance import read_json
+from grow.common.records import read_json
 from grow.families.tensor_file import DTYPES, METADATA, TensorFile, TensorInfo
 
 SINGLE_FILE = "model.safetensors"
@@ -30,8 +30,8 @@ class WeightReader:
     """Reads tensors of a directory with `model.safetensors` or its sharded form, or of given safetensors files.
 
     Args:
-        directory: the checkpoint directory.
-        files: safetensors files to read; None takes the directory's own.
+        directory: The checkpoint directory.
+        files: Safetensors files to read; None takes the directory's own.
 
     Raises:
         CheckpointError: weights are missing, truncated, or in a format that could run code.
@@ -137,10 +137,10 @@ def write_weights(
     """Stream tensors into safetensors files, sharded above a size.
 
     Args:
-        directory: an existing directory.
-        tensors: name, shape and dtype of each tensor to write, in order.
-        blocks: data of the tensors in the same order, each tensor in one or more blocks of whole rows.
-        max_shard_bytes: largest size of one file.
+        directory: An existing directory.
+        tensors: Name, shape and dtype of each tensor to write, in order.
+        blocks: Data of the tensors in the same order, each tensor in one or more blocks of whole rows.
+        max_shard_bytes: Largest size of one file.
     """
     files, source = files_of(tensors, max_shard_bytes), iter(blocks)
     for name, stored in files.items():
@@ -182,9 +182,9 @@ def write_file(path: Path, tensors: list[TensorInfo], blocks: Iterator[torch.Ten
     """Stream tensors into one file and sync it to disk.
 
     Args:
-        path: file to write.
-        tensors: name, shape and dtype of each tensor, in order.
-        blocks: data of the tensors, as for `write_weights`; only as many blocks as they need are taken.
+        path: File to write.
+        tensors: Name, shape and dtype of each tensor, in order.
+        blocks: Data of the tensors, as for `write_weights`; only as many blocks as they need are taken.
 
     Returns:
         BLAKE3 digest of the file.

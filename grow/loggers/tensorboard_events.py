@@ -13,7 +13,7 @@ class TensorBoardView:
     """Writes a scalar for every number of a row, with tokens as the step and the run's own seconds as relative time.
 
     Args:
-        directory: directory of the event files; those of an earlier start are replaced.
+        directory: Directory of the event files; those of an earlier start are replaced.
 
     Raises:
         ConfigError: the package tensorboard is not installed.

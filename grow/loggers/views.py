@@ -20,7 +20,7 @@ class View(Protocol):
         """Prepare for rows, at every start of the run.
 
         Args:
-            record: content of run.json.
+            record: Content of run.json.
         """
 
     def write(self, row: Row) -> None:
@@ -30,8 +30,8 @@ class View(Protocol):
         """Finish at the end of the run, also where `start` was never called.
 
         Args:
-            summary: mean speeds of the whole run.
-            failed: whether the run ends with an error.
+            summary: Mean speeds of the whole run.
+            failed: Whether the run ends with an error.
         """
 
 
@@ -39,8 +39,8 @@ class Views:
     """The views of one run, called together.
 
     Args:
-        run: run directory.
-        views: name -> view; none on ranks other than the first.
+        run: Run directory.
+        views: View by name; none on ranks other than the first.
     """
 
     def __init__(self, run: Path, views: dict[str, View]) -> None:
@@ -84,8 +84,8 @@ def open_views(settings: LoggerSettings, run: Path, *, shown: bool) -> Iterator[
     """Open the views of a run for the length of a block, and close them at its end.
 
     Args:
-        settings: choice of views.
-        run: run directory, in which all views keep their files.
+        settings: Choice of views.
+        run: Run directory, in which all views keep their files.
         shown: False opens no view, for ranks other than the first.
 
     Raises:

@@ -53,7 +53,7 @@ class SentRows:
 
         Args:
             step: W&B's next step.
-            tokens: tokens of the last row that arrived; None where none did.
+            tokens: Tokens of the last row that arrived; None where none did.
         """
         self.rows = max(self.rows, step)
         if tokens is None:
@@ -66,8 +66,8 @@ class WandbView:
     """Sends W&B a run's rows over `train/tokens`, its configuration and lineage, and its final speeds.
 
     Args:
-        settings: project, entity, group, tags and mode.
-        run: run directory, into which W&B's own files go too.
+        settings: Project, entity, group, tags and mode.
+        run: Run directory, into which W&B's own files go too.
 
     Raises:
         ConfigError: wandb is not installed or not logged in, or its server cannot be reached.

@@ -66,7 +66,7 @@ def coefficients(combine: str, weights: Sequence[float], gram: Gram) -> list[flo
     """Return the coefficient of each model for one tensor.
 
     Args:
-        combine: sum, mean, slerp, karcher or stock.
+        combine: Sum, mean, slerp, karcher or stock.
         weights: Weight of each model.
         gram: Inner products of the tensors; unused by sum and mean.
     """

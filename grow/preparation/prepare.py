@@ -23,8 +23,9 @@ from transformers import PreTrainedTokenizerFast
 from grow.common.errors import CheckpointError, DataError
 from grow.common.files import kept_directory, publish_new, unfinished
 from grow.common.locks import lock
-from grow.common.provenance import read_json, write_json
-from grow.common.temporary import MARKER, discard, remove
+from grow.common.provenance import write_json
+from grow.common.records import read_json
+from grow.common.temporary import MARKER, discard, finish_publishing, remove
 from grow.common.work_bar import WorkBar
 from grow.data.manifest import MANIFEST_FILE, TOKENIZER_DIR
 from grow.data.shards import TokenShards
@@ -81,6 +82,7 @@ def prepare_part(
     if part[1] > 1 and (output / MANIFEST_FILE).is_file():
         return True
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
+        finish_publishing(output)
         raise DataError(f"{output}: expected nothing, found a file or directory. Remove it or choose another output.")
     files = find_texts(inputs)
     if output.is_dir():

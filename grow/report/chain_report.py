@@ -40,8 +40,8 @@ def report_chain(name: str, config: ReportConfig) -> list[Path]:
     """Write the chain's curve and table, and the last link's speed-up.
 
     Args:
-        name: name of the chain, which labels its last link.
-        config: links in their order, baselines of the last one, and the output directory.
+        name: Name of the chain, which labels its last link.
+        config: Links in their order, baselines of the last one, and the output directory.
 
     Returns:
         The files written.

@@ -69,8 +69,8 @@ def read_measured(label: str, directory: Path) -> Measured:
     """Read all that was measured on a run besides its validation.
 
     Args:
-        label: label of the run in figures.
-        directory: run directory.
+        label: Label of the run in figures.
+        directory: Run directory.
     """
     forgetting = directory / ANALYSIS_FOLDER / FORGETTING_FILE
     return Measured(

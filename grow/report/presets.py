@@ -62,8 +62,8 @@ def read_shapes(runs: Path, seed: int | None = None) -> dict[str, Verdict]:
     """Read the finished runs and judge them, shape by shape.
 
     Args:
-        runs: directory that studies/measure_presets.sh filled.
-        seed: seed of the grown runs to read, next to the baselines of all seeds; None reads all.
+        runs: Directory that studies/measure_presets.sh filled.
+        seed: Seed of the grown runs to read, next to the baselines of all seeds; None reads all.
 
     Returns:
         Shape -> verdict on its presets.
@@ -192,8 +192,8 @@ def with_table(page: str, table: str) -> str:
     """Return a Markdown page with a new table in place of the one with the same first header cell.
 
     Args:
-        page: text of the page.
-        table: new table in Markdown.
+        page: Text of the page.
+        table: New table in Markdown.
 
     Raises:
         DataError: the page has no such table.

@@ -19,7 +19,7 @@ def draw_shapes(shapes: dict[str, Verdict], path: Path) -> None:
     Thin lines are seeds, thick lines their mean; black is from noise.
 
     Args:
-        shapes: shape -> verdict on its presets.
+        shapes: By shape: the verdict on its presets.
         path: PNG file to write.
     """
     drawn = {shape: verdict for shape, verdict in shapes.items() if verdict.baseline is not None}

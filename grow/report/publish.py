@@ -124,8 +124,8 @@ def as_html(verdict: Verdict, figure_png: bytes) -> str:
     """Return report.html: one page without links to other files, in which all text from runs is escaped.
 
     Args:
-        verdict: verdict to show.
-        figure_png: content of speedup.png.
+        verdict: Verdict to show.
+        figure_png: Content of speedup.png.
     """
     template = resources.files("grow.report").joinpath("report.html.j2").read_text()
     environment = Environment(

@@ -73,11 +73,11 @@ def draw_arm(panel: Any, axis: CostAxis, arm: Arm, divisor: float, style: dict[s
     """Draw one arm in one panel: live weights solid, averaged weights dashed.
 
     Args:
-        panel: matplotlib axes to draw in.
-        axis: cost on the x-axis.
-        arm: arm whose curves are drawn.
-        divisor: cost of one unit of the x-axis.
-        style: colour and marker of the arm.
+        panel: Matplotlib axes to draw in.
+        axis: Cost on the x-axis.
+        arm: Arm whose curves are drawn.
+        divisor: Cost of one unit of the x-axis.
+        style: Colour and marker of the arm.
     """
     for curve in arm.curves if len(arm.curves) > 1 else ():
         panel.plot(curve.along(axis) / divisor, curve.loss, color=style["color"], linewidth=0.8, alpha=0.5)

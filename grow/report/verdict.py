@@ -77,10 +77,10 @@ def judge(
     """Read run directories and judge them.
 
     Args:
-        runs: directories of the runs to judge; seeds of one recipe become one arm.
-        baseline: directories of the same architecture from noise, one for each seed.
-        continued: directories of the source trained further, one for each seed.
-        amortised_over: m, the number of targets that share the source's cost in accounting A.
+        runs: Directories of the runs to judge; seeds of one recipe become one arm.
+        baseline: Directories of the same architecture from noise, one for each seed.
+        continued: Directories of the source trained further, one for each seed.
+        amortised_over: Number m of targets that share the source's cost in accounting A.
 
     Raises:
         ConfigError: a baseline did not start from noise, or `continued` not from its unchanged source.

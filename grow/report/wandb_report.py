@@ -34,10 +34,10 @@ def build_report(verdict: Verdict, *, project: str, entity: str, title: str) -> 
     """Build the report, without saving it.
 
     Args:
-        verdict: verdict to show.
+        verdict: Verdict to show.
         project: W&B project of the runs and of the report.
-        entity: user or team, or "" for none. With an entity, saving the report asks W&B's server for the project.
-        title: title of the page.
+        entity: User or team, or "" for none. With an entity, saving the report asks W&B's server for the project.
+        title: Title of the page.
 
     Raises:
         ConfigError: the package wandb-workspaces is not installed.

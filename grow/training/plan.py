@@ -107,7 +107,7 @@ class Plan:
         """Return the plan for a kind of device: what trainer.precision=auto stands for there.
 
         Args:
-            device_type: cuda or cpu.
+            device_type: Kind of device: cuda or cpu.
             begun_with: Precision in which an earlier start of the run began, which auto keeps on any device.
 
         Raises:

@@ -5,10 +5,10 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from grow.common.aside import move_aside
 from grow.common.checkpoint_names import checkpoint_name
@@ -29,6 +29,7 @@ from grow.common.provenance import (
 )
 from grow.common.records import read_object
 from grow.common.redact import redacted
+from grow.common.temporary import finish_publishing
 from grow.distributed.ranks import restarted
 from grow.training.run_data import check_same_past
 
@@ -135,6 +136,8 @@ class RunDirectory:
             if resume == FRESH and self._holds_a_run:
                 self._move_aside()
                 locks.enter_context(self._locked())  # the first lock moved with the old run
+            for exported in (self.model, self.average):
+                finish_publishing(exported)
             yield None if self.is_finished else self.check_continues(config, resume)
 
     def _move_aside(self) -> None:
@@ -150,10 +153,10 @@ class RunDirectory:
             ConfigError: another process trains in this directory.
             CheckpointError: the directory cannot be written or locked.
         """
+        is_new = not self.path.exists()
         with disk_errors_named(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
             try:
-                file = lock(self.path / LOCK_FILE)
+                file = self._lock()
             except LockHeldError as error:
                 raise ConfigError(
                     f"{self.path}: another process trains in this directory ({error.args[0] or 'unknown'}). "
@@ -163,15 +166,33 @@ class RunDirectory:
             file.truncate(0)
             file.write(f"process {os.getpid()} on {platform.node()}")
             file.flush()
-            yield
+            try:
+                yield
+            finally:
+                if is_new:
+                    self._remove_if_unused()
+
+    def _lock(self) -> IO[str]:
+        """Make the directory where it is missing, and lock it."""
+        while True:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # another start failed meanwhile and removed the directory that it made
+                return lock(self.path / LOCK_FILE)
+
+    def _remove_if_unused(self) -> None:
+        """Remove the directory if the lock is all that it holds: a start that failed leaves none behind."""
+        if [path.name for path in self.path.iterdir()] == [LOCK_FILE]:
+            with suppress(OSError):
+                (self.path / LOCK_FILE).unlink()
+                self.path.rmdir()
 
     def check_continues(self, config: dict[str, Any], resume: str) -> list[str]:
         """Compare a configuration with the one that the run was started with.
 
         Args:
             config: Configuration of the command line, as plain data.
-            resume: exact to refuse whatever changes the numbers; changed to accept the keys that may change on request;
-                fresh to accept everything, since the run will be moved aside.
+            resume: Value of resume: exact to refuse whatever changes the numbers; changed to accept the keys that may
+                change on request; fresh to accept everything, since the run will be moved aside.
 
         Returns:
             A line for each key that differs.

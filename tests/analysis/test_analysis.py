@@ -11,7 +11,7 @@ from grow.analysis.rank import effective_rank, numerical_rank, singular_values
 from grow.analysis.symmetry import symmetry
 from grow.analysis.weight_analysis import analyze_weights
 from grow.cli.config import compose
-from grow.common.provenance import read_json
+from grow.common.records import read_json
 from grow.growth.run import grow
 from grow.growth.settings import ScaleSettings
 from grow.growth.target import scaled_target

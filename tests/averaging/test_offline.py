@@ -158,9 +158,12 @@ def stock(tmp_path):
 
 def test_stock_directories_become_a_stock_directory(tmp_path, stock):
     directories, weights = stock
+    config = tmp_path / "step-20" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "auto_map": {"AutoConfig": "code.Config"}}))
     record = average_checkpoints(directories, settings(k=2), tmp_path / "out")
     assert same(dict(load_model(tmp_path / "out").state_dict()), reference_mean(weights))
     assert (tmp_path / "out" / "tokenizer.json").read_text() == "tokenizer at 20"
+    assert "auto_map" not in (tmp_path / "out" / "config.json").read_text()  # it names code that is not copied
     written = json.loads((tmp_path / "out" / "average.json").read_text())
     assert [source["share"] for source in written["sources"]] == [0.5, 0.5]
     assert [source["source"] for source in written["sources"]] == directories

@@ -4,19 +4,16 @@ import json
 import shutil
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
-import train as entry
 from grow.averaging.offline import average_checkpoints
 from grow.averaging.settings import AveragingSettings, SweepAveragesConfig
 from grow.averaging.sources import find_sources
 from grow.averaging.window_sweep import as_table, sweep
-from grow.cli.config import compose
 from grow.common.errors import CheckpointError, ConfigError
 from grow.families.build import load_model
 from tests.averaging.conftest import reference_mean, same
-from tests.training.tiny import command_line, make_shards
+from tests.training.tiny import in_process, make_shards
 
 pytestmark = pytest.mark.slow
 
@@ -26,12 +23,9 @@ STEPS = [2, 4, 6, 8, 10]
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Ten steps, a checkpoint every two, all of them kept, and validated at each."""
-    torch.set_num_threads(1)
-    shards = make_shards(tmp_path_factory.mktemp("shards"))
-    run_dir = tmp_path_factory.mktemp("runs") / "run"
+    train = in_process(make_shards(tmp_path_factory.mktemp("shards")))
     every = ["checkpoint.every_tokens=256", "checkpoint.keep_last=100", "trainer.val_every_tokens=256"]
-    entry.main.__wrapped__(compose(command_line(shards, run_dir, *every)))
-    return run_dir
+    return train(tmp_path_factory.mktemp("runs") / "run", *every)
 
 
 def lawa(k):

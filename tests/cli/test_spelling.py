@@ -78,6 +78,13 @@ def test_every_key_of_tokens_takes_such_numbers_and_no_other_key_does():
         compose(["seed=1k"])
 
 
+def test_a_configuration_file_takes_such_numbers_too(tmp_path):
+    (tmp_path / "trainer").mkdir()
+    (tmp_path / "trainer" / "mine.yaml").write_text("defaults: [default]\nmax_tokens: 10M\nval_tokens: 1e6\n")
+    trainer = compose(["trainer=mine", f"hydra.searchpath=[{tmp_path}]"]).trainer
+    assert (trainer.max_tokens, trainer.val_tokens) == (10_000_000, 1_000_000)
+
+
 @pytest.mark.parametrize("written", NO_NUMBERS)
 def test_anything_else_is_one_sentence_with_the_forms_there_are(written):
     with pytest.raises(ConfigError, match=r"trainer\.max_tokens: .*1e6, 2\.5e9, 4k, 10M, 300B"):
@@ -99,7 +106,7 @@ def test_a_path_may_have_any_character(path):
 def test_paths_reach_the_configuration(monkeypatch):
     run = compose(["run_dir=a=b (1)", "data.path=it's", "model=tiny_2x", "growth=hyperclone", "growth.source=a,b"])
     assert (run.run_dir, run.data.path, run.growth.source) == ("a=b (1)", "it's", "a,b")
-    assert compose(["checkpoint=a=b (1)"], "eval", EvalConfig).checkpoints == ["a=b (1)"]
+    assert compose(["checkpoint=a=b (1)"], "eval", EvalConfig).names == ["a=b (1)"]
     report = compose(["runs=[a=b,'c,d',e (1)]", "baseline=x=y", "output=o o"], "report", ReportConfig)
     assert (report.runs, report.baseline) == (["a=b", "c,d", "e (1)"], ["x=y"])
     monkeypatch.setenv("HOME", "/home/me")

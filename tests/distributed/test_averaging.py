@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from grow.common import metric_names as names
 from grow.common.errors import CheckpointError
-from grow.common.provenance import read_json
+from grow.common.records import read_json
 from grow.training.checkpoints.fragments import kept_in_shards
 from grow.training.checkpoints.run_average import RunAverage
 from grow.training.run_directory import RunDirectory

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from benchmarks.chaos import kill_and_continue
+from benchmarks.chaos_commands import COMMANDS, kill_and_repeat
 from benchmarks.forks import kill, wait
 from grow.common import metric_names as names
 from grow.training.checkpoints import integrity
@@ -153,3 +154,9 @@ def test_sigkill_never_changes_where_a_run_ends(shards_dir, tmp_path, processes,
     outcome = kill_and_continue(tmp_path, overrides, kills=kills, processes=processes, in_save=in_save, seed=1)
     assert outcome.kills >= kills
     assert outcome.equal == outcome.runs >= 1
+
+
+def test_a_killed_command_makes_the_same_bytes_when_it_is_run_again_and_leaves_nothing_else(tmp_path):
+    outcome = kill_and_repeat(tmp_path, list(COMMANDS), kills=8, seed=1)
+    assert outcome.kills >= 8
+    assert outcome.equal == outcome.runs >= 2

@@ -137,7 +137,7 @@ def test_a_mistake_is_one_paragraph_and_an_exit_code(place, tmp_path, more, code
 
 def test_every_evaluation_composes():
     for name in ("harness10", "harness8", "fast", "heldout"):
-        assert compose(["checkpoint=x", f"evaluation={name}"], "eval", EvalConfig).checkpoints == ["x"]
+        assert compose(["checkpoint=x", f"evaluation={name}"], "eval", EvalConfig).names == ["x"]
     ten = compose(["checkpoint=[x,y]", "evaluation=harness10"], "eval", EvalConfig)
     assert len(ten.evaluation.tasks) == 10
     assert set(TASKS) - set(ten.evaluation.tasks) == {"boolq", "copa"}

@@ -10,12 +10,11 @@ from safetensors.torch import load_file
 
 from grow.analysis.analyze_run import checkpoints as analyzed
 from grow.averaging.sources import find_sources
-from grow.cli.config import compose
 from grow.common.digests import file_digest
 from grow.common.errors import CheckpointError, ConfigError
 from grow.common.provenance import sha256
 from grow.training.checkpoints.checkpoint_reader import newest_checkpoint, require_complete
-from tests.training.tiny import command_line, make_shards
+from tests.training.tiny import in_process, make_shards
 
 # Checkpoints at steps 3, 6 (permanent), 9 and 10
 RUN = ("checkpoint.keep_last=9", "checkpoint.permanent_every_tokens=768")
@@ -24,16 +23,8 @@ RUN = ("checkpoint.keep_last=9", "checkpoint.permanent_every_tokens=768")
 @pytest.fixture(scope="module")
 def train(tmp_path_factory):
     """(run_dir, *more) -> the run directory, after train.py's task ran in this process."""
-    import train as entry
-
-    torch.set_num_threads(1)
-    shards_dir = make_shards(tmp_path_factory.mktemp("shards"))
-
-    def run(run_dir: Path, *more: str) -> Path:
-        entry.main.__wrapped__(compose(command_line(shards_dir, run_dir, *RUN, *more)))
-        return run_dir
-
-    return run
+    run = in_process(make_shards(tmp_path_factory.mktemp("shards")))
+    return lambda run_dir, *more: run(run_dir, *RUN, *more)
 
 
 @pytest.fixture(scope="module")

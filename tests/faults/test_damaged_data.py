@@ -1,5 +1,6 @@
 """Shards that change on disk: a run, an evaluation and every reader name the file and end with 77, and save nothing."""
 
+import functools
 import threading
 
 import pytest
@@ -12,7 +13,7 @@ from grow.data.shards import TokenShards
 from grow.evaluation.evaluate import plan_evaluations
 from grow.evaluation.settings import EvalConfig, EvaluationSettings
 from grow.training.step.module import PretrainModule
-from tests.training.tiny import command_line, make_shards
+from tests.training.tiny import command_line, in_process, make_shards
 
 
 def overwrite_first_half(path):
@@ -47,14 +48,7 @@ def shards_dir(tmp_path):
 @pytest.fixture
 def train(shards_dir, tmp_path):
     """(*overrides) -> the run directory, after train.py's task ran in this process."""
-    import train as entry
-    from grow.cli.config import compose
-
-    def run(*more):
-        entry.main.__wrapped__(compose(command_line(shards_dir, tmp_path / "run", *more)))
-        return tmp_path / "run"
-
-    return run
+    return functools.partial(in_process(shards_dir), tmp_path / "run")
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -25,10 +25,13 @@ from tests.warm_python import warm_python
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "scripts").glob("*.py"))
+BENCHMARKS = ("averaging", "chaos", "distributed", "eval", "growth", "growth_contestants", "train")
 GROW = ["-m", "grow.cli.main"]
 LONG = [
     *([script, "--help"] for script in ("train.py", "eval.py", *SCRIPTS)),
     *(["train.py", "--cfg", "job"], ["scripts/grow_checkpoint.py", "--list"], ["eval.py", "--no-such-option"]),
+    *(["-m", f"benchmarks.{name}", "--help"] for name in BENCHMARKS),
+    *([f"studies/{name}.py", "--help"] for name in ("fetch_debian_docs", "lawa_images")),
     *([*GROW, "--help"], [*GROW, "train", "--help"], [*GROW, "nothing"]),
 ]
 ENVIRONMENT = {

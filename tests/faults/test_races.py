@@ -78,6 +78,19 @@ def test_a_start_that_loses_a_race_to_another_configuration_is_refused(train, fi
         train(run, "seed=1")
 
 
+@pytest.mark.parametrize("before", [None, "empty", "notes.txt"])
+def test_a_failed_start_removes_the_directory_that_it_made_and_no_other(tmp_path, before):
+    run = tmp_path / "run"
+    if before:
+        run.mkdir()
+    if before == "notes.txt":
+        (run / before).touch()
+    with pytest.raises(ConfigError), RunDirectory(run).entered({}, "exact"):
+        raise ConfigError("the data is missing")
+    assert run.exists() == bool(before)
+    assert (run / "notes.txt").exists() == (before == "notes.txt")
+
+
 def test_two_fresh_starts_do_not_move_each_others_run(train, finished, tmp_path):
     run = shutil.copytree(finished, tmp_path / "run")
     with elsewhere(run / ".lock"), pytest.raises(ConfigError, match="another process trains in this directory"):

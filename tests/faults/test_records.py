@@ -1,10 +1,13 @@
 """A JSON file that is damaged, or of another shape, is a sentence that names it; later versions may add keys."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 
 from grow.common.errors import GrowError
+from grow.common.provenance import Lineage, write_json
+from grow.common.records import read_object, read_record
 from tests.faults.records_on_disk import CHECKPOINT, READERS, ROWS, WHOLE, keep, open_progress, read_all_rows
 
 DAMAGES = {
@@ -147,3 +150,10 @@ def test_a_growth_begins_anew_where_the_ledger_has_another_shape(kept, damaged):
         for value in (..., *OTHERS):
             damaged("progress.json", changed(WHOLE["progress.json"], path, value))
             assert outcome(open_progress, kept.path) is None
+
+
+def test_what_is_written_of_a_directory_whose_name_is_not_utf_8_is_read_again(tmp_path):
+    lineage = Lineage(source="/runs/\udcff", digest="0", tokens=None, flops=1, seconds=0.5)
+    write_json(tmp_path / "lineage.json", {**asdict(lineage), "argv": ["\udc80", "\U0001f331"]})
+    assert read_record(tmp_path / "lineage.json", Lineage) == lineage
+    assert read_object(tmp_path / "lineage.json", Lineage)["argv"] == ["\udc80", "\U0001f331"]

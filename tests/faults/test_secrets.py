@@ -8,7 +8,8 @@ import pytest
 
 from grow.common.errors import ConfigError
 from grow.common.printed import say
-from grow.common.provenance import Lineage, read_json, write_lineage, write_record
+from grow.common.provenance import Lineage, write_lineage, write_record
+from grow.common.records import read_json
 from grow.common.redact import redacted
 from grow.loggers import wandb_run
 from grow.loggers.settings import LoggerSettings

@@ -3,6 +3,7 @@
 import json
 import os
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from grow.common.errors import CheckpointError
 from grow.common.files import continued_directory, new_directory
 from grow.common.provenance import write_json
 from grow.common.rows import write_rows
+from grow.common.temporary import MARKER
 from grow.growth.ledger import open_ledger
 from grow.loggers.csv_file import CsvView
 from grow.training.start import _temporary
@@ -111,6 +113,59 @@ def test_an_output_that_was_killed_is_made_again_by_a_process_with_the_same_id(t
     make(directory, tmp_path / "model")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert (tmp_path / "model" / "file").read_text() == "ours"
+
+
+@pytest.mark.parametrize("step", ["mkdir", "lock", "rename"])
+@pytest.mark.parametrize("directory", [fresh, continued])
+def test_nothing_is_left_of_a_process_killed_between_two_steps_once_another_came(
+    tmp_path, monkeypatch, directory, step
+):
+    def die(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with killed(), monkeypatch.context() as patch:
+        if step == "mkdir":  # made, and not locked yet
+            patch.setattr("grow.common.temporary.lock", die)
+            patch.setattr("grow.common.files.lock", die)
+        elif step == "lock":  # locked, and empty otherwise
+            patch.setattr("grow.common.temporary._reclaim_directories", lambda output: None)
+            patch.setattr("grow.common.temporary.publish", die)
+            patch.setattr("grow.common.files.publish", die)
+        else:  # its final name given, its marker not removed yet
+            patch.setattr(Path, "unlink", die)
+        with directory(tmp_path / "model"):
+            pass
+    try:
+        make(directory, tmp_path / "model")
+    except CheckpointError as error:
+        assert step == "rename" and "already exists" in str(error)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert MARKER not in {path.name for path in (tmp_path / "model").iterdir()}
+
+
+@pytest.mark.parametrize("directory", [fresh, continued])
+def test_a_process_killed_while_it_removes_an_output_leaves_what_the_next_one_removes(tmp_path, monkeypatch, directory):
+    unlinked, unlink, rmdir = [], os.unlink, os.rmdir
+
+    def die_after_one(original):
+        def step(path, **options):
+            if unlinked:
+                raise KeyboardInterrupt
+            unlinked.append(path)
+            original(path, **options)
+
+        return step
+
+    with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch, directory(tmp_path / "model") as partial:
+        for name in ("a", "z"):
+            (partial / name).mkdir()
+        patch.setattr(os, "unlink", die_after_one(unlink))
+        patch.setattr(os, "rmdir", die_after_one(rmdir))
+        raise ValueError
+    assert unlinked
+    make(directory, tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert content(tmp_path / "model") == {"file": "ours"}
 
 
 def test_process_ids_that_repeat_do_not_let_one_job_remove_what_another_makes(tmp_path):

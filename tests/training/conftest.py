@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from grow.cli.config import compose
 from grow.data.shards import TokenShards
-from tests.training.tiny import command_line, make_shards
+from tests.training.tiny import in_process, make_shards
 
 
 @pytest.fixture(autouse=True)
@@ -29,27 +28,17 @@ def shards(shards_dir) -> TokenShards:
 @pytest.fixture
 def train(shards_dir):
     """(run_dir, *more) -> the run directory, after train.py's task ran in this process."""
-    import train as entry
-
-    def run(run_dir: Path, *more: str) -> Path:
-        entry.main.__wrapped__(compose(command_line(shards_dir, run_dir, *more)))
-        return run_dir
-
-    return run
+    return in_process(shards_dir)
 
 
 @pytest.fixture(scope="session")
 def trained_once(shards_dir, tmp_path_factory):
     """(*more) -> a finished run, trained for the first test that asks for it. Not to be changed: copy it to do so."""
-    import train as entry
-
-    done = {}
+    done, train = {}, in_process(shards_dir)
 
     def run(*more: str) -> Path:
         if more not in done:
-            done[more] = tmp_path_factory.mktemp("trained") / "run"
-            torch.set_num_threads(1)
-            entry.main.__wrapped__(compose(command_line(shards_dir, done[more], *more)))
+            done[more] = train(tmp_path_factory.mktemp("trained") / "run", *more)
         return done[more]
 
     return run

@@ -15,7 +15,7 @@ from grow.averaging.swap import averaged
 from grow.cli.config import compose
 from grow.common import metric_names as names
 from grow.common.errors import CheckpointError, ConfigError, GrowthError
-from grow.common.provenance import read_json
+from grow.common.records import read_json
 from grow.distributed.ranks import Ranks
 from grow.families.registry import stock_config
 from grow.growth.run import grow

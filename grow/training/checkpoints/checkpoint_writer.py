@@ -25,7 +25,8 @@ from grow.common.clock import Clock
 from grow.common.digests import file_digest
 from grow.common.errors import CheckpointError
 from grow.common.files import check_space, disk_errors_named
-from grow.common.provenance import COMPLETE_FILE, read_json, write_json
+from grow.common.provenance import COMPLETE_FILE, write_json
+from grow.common.records import read_json
 from grow.common.temporary import settle, to_disk
 from grow.distributed.processes import barrier, gather
 from grow.distributed.ranks import Ranks

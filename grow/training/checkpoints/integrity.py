@@ -9,7 +9,8 @@ from pathlib import Path
 from grow.common.checkpoint_names import checkpoint_name
 from grow.common.digests import digest_like
 from grow.common.errors import CheckpointError
-from grow.common.provenance import COMPLETE_FILE, STATE_FILE, read_json
+from grow.common.provenance import COMPLETE_FILE, STATE_FILE
+from grow.common.records import read_json
 from grow.distributed.processes import from_first, gather, own_share
 from grow.training.checkpoints.run_state import read_state
 

@@ -13,7 +13,8 @@ from types import UnionType
 from typing import Any, get_args, get_origin
 
 from grow.common.errors import CheckpointError
-from grow.common.provenance import STATE_FILE, read_json, write_json
+from grow.common.provenance import STATE_FILE, write_json
+from grow.common.records import read_json
 
 FORMAT = 2
 PERMANENT, ROLLING, PREEMPTION = "permanent", "rolling", "preemption"
