@@ -46,7 +46,7 @@ def main(run: RunConfig) -> None:
         shards.check_vocabulary(architecture.vocab_size)
         check_same_data(directory.path, shards)
         data = data_of(run.data, shards, plan)
-        teaching = open_teaching(run.teacher, plan, device, shards, architecture.vocab_size) if run.teacher else None
+        teaching = open_teaching(run.teacher, plan, device, shards, architecture) if run.teacher else None
         probes = [
             *plan_evaluation(run.evaluation, shards, run.data.sequence_length),
             *plan_analysis(run.analysis, directory.path, plan.ranks),

@@ -154,6 +154,12 @@ def decoder_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     return next((name, child) for name, child in children if isinstance(child, nn.ModuleList))
 
 
+def logit_cap(config: PreTrainedConfig) -> float | None:
+    """Return the bound that a model sets to its logits; None where it sets none, as all but Gemma 2 do."""
+    cap: float | None = getattr(config, "final_logit_softcapping", None)
+    return cap
+
+
 def parameter_count(model: nn.Module) -> int:
     """Count all parameters; a tied head counts once."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -61,7 +61,7 @@ def test_no_configuration_computes(path):
         f"{path.parent.relative_to(CONFIG_DIR)}={path.stem}"
         for path in FILES
         if path.parent != CONFIG_DIR
-        and path.relative_to(CONFIG_DIR).parts[0] not in ("model", "experiment", "evaluation", "chain")
+        and path.relative_to(CONFIG_DIR).parts[0] not in ("model", "experiment", "evaluation", "chain", "merging")
     ],
 )
 def test_every_choice_composes_into_a_run(choice):

@@ -129,7 +129,7 @@ def test_a_sweep_over_paths_is_still_one():
 
 def test_the_keys_of_paths_are_keys_of_configurations():
     grow = Path(__file__).parents[2] / "grow"
-    text = "\n".join(path.read_text() for path in [*grow.rglob("settings.py"), grow / "cli/run_config.py"])
+    text = "\n".join(path.read_text() for path in [*grow.rglob("*settings.py"), grow / "cli/run_config.py"])
     for key in PATHS | LISTS_OF_PATHS:
         assert f"    {key.rpartition('.')[2]}: " in text, key
 

@@ -146,6 +146,9 @@ def test_a_job_script_exists_and_its_runs_are_planned_at_the_number_of_its_tasks
     assert (ROOT / script).is_file()
     if script.endswith("eval.sbatch"):
         assert _composed("eval", [f"checkpoint={overrides[0]}", *overrides[1:]])
+    elif script.endswith("prepare.sbatch"):
+        overrides = overrides or ["input=[texts]", "output=shards", "tokenizer=directory"]
+        assert _composed("prepare_data", [*overrides, "part=7/8", "workers=16"])
     else:
         lines = re.findall(r'^    "(.+)"$', (ROOT / script).read_text(), re.M)
         assert bool(lines) == script.endswith("sweep.sbatch") and command.processes == 8

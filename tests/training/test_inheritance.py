@@ -43,6 +43,17 @@ def test_loss_and_gradients_equal_the_formula_for_any_chunk(chunk_rows, alpha, t
     torch.testing.assert_close(found.cross_entropy, NextTokenLoss()(*given[:3]).detach(), rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("chunk_rows", [0, 8])
+def test_capped_logits_of_both_models_have_the_gradients_of_the_capped_formula(chunk_rows):
+    hidden, head, targets, taught, teacher_head = inputs()
+    one, other = torch.eye(VOCAB, dtype=torch.float64), torch.eye(VOCAB, dtype=torch.float64)
+    capped, teacher = 2 * torch.tanh(hidden @ head.T / 2), torch.tanh(taught @ teacher_head.T)
+    wanted = torch.autograd.grad(formula(capped, one, targets, teacher, other, 0.5, 2.0), (hidden, head))
+    loss = InheritanceLoss(temperature=2.0, chunk_rows=chunk_rows, cap=2.0, teacher_cap=1.0)
+    found = torch.autograd.grad(loss(hidden, head, targets, taught, teacher_head, 0.5).mixed, (hidden, head))
+    torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-13)
+
+
 def test_a_gradient_from_above_scales_both_gradients():
     given = inputs()
     whole, half = (

@@ -3,10 +3,11 @@
 import pytest
 import torch
 from torch.nn import functional
-from transformers import GPTNeoXConfig, LlamaConfig, Olmo2Config, OlmoConfig, OPTConfig
+from transformers import Gemma2Config, GPTNeoXConfig, LlamaConfig, Olmo2Config, OlmoConfig, OPTConfig
 
-from grow.families.build import model_from_noise
-from grow.training.step.objective import NextTokenLoss, rows_per_chunk
+from grow.families.build import logit_cap, model_from_noise
+from grow.training.step.objective import NextTokenLoss, capped, rows_per_chunk
+from tests.growth import cases
 
 SIZES = {
     "vocab_size": 40,
@@ -26,7 +27,12 @@ CONFIGS = {
     "olmo2": Olmo2Config(**SIZES, intermediate_size=24),
     "llama": LlamaConfig(**SIZES, intermediate_size=24),
     "llama_tied": LlamaConfig(**SIZES, intermediate_size=24, tie_word_embeddings=True),
+    "gemma2": Gemma2Config(
+        **SIZES, intermediate_size=24, num_key_value_heads=2, head_dim=8, final_logit_softcapping=0.5
+    ),
 }
+ALL = {**CONFIGS, **cases.CONFIGS}
+"""These, and every layout that growth is tested on."""
 
 
 def inputs(dtype, rows=37, width=8, vocab=50, scale=3.0):
@@ -129,15 +135,29 @@ def test_trunk_and_head_give_the_stock_loss_and_gradients(name):
     expected = {key: parameter.grad for key, parameter in model.named_parameters()}
     model.zero_grad()
     hidden = model.base_model(input_ids=batch[:, :-1], use_cache=False).last_hidden_state
-    NextTokenLoss(chunk_rows=9)(hidden, model.get_output_embeddings().weight, batch[:, 1:]).backward()
+    loss = NextTokenLoss(chunk_rows=9, cap=logit_cap(model.config))
+    loss(hidden, model.get_output_embeddings().weight, batch[:, 1:]).backward()
     for key, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[key], rtol=1e-4, atol=1e-7, msg=key)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_no_family_has_anything_between_hidden_states_and_logits_but_the_head(name):
-    model = model_from_noise(CONFIGS[name], seed=0)
+@pytest.mark.parametrize("chunk_rows", [0, 8])
+def test_capped_logits_have_the_loss_and_gradients_of_the_capped_formula(chunk_rows):
+    hidden, head, targets = inputs(torch.float64)
+    expected = functional.cross_entropy(2.0 * torch.tanh(functional.linear(hidden, head) / 2.0), targets)
+    loss = NextTokenLoss(chunk_rows=chunk_rows, cap=2.0)
+    wanted = torch.autograd.grad(expected, (hidden, head))
+    found = torch.autograd.grad(loss(hidden, head, targets), (hidden, head))
+    torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-13)
+    with torch.no_grad():
+        torch.testing.assert_close(loss(hidden, head, targets), expected.detach(), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_no_family_has_anything_between_hidden_states_and_logits_but_the_head_and_a_known_cap(name):
+    model = model_from_noise(ALL[name], seed=0).eval()
     batch = torch.arange(16)[None]
     head = model.get_output_embeddings()
     assert head.bias is None
-    torch.testing.assert_close(head(model.base_model(input_ids=batch).last_hidden_state), model(batch).logits)
+    logits = capped(head(model.base_model(input_ids=batch).last_hidden_state), logit_cap(model.config))
+    torch.testing.assert_close(logits, model(batch).logits)

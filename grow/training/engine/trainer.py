@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from grow.common.clock import Clock
+from grow.families.build import logit_cap
 from grow.training.engine.compilation import compile_in_place
 from grow.training.engine.fsdp import shard_fully
 from grow.training.engine.strategy import build_strategy
@@ -38,7 +39,9 @@ def build_module(
     compile_in_place(model, plan.trainer.compile)
     return PretrainModule(
         model,
-        objective=NextTokenLoss(chunk_rows=plan.objective.chunk_rows, compiled=plan.trainer.compile != "none"),
+        objective=NextTokenLoss(
+            chunk_rows=plan.objective.chunk_rows, compiled=plan.trainer.compile != "none", cap=logit_cap(model.config)
+        ),
         optimizer=plan.optimizer,
         multiplier=partial(multiplier, plan.schedule, max_tokens=plan.trainer.max_tokens),
         clock=clock,

@@ -22,7 +22,16 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional
 
 from grow.training.settings import ObjectiveSettings
-from grow.training.step.objective import add_, add_product, product_dtype, rows_per_chunk, wide, wide_dtype
+from grow.training.step.objective import (
+    add_,
+    add_product,
+    cap_,
+    capped,
+    product_dtype,
+    rows_per_chunk,
+    wide,
+    wide_dtype,
+)
 
 
 def alpha_at(settings: ObjectiveSettings, tokens: int, max_tokens: int) -> float:
@@ -61,6 +70,10 @@ class InheritanceLoss:
     """Rows whose logits exist at one time; None chooses by device, 0 computes plain full logits."""
     compiled: bool = False
     """Whether torch.compile fuses the passes over a chunk's logits."""
+    cap: float | None = None
+    """Bound of the student's logits, as of `NextTokenLoss`."""
+    teacher_cap: float | None = None
+    """Bound of the teacher's logits."""
     _kernels: "TaughtKernels" = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -86,7 +99,16 @@ class InheritanceLoss:
         rows = self.chunk_rows or rows_per_chunk(2 * len(hidden), len(head), hidden.device.type)  # two models' logits
         share = torch.tensor(alpha, dtype=wide_dtype(hidden.dtype), device=hidden.device)
         mixed, cross_entropy, divergence = _ChunkedInheritance.apply(
-            hidden, head, targets, taught, teacher_head, share, self.temperature, rows, self._kernels
+            hidden,
+            head,
+            targets,
+            taught,
+            teacher_head,
+            share,
+            self.temperature,
+            (self.cap, self.teacher_cap),
+            rows,
+            self._kernels,
         )
         return TaughtLoss(mixed=mixed, cross_entropy=cross_entropy, divergence=divergence)
 
@@ -94,8 +116,8 @@ class InheritanceLoss:
         self, hidden: Tensor, head: Tensor, targets: Tensor, taught: Tensor, teacher_head: Tensor, alpha: float
     ) -> TaughtLoss:
         """Compute the losses from the full logits of both models."""
-        logits = wide(functional.linear(hidden, head))
-        teacher = wide(functional.linear(taught.to(teacher_head.dtype), teacher_head))
+        logits = capped(wide(functional.linear(hidden, head)), self.cap)
+        teacher = capped(wide(functional.linear(taught.to(teacher_head.dtype), teacher_head)), self.teacher_cap)
         cross_entropy = functional.cross_entropy(logits, targets)
         divergence = functional.kl_div(
             torch.log_softmax(logits / self.temperature, -1),
@@ -134,6 +156,7 @@ class _ChunkedInheritance(torch.autograd.Function):
         teacher_head: Tensor,
         alpha: Tensor,
         temperature: float,
+        caps: tuple[float | None, float | None],
         rows: int,
         kernels: TaughtKernels,
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -148,7 +171,11 @@ class _ChunkedInheritance(torch.autograd.Function):
                 chunk = hidden[here]  # (R, D)
                 grad_logits = chunk.to(dtype) @ weight.T  # (R, V), still the student's logits
                 teacher = taught[here].to(dtype) @ teacher_weight.T  # (R, V)
+                slope = cap_(grad_logits, caps[0])
+                cap_(teacher, caps[1])
                 losses += torch.stack(kernels.gradient_(grad_logits, teacher, targets[here], alpha, temperature))
+                if slope is not None:
+                    grad_logits *= slope
                 torch.mul(grad_logits @ weight, share, out=grad_hidden[here])
                 if trains_head:
                     narrow = (chunk * share).to(dtype)
@@ -164,7 +191,7 @@ class _ChunkedInheritance(torch.autograd.Function):
     def backward(ctx: _Context, grad_mixed: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_head = ctx.gradients
         grad_head = None if grad_head is None else grad_head * grad_mixed
-        return grad_hidden * grad_mixed, grad_head, *(None,) * 7
+        return grad_hidden * grad_mixed, grad_head, *(None,) * 8
 
 
 def _gradient_(

@@ -34,6 +34,8 @@ class NextTokenLoss:
     """Rows whose logits exist at one time; None chooses by device, 0 computes plain full logits."""
     compiled: bool = False
     """Whether torch.compile fuses the passes over a chunk's logits."""
+    cap: float | None = None
+    """Bound of the logits, cap tanh(logits / cap), where the model has one (Gemma 2, arXiv 2408.00118, section 2)."""
     _kernels: "Kernels" = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -50,12 +52,12 @@ class NextTokenLoss:
         """
         hidden, targets = hidden.flatten(0, -2), targets.flatten()  # (N, D), (N,)
         if self.chunk_rows == 0:
-            return functional.cross_entropy(wide(functional.linear(hidden, head)), targets)
+            return functional.cross_entropy(capped(wide(functional.linear(hidden, head)), self.cap), targets)
         rows = self.chunk_rows or rows_per_chunk(len(hidden), len(head), hidden.device.type)
         dtype = product_dtype(hidden)
         if torch.is_grad_enabled():
-            return _ChunkedCrossEntropy.apply(hidden, head, targets, rows, dtype, self._kernels)
-        return _loss_only(hidden, head, targets, rows, dtype)
+            return _ChunkedCrossEntropy.apply(hidden, head, targets, rows, dtype, self.cap, self._kernels)
+        return _loss_only(hidden, head, targets, rows, dtype, self.cap)
 
 
 def rows_per_chunk(rows: int, vocabulary: int, device: str) -> int:
@@ -90,7 +92,14 @@ class _Context(FunctionCtx):
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: _Context, hidden: Tensor, head: Tensor, targets: Tensor, rows: int, dtype: torch.dtype, kernels: Kernels
+        ctx: _Context,
+        hidden: Tensor,
+        head: Tensor,
+        targets: Tensor,
+        rows: int,
+        dtype: torch.dtype,
+        cap: float | None,
+        kernels: Kernels,
     ) -> Tensor:
         weight, share = head.to(dtype), 1 / len(hidden)
         lines = torch.arange(rows, device=hidden.device)
@@ -102,8 +111,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 chunk = hidden[start : start + rows]  # (R, D)
                 target = targets[start : start + rows]  # (R,)
                 grad_logits = chunk.to(dtype) @ weight.T  # (R, V), still the logits
+                slope = cap_(grad_logits, cap)
                 log_likelihood = kernels.softmax_(grad_logits, target)  # (R,)
                 grad_logits.index_put_((lines[: len(chunk)], target), torch.expm1(log_likelihood).to(dtype))  # p - 1
+                if slope is not None:
+                    grad_logits *= slope
                 loss -= log_likelihood.sum()
                 torch.mul(grad_logits @ weight, share, out=grad_hidden[start : start + rows])
                 if trains_head:
@@ -120,9 +132,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         grad_hidden, grad_head = ctx.gradients
         if grad_loss.device.type == "cpu" and grad_loss == 1:  # on a GPU the comparison would make the host wait
             ctx.gradients = None  # autograd takes a gradient without copying it only where nothing else refers to it
-            return grad_hidden, grad_head, None, None, None, None
+            return grad_hidden, grad_head, None, None, None, None, None
         grad_head = None if grad_head is None else grad_head * grad_loss
-        return grad_hidden * grad_loss, grad_head, None, None, None, None
+        return grad_hidden * grad_loss, grad_head, None, None, None, None, None
 
 
 def _softmax_(logits: Tensor, target: Tensor) -> Tensor:
@@ -147,13 +159,30 @@ def add_(total: Tensor, term: Tensor) -> Tensor:
     return total.add_(term)
 
 
-def _loss_only(hidden: Tensor, head: Tensor, targets: Tensor, rows: int, dtype: torch.dtype) -> Tensor:
+def _loss_only(
+    hidden: Tensor, head: Tensor, targets: Tensor, rows: int, dtype: torch.dtype, cap: float | None
+) -> Tensor:
     weight = head.to(dtype)
     loss = torch.zeros((), dtype=wide_dtype(dtype), device=hidden.device)
     with torch.autocast(hidden.device.type, enabled=False):
         for chunk, target in zip(hidden.split(rows), targets.split(rows), strict=True):
-            loss += functional.cross_entropy(wide(chunk.to(dtype) @ weight.T), target, reduction="sum")
+            loss += functional.cross_entropy(capped(wide(chunk.to(dtype) @ weight.T), cap), target, reduction="sum")
     return loss / len(hidden)
+
+
+def capped(logits: Tensor, cap: float | None) -> Tensor:
+    """Return logits within a bound, cap tanh(logits / cap); unchanged where there is none."""
+    return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+def cap_(logits: Tensor, cap: float | None) -> Tensor | None:
+    """Bound logits in place, and return the derivative of the bounded ones by the given ones; None without a bound."""
+    if cap is None:
+        return None
+    logits.div_(cap).tanh_()
+    slope = 1 - logits.square()
+    logits.mul_(cap)
+    return slope
 
 
 def product_dtype(hidden: Tensor) -> torch.dtype:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from grow.common.errors import ConfigError, DataError, GrowError
 from grow.data.shards import TokenShards
 from grow.data.tokenizer import vocabulary_digest
 from grow.distributed.processes import from_first, is_first
-from grow.families.build import load_model, parameter_count, training_flops_per_token
+from grow.families.build import load_model, logit_cap, parameter_count, training_flops_per_token
 from grow.families.source_directory import find_source
 from grow.training.plan import Plan
 from grow.training.step.inheritance import InheritanceLoss, TaughtLoss, alpha_at
@@ -54,7 +54,9 @@ class Teaching:
         return self.teacher_flops if self.alpha(seen) > 0 else 0
 
 
-def open_teaching(source: str, plan: Plan, device: torch.device, shards: TokenShards, vocab_size: int) -> Teaching:
+def open_teaching(
+    source: str, plan: Plan, device: torch.device, shards: TokenShards, student: PreTrainedConfig
+) -> Teaching:
     """Load a run's teacher and freeze it.
 
     Args:
@@ -62,7 +64,7 @@ def open_teaching(source: str, plan: Plan, device: torch.device, shards: TokenSh
         plan: Objective, precision and length of the run.
         device: Device of this rank.
         shards: Data of the run, whose tokenizer must be the teacher's.
-        vocab_size: Size of the student's vocabulary.
+        student: Architecture of the student, whose vocabulary must have the size of the teacher's.
 
     Raises:
         CheckpointError: the teacher cannot be read.
@@ -74,10 +76,11 @@ def open_teaching(source: str, plan: Plan, device: torch.device, shards: TokenSh
         raise found  # on every rank
     assert found is not None
     teacher = load_model(found, torch.bfloat16 if plan.autocasts or plan.keeps_bf16_weights else torch.float32)
-    if teacher.config.vocab_size != vocab_size:
+    if teacher.config.vocab_size != student.vocab_size:
         raise ConfigError(
-            f"objective.teacher={source} has a vocabulary of {teacher.config.vocab_size} entries, the student one of "
-            f"{vocab_size}. A teacher's predictions are over the student's tokens: choose models of one vocabulary."
+            f"objective.teacher={source} has a vocabulary of {teacher.config.vocab_size} entries, the student "
+            f"one of {student.vocab_size}. A teacher's predictions are over the student's tokens: choose models of one "
+            "vocabulary."
         )
     digests = vocabulary_digest(found), vocabulary_digest(shards.tokenizer_dir)
     if None not in digests and digests[0] != digests[1]:
@@ -93,6 +96,8 @@ def open_teaching(source: str, plan: Plan, device: torch.device, shards: TokenSh
             temperature=objective.temperature,
             chunk_rows=objective.chunk_rows,
             compiled=plan.trainer.compile != "none",
+            cap=logit_cap(student),
+            teacher_cap=logit_cap(teacher.config),
         ),
         alpha=partial(_alpha, plan),
         teacher_flops=training_flops_per_token(teacher, plan.batch.sequence_length) // 3,
