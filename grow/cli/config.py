@@ -29,7 +29,7 @@ from grow.data.check import vocabulary_of
 from grow.data.settings import DataSettings
 from grow.distributed.settings import StrategySettings
 from grow.evaluation.settings import EvalConfig, EvaluationSettings, FetchEvalDataConfig
-from grow.families.registry import MODEL_SETTINGS
+from grow.families.model_settings import MODEL_SETTINGS
 from grow.families.settings import ArchitectureSettings, ImportCheckpointConfig, ScaledSettings
 from grow.growth.settings import ChainSettings, GrowthSettings
 from grow.inspection.settings import InspectDataConfig

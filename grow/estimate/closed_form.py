@@ -45,8 +45,8 @@ def require_known_activations(family: str) -> None:
     """
     if family not in _KEPT:
         raise ConfigError(
-            f"model: expected a dense model ({', '.join(sorted(_KEPT))}), found {family}. The activations of other "
-            "families and of mixtures of experts are not in the estimate's table; try a run of a few steps instead."
+            f"model: expected a dense model ({', '.join(sorted(_KEPT))}), found {family}. The activations of mixtures "
+            "of experts are not in the estimate's table, nor those of other families; try a run of a few steps instead."
         )
 
 

@@ -12,7 +12,6 @@ from grow.families.gpt_neox import GPT_NEOX
 from grow.families.llama import LLAMA
 from grow.families.mistral import MISTRAL
 from grow.families.mixtral import MIXTRAL
-from grow.families.mixture_settings import FlexOlmoSettings, MixtralSettings, OlmoeSettings, Qwen3MoeSettings
 from grow.families.olmo import OLMO
 from grow.families.olmo2 import OLMO2
 from grow.families.olmo3 import OLMO3
@@ -22,23 +21,7 @@ from grow.families.phi3 import PHI3
 from grow.families.qwen2 import QWEN2
 from grow.families.qwen3 import QWEN3
 from grow.families.qwen3_moe import QWEN3_MOE
-from grow.families.settings import (
-    Gemma2Settings,
-    Gemma3Settings,
-    Gpt2Settings,
-    GptNeoxSettings,
-    LlamaSettings,
-    MistralSettings,
-    ModelSettings,
-    Olmo2Settings,
-    Olmo3Settings,
-    OlmoSettings,
-    OptSettings,
-    Phi3Settings,
-    Qwen2Settings,
-    Qwen3Settings,
-    SmolLm3Settings,
-)
+from grow.families.settings import ModelSettings
 from grow.families.smollm3 import SMOLLM3
 
 if TYPE_CHECKING:
@@ -47,11 +30,6 @@ if TYPE_CHECKING:
 _DENSE = (OPT, GPT_NEOX, GPT2, OLMO, OLMO2, OLMO3, LLAMA, MISTRAL, SMOLLM3, QWEN2, QWEN3, PHI3, GEMMA2, GEMMA3)
 _MIXTURES = (MIXTRAL, FLEX_OLMO, OLMOE, QWEN3_MOE)
 FAMILIES = {family.model_type: family for family in (*_DENSE, *_MIXTURES)}
-MODEL_SETTINGS: tuple[type[ModelSettings], ...] = (
-    *(OptSettings, GptNeoxSettings, Gpt2Settings, OlmoSettings, Olmo2Settings, Olmo3Settings, LlamaSettings),
-    *(MistralSettings, SmolLm3Settings, Qwen2Settings, Qwen3Settings, Phi3Settings, Gemma2Settings, Gemma3Settings),
-    *(MixtralSettings, FlexOlmoSettings, OlmoeSettings, Qwen3MoeSettings),
-)
 
 
 def family_of(model_type: str) -> Family:
