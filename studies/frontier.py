@@ -2,7 +2,6 @@
 
     python -m studies.frontier                # hours on two CPU cores; a run that is a row already is not repeated
     python -m studies.frontier --minutes 60   # begins nothing new after an hour
-    python -m studies.report_frontier         # the figure and the tables of docs/frontier.md
 
 Growth can only pay where a bigger model beats a smaller one at equal FLOPs. So this comes first: every size is trained
 for several budgets, each run annealed to its own (warm-up, stable, decay), with a learning rate tuned for its size. The
@@ -19,6 +18,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from benchmarks.forks import import_everything, start_ranks, wait
+from grow.cli.closed_pipe import ends_with_its_reader
 from grow.common.errors import DataError
 from grow.common.temporary import replaced_file
 
@@ -79,6 +79,7 @@ class Trained:
     loss: float
 
 
+@ends_with_its_reader()
 def main() -> None:
     """Tune every size, then train every size for every budget and seed, until the time is up."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -113,16 +114,12 @@ def write_table(table: Path, rows: list[Trained]) -> None:
 
 def prepare_data() -> None:
     """Tokenize the embedded corpus with a vocabulary of its own size, once."""
-    from grow.data.check import RAW_DIR, check_archives
-    from grow.data.corpus import SHARD_TOKENS, read_english
-    from grow.data.prepare import prepare
+    from grow.data.check import RAW_DIR
     from grow.data.shards import MANIFEST_FILE
+    from grow.preparation.corpus import prepare_english
 
     if not (DATA / MANIFEST_FILE).exists():
-        check_archives(RAW_DIR)
-        prepare(
-            lambda track: read_english(RAW_DIR), DATA, tokenizer=None, vocab_size=VOCABULARY, shard_tokens=SHARD_TOKENS
-        )
+        prepare_english(DATA, RAW_DIR, vocab_size=VOCABULARY)
 
 
 def runs(rows: list[Trained]) -> Iterator[Trained]:

@@ -87,8 +87,10 @@ def _check_size(source: Path, vocabulary: int, name: str) -> None:
         )
 
 
-def prepare_english(output: Path, raw_dir: Path, tokenizer: Path | None = None) -> TokenShards:
-    """Tokenize the corpus with a given tokenizer, or with a byte-level BPE of 4096 entries trained on it.
+def prepare_english(
+    output: Path, raw_dir: Path, tokenizer: Path | None = None, vocab_size: int = VOCAB_SIZE
+) -> TokenShards:
+    """Tokenize the corpus with a given tokenizer, or with a byte-level BPE of so many entries trained on it.
 
     Raises:
         DataError: an archive is missing or damaged, or the output cannot be written.
@@ -96,7 +98,7 @@ def prepare_english(output: Path, raw_dir: Path, tokenizer: Path | None = None) 
     check_archives(raw_dir)
     options = Options(
         tokenizer=None if tokenizer is None else str(tokenizer),
-        vocab_size=VOCAB_SIZE if tokenizer is None else None,
+        vocab_size=vocab_size if tokenizer is None else None,
         shard_tokens=SHARD_TOKENS,
     )
     with TemporaryDirectory() as directory:
