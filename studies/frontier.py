@@ -115,7 +115,7 @@ def write_table(table: Path, rows: list[Trained]) -> None:
 def prepare_data() -> None:
     """Tokenize the embedded corpus with a vocabulary of its own size, once."""
     from grow.data.check import RAW_DIR
-    from grow.data.shards import MANIFEST_FILE
+    from grow.data.manifest import MANIFEST_FILE
     from grow.preparation.corpus import prepare_english
 
     if not (DATA / MANIFEST_FILE).exists():
