@@ -16,7 +16,7 @@ def main(config: ExtractPluginConfig) -> None:
     # Heavy imports wait until here, so that help and configuration errors answer at once.
     from grow.merging.lora_extraction import extract_lora
 
-    extraction = extract_lora(config.base, config.model, config.rank, Path(config.output))
+    extraction = extract_lora(config.base, config.tuned, config.rank, Path(config.output))
     for each in extraction.matrices:
         say(f"error {each.error:.3e} of |delta| {each.delta:.3e}   {each.tensor}")
     for name, size in extraction.others.items():

@@ -88,7 +88,7 @@ def find_sources(checkpoints: Sequence[str]) -> list[Source]:
 def _open(entry: str) -> list[Source]:
     path = Path(entry)
     if path.is_file():
-        return [_from_file(entry, path)]
+        return [_of_file(entry, path)]
     if path.is_dir() and (path / RUN_FILE).is_file() and (path / "checkpoints").is_dir():
         inside = [each for each in checkpoint_directories(path / "checkpoints") if (each / COMPLETE_FILE).is_file()]
         if not inside:
@@ -108,10 +108,10 @@ def open_model(entry: str) -> Source:
         CheckpointError: it is missing or damaged.
     """
     path = Path(entry)
-    return _from_file(entry, path) if path.is_file() else _from_directory(entry, find_source(entry), path.name)
+    return _of_file(entry, path) if path.is_file() else _from_directory(entry, find_source(entry), path.name)
 
 
-def _from_file(label: str, path: Path) -> Source:
+def _of_file(label: str, path: Path) -> Source:
     reader = WeightReader(path.parent, [path]) if path.suffix == ".safetensors" else _pickled(path)
     return _source(label, reader, None, path.stem)
 

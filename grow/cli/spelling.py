@@ -14,9 +14,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
-ALIASES = {"eval": {"checkpoint": "checkpoints"}, "inspect_data": {"corpus": "data.path"}}
+ALIASES = {
+    "eval": {"checkpoint": "checkpoints"},
+    "inspect_data": {"corpus": "data.path"},
+    "extract_plugin": {"model": "tuned"},
+}
 """Keys of a command that stand for others: `checkpoint=RUN` of eval.py names a model, but `checkpoint` is a group of
-train.py, in which Hydra would look for a choice RUN; `corpus` is the one path that scripts/inspect_data.py reads."""
+train.py, in which Hydra would look for a choice RUN, and so is `model`; `corpus` is the one path that
+scripts/inspect_data.py reads."""
 
 PATHS = frozenset(
     (
@@ -30,7 +35,7 @@ PATHS = frozenset(
             "source",
             "run",
         ),
-        *("tokenizer", "heldout", "adopt", "decontaminate", "base", "corpus", "table"),
+        *("tokenizer", "heldout", "adopt", "decontaminate", "base", "corpus", "table", "tuned"),
     )
 )
 """Keys whose value is a path, or the name of a model on the hub."""

@@ -42,8 +42,9 @@ def check_growable(family: Family, source: PreTrainedConfig, target: PreTrainedC
         )
     if before["positions"] != after["positions"]:
         _check_positions(family, source, before["positions"], after["positions"])
-    if after["head_dim"] != before["head_dim"]:
-        _check_head_dim(family, source, target, after["head_dim"] // before["head_dim"])
+    copies, rest = divmod(after["head_dim"], before["head_dim"])
+    if copies != 1 and not rest:  # the axes refuse what is no multiple
+        _check_head_dim(family, source, target, copies)
 
 
 def check_layers(family: Family, source: PreTrainedConfig, target: PreTrainedConfig, layers: list[int]) -> None:

@@ -215,8 +215,8 @@ class ExtractPluginConfig:
 
     base: str
     """Model that the other was tuned from."""
-    model: str
-    """The tuned model."""
+    tuned: str
+    """The tuned model; `model` on the command line."""
     output: str
     rank: int = 16
     """Largest rank of each matrix's LoRA."""

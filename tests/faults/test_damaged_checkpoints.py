@@ -232,7 +232,9 @@ def test_a_whole_permanent_checkpoint_stays_where_the_run_reaches_its_step_again
 
     original = checkpoint_reader.difference  # as on a network disk that fails for a moment
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint_reader, "difference", lambda path: "it failed" if path == kept else original(path))
+        patch.setattr(
+            checkpoint_reader, "difference", lambda path, **how: "it failed" if path == kept else original(path, **how)
+        )
         train(run)
     assert (content(kept), kept.stat().st_ino) == (before, inode)
     assert not list(kept.parent.glob("*.before-*")) and not list(kept.parent.glob(".step*")) and not hidden.exists()

@@ -29,6 +29,7 @@ ODD += [{"a": 1}, None, True, "nan", "\0", "é\n"]
 
 BASES = {
     "train": [],
+    "joined": ["model=tiny_2x", "growth=join", "growth.sources=[x,y]"],
     "grown": ["model=tiny_2x", "growth=hyperclone_noisy", "growth.source=x"],
     "opt": ["model=tiny_opt"],
     "pythia": ["model=tiny_pythia"],
@@ -223,8 +224,8 @@ REFUSED = [
     ("grown", "growth.redrawn", 2, "growth.redrawn=2"),
     ("grown", "growth.expert_noise", -1, "growth.expert_noise=-1"),
     ("grown", "growth.router_std", 0, "growth.router_std=0"),
-    ("grown", "growth.weights", [-1], "growth.weights=-1"),
-    ("grown", "growth.weights", [0, 0], "growth.weights=[0.0, 0.0]: expected at least one above 0"),
+    ("joined", "growth.weights", [-1], "growth.weights=-1"),
+    ("joined", "growth.weights", [0, 0], "growth.weights=[0.0, 0.0]: expected at least one above 0"),
     ("grown", "growth.sources", ["x"], "growth.sources"),
     ("lawa", "averaging.k", 0, "averaging.k=0"),
     ("lawa", "averaging.horizon", math.nan, "averaging.horizon=nan"),

@@ -42,7 +42,7 @@ def test_a_read_only_run_is_evaluated_into_another_directory(tmp_path, read_only
     plan = SimpleNamespace(output=tmp_path / "run" / "eval" / "model")
     monkeypatch.setattr(evaluate, "_plan", lambda *arguments: plan)
     monkeypatch.setattr(evaluate, "find_checkpoint", lambda name: name)
-    config = SimpleNamespace(evaluation=SimpleNamespace(tasks=[]), checkpoints=["run"])
+    config = SimpleNamespace(evaluation=SimpleNamespace(tasks=[]), names=["run"])
     with pytest.raises(ConfigError, match="output=DIRECTORY"):
         evaluate.plan_evaluations(config)
 

@@ -123,12 +123,12 @@ def test_a_run_whose_record_hides_secrets_continues_with_the_same_configuration(
     tmp_path, monkeypatch, named, known_later
 ):
     run = RunDirectory(tmp_path)
-    config = start(run, data={"path": f"/data/{SECRET}/x", "name": "shards"})
+    config = start(run, data={"path": "/data/x", "name": f"shards/{SECRET}/x"})
     if not known_later:
         monkeypatch.delenv("MY_TOKEN")
     assert run.check_continues(config, "exact") == []
-    with pytest.raises(ConfigError, match=r"data\.path"):
-        run.check_continues({**config, "data": {"path": "/elsewhere", "name": "shards"}}, "exact")
+    with pytest.raises(ConfigError, match=r"data\.name"):
+        run.check_continues({**config, "data": {"path": "/data/x", "name": "elsewhere"}}, "exact")
 
 
 def test_a_run_of_an_earlier_version_that_wrote_its_secrets_continues_and_hides_them_from_then_on(tmp_path, named):

@@ -33,8 +33,9 @@ def grown(source, output, growth=NOISY, **options):
 
 
 def content(directory):
-    """Every file's bytes, growth.json's aside, which names its source."""
-    return {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "growth.json"}
+    """Every file's bytes, but for growth.json and the card, which name the source and what the proof measured."""
+    records = ("growth.json", "README.md")
+    return {path.name: path.read_bytes() for path in directory.iterdir() if path.name not in records}
 
 
 @pytest.fixture(scope="module")

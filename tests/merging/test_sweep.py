@@ -29,7 +29,8 @@ def config(directories, shards, root, *overrides):
 def test_scale_zero_is_the_base_and_scale_one_the_model(tmp_path, directories, shards):
     settings = config(directories, shards, tmp_path, f"output={tmp_path}/best")
     found = sweep_merges(settings)
-    assert [each.losses for each in found.points[:2]] == pytest.approx([each.losses for each in found.models])
+    for point, model in zip(found.points[:2], found.models, strict=True):
+        assert point.losses == pytest.approx(model.losses)
     assert found.best.by(None) == min(each.by(None) for each in found.points)
     assert len(found.ties) == (1 if found.best.settings.scale == 1 else 0)
     assert found.scored[0].losses != found.models[0].losses and found.tokens == 160
