@@ -18,7 +18,6 @@ from omegaconf.errors import OmegaConfBaseException
 from grow.analysis.settings import AnalysisSettings, AnalyzeConfig
 from grow.averaging.settings import AverageCheckpointsConfig, AveragingSettings, SweepAveragesConfig
 from grow.cli.checkpoint_config import GrowCheckpointConfig
-from grow.cli.config_files import read_tokens_of_files
 from grow.cli.explain import explain, is_set_below_null
 from grow.cli.odd_values import refuse_odd_values, refuse_output
 from grow.cli.run_config import ChainConfig, EstimateConfig, RunConfig
@@ -97,7 +96,7 @@ GROUPS: dict[str, type] = {
 
 @cache
 def register() -> None:
-    """Give Hydra the schema of every command and group, and the reader of their files, once in a process."""
+    """Give Hydra the schema of every command and group, once in a process."""
     store = ConfigStore.instance()
     for name, schema in COMMANDS.items():
         store.store(name=f"{name}_schema", node=schema)
@@ -107,7 +106,6 @@ def register() -> None:
     for group, schema in GROUPS.items():
         if group != "model":
             store.store(group=group, name=f"{group}_schema", node=schema)
-    read_tokens_of_files()
     OmegaConf.register_new_resolver("vocabulary_of", vocabulary_of, replace=True)
 
 

@@ -43,7 +43,7 @@ LISTS_OF_PATHS = frozenset(["growth.sources", "runs", "baseline", "continued", "
 """Keys whose value is a path or a list of them."""
 
 TOKEN_FORMS = "1000000, 1_000_000, 1e6, 2.5e9, 4k, 10M, 300B or 2T"
-"""How a number of tokens may be written, on the command line and in configuration files."""
+"""How a number of tokens may be written on the command line."""
 _TAKE_A_VALUE = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
 _UNITS = {"": 0, "k": 3, "m": 6, "b": 9, "t": 12}
 _NUMBER = re.compile(r"(?<![\w.])(\d[\d_]*(?:\.\d+)?)(?:e\+?(\d{1,2}))?([kmbt]?)(?![\w.])", re.IGNORECASE)
@@ -84,11 +84,6 @@ def is_number_of_tokens(key: str) -> bool:
     return "tokens" in key.rpartition(".")[2].split("_")
 
 
-def tokens_in_digits(value: str) -> str:
-    """Return a value with the numbers of tokens in it in digits: 10M becomes 10000000."""
-    return _NUMBER.sub(_whole, value)
-
-
 def _argument(argument: str, aliases: dict[str, str], sweep: bool) -> str:
     written, equals, value = argument.partition("=")
     if not equals or written.startswith("-"):
@@ -98,7 +93,7 @@ def _argument(argument: str, aliases: dict[str, str], sweep: bool) -> str:
     if key in PATHS or key in LISTS_OF_PATHS:
         value = _path(value, sweep=sweep, listed=key in LISTS_OF_PATHS)
     elif is_number_of_tokens(key):
-        value = tokens_in_digits(value)
+        value = _NUMBER.sub(_whole, value)
     elif key == "model.vocab_size" and value == "auto":
         value = VOCABULARY_OF_THE_DATA
     return written.removesuffix(name) + key + equals + value

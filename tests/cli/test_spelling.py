@@ -78,13 +78,6 @@ def test_every_key_of_tokens_takes_such_numbers_and_no_other_key_does():
         compose(["seed=1k"])
 
 
-def test_a_configuration_file_takes_such_numbers_too(tmp_path):
-    (tmp_path / "trainer").mkdir()
-    (tmp_path / "trainer" / "mine.yaml").write_text("defaults: [default]\nmax_tokens: 10M\nval_tokens: 1e6\n")
-    trainer = compose(["trainer=mine", f"hydra.searchpath=[{tmp_path}]"]).trainer
-    assert (trainer.max_tokens, trainer.val_tokens) == (10_000_000, 1_000_000)
-
-
 @pytest.mark.parametrize("written", NO_NUMBERS)
 def test_anything_else_is_one_sentence_with_the_forms_there_are(written):
     with pytest.raises(ConfigError, match=r"trainer\.max_tokens: .*1e6, 2\.5e9, 4k, 10M, 300B"):
