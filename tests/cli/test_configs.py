@@ -55,14 +55,17 @@ def test_no_configuration_computes(path):
     assert "${" not in path.read_text()
 
 
+CHOICES = [
+    f"{path.parent.relative_to(CONFIG_DIR)}={path.stem}"
+    for path in FILES
+    if path.parent != CONFIG_DIR
+    and path.relative_to(CONFIG_DIR).parts[0] not in ("model", "experiment", "evaluation", "chain", "merging")
+]
+
+
 @pytest.mark.parametrize(
     "choice",
-    [
-        f"{path.parent.relative_to(CONFIG_DIR)}={path.stem}"
-        for path in FILES
-        if path.parent != CONFIG_DIR
-        and path.relative_to(CONFIG_DIR).parts[0] not in ("model", "experiment", "evaluation", "chain", "merging")
-    ],
+    [pytest.param(each, marks=pytest.mark.slow) if each.startswith("growth=") else each for each in CHOICES],
 )
 def test_every_choice_composes_into_a_run(choice):
     needed = ["growth.source=somewhere"] if choice.startswith("growth=") and choice != "growth=none" else []

@@ -154,7 +154,9 @@ def test_an_interrupt_between_two_runs_of_a_sweep_shows_what_is_done(shards, mon
     assert "Interrupted. Runs that are finished are kept; the same command does the others." in shown.err
 
 
-@pytest.mark.parametrize("command", LONG, ids=" ".join)
+@pytest.mark.parametrize(
+    "command", [*LONG[:3], *(pytest.param(each, marks=pytest.mark.slow) for each in LONG[3:])], ids=" ".join
+)
 @pytest.mark.parametrize("read", [0, pytest.param(1, marks=pytest.mark.slow)], ids=["not read", "one byte read"])
 def test_a_command_whose_output_nobody_reads_ends_quietly(command, read):
     ours, theirs = os.pipe()

@@ -1,4 +1,4 @@
-"""Stored source models, one of each layout, and norms and routers that keep the precision of their input."""
+"""Stored source models, one of each layout; norms, routers and attention keep the precision of their input."""
 
 import sys
 
@@ -33,6 +33,11 @@ def _embed(self, ids):
     return functional.embedding(ids, self.weight) * self.scalar_embed_scale
 
 
+def _softmax(scores, dim=-1, dtype=None):
+    """Softmax in the precision of the scores, where attention that is computed eagerly asks for float32."""
+    return torch.softmax(scores, dim)
+
+
 _EXACT = {"RMSNorm": _rms_norm, "OlmoLayerNorm": _layer_norm, "TopKRouter": _route, "ScaledWordEmbedding": _embed}
 
 
@@ -60,6 +65,7 @@ def exact_norms(monkeypatch, rounding_modules):
     """Look past that rounding."""
     for kind, exact in rounding_modules:
         monkeypatch.setattr(kind, "forward", exact)
+    monkeypatch.setattr(functional, "softmax", _softmax)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ EXACT = 1e-10
 ROTARY = [name for name in CONFIGS if not name.startswith("opt")]
 
 
-@pytest.mark.parametrize("ffn", [1, 2])
+@pytest.mark.parametrize("ffn", [pytest.param(1, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize("factor", [2, *(pytest.param(factor, marks=pytest.mark.slow) for factor in (3, 4))])
 @pytest.mark.parametrize("growth", PRESETS)
 @pytest.mark.parametrize("name", CONFIGS)

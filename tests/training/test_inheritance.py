@@ -149,12 +149,14 @@ def _sizes(run):
     return {path.relative_to(run): path.stat().st_size for path in run.rglob("*.safetensors")}
 
 
+@pytest.mark.slow
 def test_checkpoints_and_the_model_of_a_taught_run_hold_no_teacher(taught, trained_once):
     alone = _sizes(trained_once())
     assert alone.items() <= _sizes(taught).items()
     assert set(_sizes(taught).values()) == set(alone.values())
 
 
+@pytest.mark.slow
 def test_once_its_share_is_0_a_teacher_leaves_the_bits_of_next_token_training(taught, train, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(taught, run)
@@ -165,6 +167,7 @@ def test_once_its_share_is_0_a_teacher_leaves_the_bits_of_next_token_training(ta
     assert (run / weights).read_bytes() == (taught / weights).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_taught_run_leaves_its_teacher_as_it_was_and_asks_it_at_taught_steps_only(
     trained_once, train, tmp_path, monkeypatch
 ):
@@ -185,6 +188,7 @@ def test_a_teacher_of_another_vocabulary_is_refused_with_both(trained_once, trai
         train(tmp_path / "run", *TAUGHT, f"objective.teacher={teacher}", "model.vocab_size=65")
 
 
+@pytest.mark.slow
 def test_a_grown_model_is_not_taught_by_its_source_alone(trained_once, train, tmp_path):
     source = trained_once()
     growth = ["growth=hyperclone_noisy", f"growth.source={source}", "model.embed=32", "model.heads=4", "model.ffn=48"]

@@ -164,6 +164,7 @@ def test_a_dense_models_rows_have_nothing_of_experts(trained_once, rows):
     assert not any(name.startswith("experts/") for row in rows(trained_once()) for name in row)
 
 
+@pytest.mark.slow
 def test_without_weights_on_its_losses_a_mixture_trains_on_cross_entropy_alone(trained_once):
     none, unweighted, balanced = (
         (trained_once(*MIXTURE, *more) / "model/model.safetensors").read_bytes()

@@ -73,6 +73,7 @@ def test_other_data_are_refused_before_the_model_is_built_and_the_difference_is_
         train(run, f"data.path={other}", "trainer.max_tokens=512", f"resume={resume}")
 
 
+@pytest.mark.slow
 def test_a_run_begun_anew_takes_any_data(begun, train, shards_dir, tmp_path):
     data = add_source(copy_of(shards_dir, tmp_path / "here"), "news")
     train(begun, f"data.path={data}", "trainer.max_tokens=128", "resume=fresh")
@@ -90,6 +91,7 @@ def stages(*parts: tuple[int, str]) -> str:
     return f"data.stages=[{', '.join(written)}]"
 
 
+@pytest.mark.slow
 def test_stages_that_lie_ahead_may_change_on_request_and_those_behind_may_not(
     train, shards_dir, tmp_path, rows, monkeypatch
 ):

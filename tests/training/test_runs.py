@@ -141,7 +141,7 @@ def test_bf16_keeps_float32_weights_and_stays_close(train, trained_once, tmp_pat
 
 
 @pytest.mark.parametrize("model", [(), DROPOUT], ids=["llama", "opt with dropout"])
-@pytest.mark.parametrize("step", [2, 4, 5, 8])
+@pytest.mark.parametrize("step", [5, *(pytest.param(step, marks=pytest.mark.slow) for step in (2, 4, 8))])
 def test_a_killed_run_continues_to_the_same_bits(
     train, trained_once, tmp_path, rows, monkeypatch, stop_at_step, model, step
 ):
