@@ -126,6 +126,7 @@ def _planned(program: str, overrides: list[str], started: dict[str, str]) -> Non
                 assert each.plan().batch.tokens == each.trainer.tokens_per_step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     _named([each for each in COMMANDS if _is_hydra(each) and not _runs_here(each)])
@@ -135,6 +136,7 @@ def test_a_command_that_needs_a_network_or_hours_composes(command):
     assert _composed(command.program.removesuffix(".py"), command.arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", _named([each for each in [*COMMANDS, *IN_COMMENTS] if _can_be_planned(each)]))
 def test_a_command_that_trains_is_planned_at_its_real_size_and_number_of_ranks(command):
     _planned(command.program, command.arguments, _by_torchrun(command.processes))
