@@ -70,17 +70,17 @@ def grow(source: Path, output: Path, options: dict[str, Any]) -> Work:
 
     growth = GrowthSettings(**options["growth"])
     target = scaled_target(load_config(source), ScaleSettings(**options["scale"]))
-    writing = run.write_grown_weights
+    writing = run.write_missing_files
     figures = {}
 
-    def timed(plan, *arguments, **named) -> None:
+    def timed(files, *arguments) -> None:
         start = time.perf_counter()
-        writing(plan, *arguments, **named)
+        writing(files, *arguments)
         figures["writing"] = time.perf_counter() - start
-        figures["largest"] = max(tensor.target.bytes for tensor in plan.tensors)
+        figures["largest"] = max(info.bytes for tensors in files.values() for info in tensors)
 
     def work() -> dict[str, float]:
-        run.write_grown_weights = timed
+        run.write_missing_files = timed
         bytes_of_file = round(options["shard_gb"] * 1e9)
         run.grow(str(source), output, growth, target, max_shard_bytes=bytes_of_file, workers=options["workers"])
         return figures

@@ -37,7 +37,7 @@ from grow.growth.planning import balances_streams, plan_of, with_source_layers
 from grow.growth.record import GrowthRecord
 from grow.growth.settings import GrowthSettings
 from grow.growth.stored_dtype import coarsest_dtype, finest_dtype
-from grow.growth.tensor_writer import write_grown_weights
+from grow.growth.tensor_writer import grown_files, write_missing_files
 from grow.growth.verify import Verification, verify_mean
 
 
@@ -77,15 +77,8 @@ def grow(
     with continued_directory(output, plan.bytes, LEDGER_FILE) as partial, ThreadPoolExecutor(1) as hashing:
         digests = [hashing.submit(_digest, reader) for reader in sources.readers]  # while the weights are grown
         ledger = open_ledger(partial, _recipe(growth, target, digests, sizes, max_shard_bytes))
-        write_grown_weights(
-            plan,
-            sources.readers,
-            partial,
-            ledger=ledger,
-            seed=growth.seed,
-            max_shard_bytes=max_shard_bytes,
-            workers=workers,
-        )
+        files, blocks = grown_files(plan, sources.readers, growth.seed, max_shard_bytes)
+        write_missing_files(files, blocks, partial, ledger, workers)
         _write_description(plan, target, sources, partial)
         verification = _prove(plan, growth, sources, partial, tokens)
         record = GrowthRecord(

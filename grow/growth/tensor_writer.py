@@ -39,17 +39,10 @@ MAX_WORKERS = 8  # by default: each holds a tensor
 _HALVES = (torch.bfloat16, torch.float16)
 
 
-def write_grown_weights(
-    plan: GrowthPlan,
-    readers: Sequence[WeightReader],
-    directory: Path,
-    *,
-    ledger: Ledger,
-    seed: int,
-    max_shard_bytes: int = MAX_SHARD_BYTES,
-    workers: int | None = None,
-) -> None:
-    """Write every tensor of a plan into a directory, several files at the same time.
+def grown_files(
+    plan: GrowthPlan, readers: Sequence[WeightReader], seed: int, max_shard_bytes: int = MAX_SHARD_BYTES
+) -> tuple[dict[str, list[TensorInfo]], Callable[[str], Iterator[Tensor]]]:
+    """Return what `write_missing_files` writes of a plan: the tensors of each file, and what makes their data.
 
     One thread makes a whole tensor, so its bits do not depend on the number of threads. Each worker needs memory for
     one or two source tensors and a few blocks; for a tensor joined from several sources, for the whole of it.
@@ -57,11 +50,8 @@ def write_grown_weights(
     Args:
         plan: The tensors to write.
         readers: Readers of the sources, one for each.
-        directory: An existing directory.
-        ledger: Lists finished files; those that are still as they were written are kept, and new ones are added.
         seed: Seed of everything that is drawn.
         max_shard_bytes: Most bytes of one file.
-        workers: Files made at the same time; None takes one for each core, up to 8.
     """
     files = files_of([tensor.target for tensor in plan.tensors], max_shard_bytes)
     plans = {tensor.target.name: tensor for tensor in plan.tensors}
@@ -69,7 +59,7 @@ def write_grown_weights(
     def blocks(name: str) -> Iterator[Tensor]:
         return chain.from_iterable(made_tensor(plans[info.name], readers, seed) for info in files[name])
 
-    write_missing_files(files, blocks, directory, ledger, workers)
+    return files, blocks
 
 
 def write_missing_files(

@@ -168,16 +168,16 @@ def _fails_cleanly(error, tmp_path, source, match):
 
 
 def test_a_growth_that_does_not_preserve_is_refused_and_nothing_is_kept(sources, tmp_path, monkeypatch):
-    real = run.write_grown_weights
+    real = run.write_missing_files
 
-    def damaged(plan, reader, directory, **options):
-        real(plan, reader, directory, **options)
+    def damaged(files, blocks, directory, *more):
+        real(files, blocks, directory, *more)
         path = directory / "model.safetensors"
         tensors = load_file(path)
         tensors["lm_head.weight"] *= 2  # argmax would not notice
         save_file(tensors, path, metadata={"format": "pt"})
 
-    monkeypatch.setattr(run, "write_grown_weights", damaged)
+    monkeypatch.setattr(run, "write_missing_files", damaged)
     _fails_cleanly(GrowthError, tmp_path, sources("llama-mha"), r"scale 2\.0000")
 
 
@@ -244,7 +244,7 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(sources, tmp_path, monkeypat
     def full(*args, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(run, "write_grown_weights", full)
+    monkeypatch.setattr(run, "write_missing_files", full)
     _fails_cleanly(CheckpointError, tmp_path, sources("llama-mha"), "No space left")
 
 
